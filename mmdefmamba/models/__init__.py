@@ -1,0 +1,7 @@
+"""What the paper draws, a figure a file: figure 2a defmamba, figure 2b dm_block, figure 3a dssm."""
+
+from .defmamba import ARCHITECTURES, DefMamba
+from .dm_block import DMBlock
+from .dssm import DSSM
+
+__all__ = ['ARCHITECTURES', 'DSSM', 'DMBlock', 'DefMamba']

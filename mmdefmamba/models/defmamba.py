@@ -1,0 +1,219 @@
+"""DefMamba, the backbone (DefMamba, CVPR 2025, figure 2a and appendix A).
+
+Glossary, the paper's symbols and the names here:
+
+    H, W, C, L              height, width, channels (embed_dims) and tokens (H * W) of a stage's map
+    DM block                DMBlock, models/dm_block.py
+    DSSM                    DSSM, models/dssm.py
+    FB, BB, DB              scans 'raster', 'raster_reverse', 'deformable', mmdefmamba/scans/
+    A, B, C, D, delta       -exp(A_log), B, C, D, delta, ops/selective_scan
+    DP, delta p             point_offset, scans/deformable.py
+    DT, delta t             index_offset, sorted into a TokenOrder
+    R_p, R_t                reference_points, reference_index
+    OB                      offset_bias, scans/offset_bias.py
+    CA                      channel_attention
+"""
+
+import difflib
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..scans import ScanContext
+from ..scans.base import FORMULATIONS
+from .dm_block import DMBlock
+from .stem import ConvNorm, Stem
+
+ARCHITECTURES = {
+    'tiny': dict(embed_dims=(48, 96, 192, 384), depths=(2, 2, 5, 2)),
+    'small': dict(embed_dims=(96, 192, 384, 768), depths=(2, 2, 6, 2)),
+    'base': dict(embed_dims=(96, 192, 384, 768), depths=(2, 3, 16, 2)),
+}
+SCANS = ('raster', 'raster_reverse', 'deformable')
+
+
+@MODELS.register_module()
+class DefMamba(BaseModule):
+    """A hierarchical vision backbone of deformable Mamba blocks.
+
+    Args:
+        arch: 'tiny', 'small', 'base', or a dict of ``embed_dims`` and ``depths``, one number a stage; the first of
+            ``embed_dims`` must be even.
+        formulation: 'paper' follows the paper's text, 'released' the authors' released code, whose checkpoints need
+            it. They differ in five points of the deformable scan, see docs/concepts.md.
+        scans: the scans of every block, in order; each a registered name or a dict with ``type`` and arguments.
+        in_channels: channels of the images.
+        pretrain_img_size: height and width of the images that the network is pretrained with; sets the size of the
+            offset bias tables ('paper'), not which images it takes.
+        out_indices: stages whose maps are returned, from 0; negative ones count from the last.
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
+        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and stages 1 to i, as in mmdet's ResNet; what is
+            frozen stays in eval mode.
+        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        scan_backend: backend of the selective scan, see :func:`mmdefmamba.ops.selective_scan`.
+        init_cfg: as for any MMEngine module.
+
+    Raises:
+        ValueError: unknown arch, formulation or scan; sizes that do not fit; indices out of range.
+    """
+
+    def __init__(
+        self,
+        arch='tiny',
+        formulation='paper',
+        scans=SCANS,
+        in_channels=3,
+        pretrain_img_size=224,
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=0.0,
+        frozen_stages=-1,
+        with_cp=False,
+        scan_backend='auto',
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg=init_cfg)
+        self.embed_dims, self.depths = _architecture(arch)
+        if formulation not in FORMULATIONS:
+            raise ValueError(f'formulation must be one of {FORMULATIONS}, got {formulation!r}')
+        if isinstance(scans, (str, dict)) or not scans:
+            raise ValueError(f'scans must be a sequence of at least one scan, got {scans!r}')
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        num_stages = len(self.depths)
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'frozen_stages must be from -1 to {num_stages}, got {frozen_stages}')
+        self.out_indices = _normalised_indices(out_indices, num_stages)
+        self.formulation = formulation
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        self.stem = Stem(in_channels, self.embed_dims[0])
+        self.stages = nn.ModuleList()
+        self.downsamples = nn.ModuleList(
+            ConvNorm(dims, next_dims) for dims, next_dims in zip(self.embed_dims, self.embed_dims[1:], strict=False)
+        )
+        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(self.depths)).tolist())
+        # every convolution of stride 2 halves a side, rounded up
+        map_size = tuple(-(-side // 4) for side in _pair(pretrain_img_size))
+        for stage, (dims, depth) in enumerate(zip(self.embed_dims, self.depths, strict=True)):
+            context = ScanContext(dims, stage, map_size, formulation)
+            blocks = (DMBlock(context, scans, next(drop_paths), scan_backend) for _ in range(depth))
+            self.stages.append(nn.Sequential(*blocks))
+            map_size = tuple(-(-side // 2) for side in map_size)
+        for stage in self.out_indices:
+            self.add_module(f'norm{stage}', nn.LayerNorm(self.embed_dims[stage]))
+
+        self.apply(_init_linear)
+        self._freeze_stages()
+
+    def forward(self, x):
+        """Extract features.
+
+        Args:
+            x: images, (B, in_channels, height, width), of any size from 1 x 1.
+
+        Returns:
+            A tuple of maps, (B, C_i, ceil(height / s_i), ceil(width / s_i)) with strides s_i = 4, 8, 16, 32, for
+            the stages in ``out_indices``. NaN in an image is not hidden: it comes out as NaN.
+
+        Raises:
+            ValueError: not four dimensions, other channels than ``in_channels``, or an empty image.
+        """
+        in_channels = self.stem[0].conv.in_channels
+        if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape:
+            raise ValueError(
+                f'images must be (batch, {in_channels}, height, width), none of them 0, got {tuple(x.shape)}'
+            )
+        x = self.stem(x.permute(0, 2, 3, 1))
+        outs = []
+        for i, stage in enumerate(self.stages):
+            for block in stage:
+                x = checkpoint(block, x, use_reentrant=False) if self.with_cp and x.requires_grad else block(x)
+            if i in self.out_indices:
+                outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2))
+            if i < len(self.downsamples):
+                x = self.downsamples[i](x)
+        return tuple(outs)
+
+    def train(self, mode=True):
+        """Set training mode; frozen parts stay in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def get_layer_depth(self, param_name, prefix=''):
+        """The depth of a parameter, for mmpretrain's layer-wise learning rate decay.
+
+        Args:
+            param_name: full name of the parameter.
+            prefix: prefix of the backbone's names, such as 'backbone.'.
+
+        Returns:
+            (depth, number of depths): 0 the stem, then one for each block, a downsampling layer as the first block
+            after it; the output norms and whatever is outside the backbone last.
+        """
+        num_layers = sum(self.depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        part, _, rest = param_name[len(prefix) :].partition('.')
+        if part == 'stem':
+            return 0, num_layers
+        if part == 'stages':
+            stage, block = (int(i) for i in rest.split('.')[:2])
+            return sum(self.depths[:stage]) + block + 1, num_layers
+        if part == 'downsamples':
+            return sum(self.depths[: int(rest.split('.')[0]) + 1]) + 1, num_layers
+        return num_layers - 1, num_layers
+
+    def _freeze_stages(self):
+        frozen = [self.stem] if self.frozen_stages >= 0 else []
+        for i in range(self.frozen_stages):
+            frozen.append(self.stages[i])
+            frozen += [getattr(self, f'norm{i}')] if i in self.out_indices else []
+            # the way into a frozen stage is frozen with it; the way out of the last one learns
+            frozen += [self.downsamples[i - 1]] if i else []
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+
+def _architecture(arch):
+    if isinstance(arch, str):
+        if arch not in ARCHITECTURES:
+            near = difflib.get_close_matches(arch, ARCHITECTURES, n=1)
+            hint = f', did you mean {near[0]!r}?' if near else ','
+            raise ValueError(
+                f'unknown arch {arch!r}{hint} one of {list(ARCHITECTURES)} or a dict of embed_dims and depths'
+            )
+        arch = ARCHITECTURES[arch]
+    if not isinstance(arch, dict) or set(arch) != {'embed_dims', 'depths'}:
+        raise ValueError(f'arch must be a name or a dict of exactly embed_dims and depths, got {arch!r}')
+    embed_dims, depths = tuple(arch['embed_dims']), tuple(arch['depths'])
+    if len(embed_dims) != len(depths) or not depths:
+        raise ValueError(f'embed_dims and depths must have one number a stage each, got {embed_dims} and {depths}')
+    if any(not isinstance(n, int) or n < 1 for n in embed_dims + depths):
+        raise ValueError(f'embed_dims and depths must be positive integers, got {embed_dims} and {depths}')
+    if embed_dims[0] % 2:
+        raise ValueError(f'the first of embed_dims must be even, the stem starts with half of it, got {embed_dims[0]}')
+    return embed_dims, depths
+
+
+def _normalised_indices(out_indices, num_stages):
+    out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not out_indices or any(not -num_stages <= i < num_stages for i in out_indices):
+        raise ValueError(f'out_indices must name stages from {-num_stages} to {num_stages - 1}, got {out_indices}')
+    return tuple(sorted(i % num_stages for i in set(out_indices)))
+
+
+def _pair(size):
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _init_linear(module):
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,103 @@
+"""The deformable state space model (DefMamba, figure 3a)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..ops import selective_scan
+from ..ops.precision import at_least_float32
+from ..scans import build_scan
+
+D_STATE = 16
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class DSSM(nn.Module):
+    """K scans of one map, each through its own state space model, averaged and gated.
+
+    Args:
+        context: the :class:`~mmdefmamba.scans.ScanContext` of its stage.
+        scans: K scan configurations, registered names or dicts with ``type``.
+        d_state: N, numbers in the state of a channel.
+        scan_backend: backend of the selective scan, see :func:`mmdefmamba.ops.selective_scan`.
+
+    Legend for shapes: B batch, H height, W width, L = H * W, C channels, K scans, N states, R rank of the time step.
+    """
+
+    def __init__(self, context, scans, d_state=D_STATE, scan_backend='auto'):
+        super().__init__()
+        dims, num_scans = context.embed_dims, len(scans)
+        self.d_state = d_state
+        self.dt_rank = math.ceil(dims / 16)
+        self.scan_backend = scan_backend
+
+        self.in_proj = nn.Linear(dims, 2 * dims, bias=False)
+        self.conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims)
+        self.scans = nn.ModuleList(build_scan(scan, context) for scan in scans)
+        self.x_proj_weight = nn.Parameter(torch.empty(num_scans, self.dt_rank + 2 * d_state, dims))
+        self.dt_proj_weight = nn.Parameter(torch.empty(num_scans, dims, self.dt_rank))
+        self.dt_proj_bias = nn.Parameter(torch.empty(num_scans, dims))
+        self.A_log = nn.Parameter(torch.empty(num_scans * dims, d_state))
+        self.D = nn.Parameter(torch.empty(num_scans * dims))
+        self.out_proj = nn.Linear(dims, dims, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self):
+        """Initialise the state space parameters as Mamba does; linear layers are the backbone's to initialise."""
+        for weight in (self.x_proj_weight, self.dt_proj_weight):
+            bound = weight.shape[-1] ** -0.5
+            nn.init.uniform_(weight, -bound, bound)
+        dt = torch.empty_like(self.dt_proj_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
+        self.dt_proj_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=self.A_log.dtype).log().expand_as(self.A_log))
+        self.D.fill_(1)
+
+    def forward(self, x):
+        """(B, H, W, C) -> (B, H, W, C)."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
+        tokens, orders = zip(*(scan.tokens(u) for scan in self.scans), strict=True)
+        sequences = self.state_space(tokens)
+        y = sum(scan.restore(s, order) for scan, s, order in zip(self.scans, sequences, orders, strict=True))
+        y = (y / len(self.scans)).transpose(1, 2).view_as(z)
+        return self.out_proj(y * F.silu(z))
+
+    def state_space(self, tokens):
+        """Run the K sequences through their state space models, in one grouped selective scan.
+
+        Args:
+            tokens: K sequences, each (B, C, L).
+
+        Returns:
+            K sequences, each (B, C, L).
+        """
+        batch, channels, length = tokens[0].shape
+        num_scans = len(tokens)
+        # Stored channel-last, (B, L, K, C): as linear layers want it and as the scan's CPU backend reads it. What
+        # goes to the scan below are views of that, channel-first by shape alone.
+        s_BLKC = torch.stack([t.transpose(1, 2) for t in tokens], dim=2)
+        s_KTC = s_BLKC.permute(2, 0, 1, 3).reshape(num_scans, batch * length, channels)
+        parameters = torch.bmm(s_KTC, self.x_proj_weight.transpose(1, 2))
+        dt, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = torch.bmm(dt, self.dt_proj_weight.transpose(1, 2))
+
+        def group_first(x):  # (K, B*L, N) -> (B, K, N, L)
+            return x.unflatten(1, (batch, length)).permute(1, 0, 3, 2)
+
+        def channels_first(x_BLKC):  # (B, L, K, C) -> (B, K*C, L)
+            return x_BLKC.reshape(batch, length, num_scans * channels).transpose(1, 2)
+
+        y = selective_scan(
+            channels_first(s_BLKC),
+            channels_first(delta.unflatten(1, (batch, length)).permute(1, 2, 0, 3)),
+            -torch.exp(at_least_float32(self.A_log)),
+            group_first(B),
+            group_first(C),
+            self.D,
+            self.dt_proj_bias.flatten(),
+            backend=self.scan_backend,
+        )
+        return y.chunk(num_scans, dim=1)

@@ -1,0 +1,111 @@
+"""What every scan has in common: the registry, the interface, and gather and inverse for all static scans."""
+
+import difflib
+from dataclasses import dataclass
+
+import torch
+from mmengine.registry import Registry
+from torch import nn
+
+from ..ops.token_order import TokenOrder, permute_tokens, restore_tokens
+
+SCANS = Registry('scan', scope='mmdefmamba')
+
+FORMULATIONS = ('paper', 'released')
+# Orders kept per scan; a training run sees few sizes, a multi-scale one a few dozen.
+MAX_CACHED_ORDERS = 32
+
+
+@dataclass(frozen=True)
+class ScanContext:
+    """Where in the network a scan stands; given to each scan when it is built.
+
+    Args:
+        embed_dims: channels C of the maps it will see.
+        stage: index of its stage, from 0.
+        map_size: (height, width) of that stage's map at the size that the network is pretrained with.
+        formulation: 'paper' or 'released', see :class:`mmdefmamba.models.DefMamba`.
+    """
+
+    embed_dims: int
+    stage: int = 0
+    map_size: tuple = (56, 56)
+    formulation: str = 'paper'
+
+    def __post_init__(self):
+        if self.formulation not in FORMULATIONS:
+            raise ValueError(f'formulation must be one of {FORMULATIONS}, got {self.formulation!r}')
+
+
+class Scan(nn.Module):
+    """A way to turn a map (B, C, H, W) into a sequence (B, C, L), L = H * W, and back.
+
+    Args:
+        context: a :class:`ScanContext`, or None where the scan does not care.
+    """
+
+    def __init__(self, context=None):
+        super().__init__()
+        self.context = context
+
+    def tokens(self, x):
+        """Args: x, (B, C, H, W). Returns: the sequence, (B, C, L), and its :class:`TokenOrder` for ``restore``."""
+        raise NotImplementedError
+
+    def restore(self, sequence, order):
+        """Bring a sequence (B, C, L) back: each token at its own place of the map, flattened row by row."""
+        return restore_tokens(sequence, order)
+
+
+class StaticScan(Scan):
+    """A scan whose order depends on the map's size alone. A subclass says its :meth:`order`, no more."""
+
+    def __init__(self, context=None):
+        super().__init__(context)
+        self._cached_orders = {}
+
+    def order(self, height, width):
+        """The scan order of a map: int64 (height * width,), position i holds the index of the i-th token's place."""
+        raise NotImplementedError
+
+    def token_order(self, height, width, device):
+        """The cached :class:`TokenOrder` of a map size on a device.
+
+        Raises:
+            ValueError: :meth:`order` does not return a permutation.
+        """
+        key = (height, width, device)
+        if key not in self._cached_orders:
+            order = self.order(height, width)
+            if not torch.equal(order.sort().values, torch.arange(height * width)):
+                raise ValueError(
+                    f'{type(self).__name__}.order({height}, {width}) is not a permutation of 0..{height * width - 1}'
+                )
+            if len(self._cached_orders) >= MAX_CACHED_ORDERS:
+                del self._cached_orders[next(iter(self._cached_orders))]
+            self._cached_orders[key] = TokenOrder.from_order(order.to(device))
+        return self._cached_orders[key]
+
+    def tokens(self, x):
+        order = self.token_order(*x.shape[-2:], x.device)
+        return permute_tokens(x.flatten(2), order), order
+
+
+def build_scan(cfg, context):
+    """Build one scan.
+
+    Args:
+        cfg: a registered name, or a dict with ``type`` and the scan's own arguments.
+        context: the :class:`ScanContext` of its place in the network.
+
+    Raises:
+        ValueError: a name that no scan is registered under; the message lists those that are.
+    """
+    cfg = dict(type=cfg) if isinstance(cfg, str) else dict(cfg)
+    name = cfg.pop('type', None)
+    scan = SCANS.module_dict.get(name)
+    if scan is None:
+        near = difflib.get_close_matches(str(name), SCANS.module_dict, n=1)
+        hint = f', did you mean {near[0]!r}?' if near else ''
+        raise ValueError(f'unknown scan {name!r}{hint} Registered: {sorted(SCANS.module_dict)}')
+    return scan(context=context, **cfg)

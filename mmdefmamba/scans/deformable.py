@@ -1,0 +1,197 @@
+"""The deformable scan: where to look and in which order, learned (DefMamba, section 3.3, figure 3)."""
+
+import torch
+from torch import nn
+
+from ..ops import TokenOrder, order_by_index, sample_points
+from ..ops.precision import at_least_float32
+from .base import SCANS, Scan
+from .offset_bias import OffsetBias
+
+# Depthwise kernel of the offset network, by stage; a fifth stage and later ones use the last.
+KERNEL_SIZES = (9, 7, 5, 3)
+CHANNEL_ATTENTION_REDUCTION = 16
+
+
+class ChannelAttention(nn.Module):
+    """Squeeze-and-excitation weights: w = sigmoid(linear(GELU(linear(global average pool(u)))))."""
+
+    def __init__(self, embed_dims):
+        super().__init__()
+        hidden = max(1, embed_dims // CHANNEL_ATTENTION_REDUCTION)
+        self.fc1 = nn.Linear(embed_dims, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, embed_dims)
+
+    def forward(self, u):
+        """(B, C, H, W) -> (B, C, 1, 1), in (0, 1)."""
+        return self.fc2(self.act(self.fc1(u.mean((2, 3))))).sigmoid()[..., None, None]
+
+
+class OffsetNetwork(nn.Module):
+    """Predicts raw offsets from the map: depthwise conv, channel attention, LayerNorm, GELU, 1x1 conv.
+
+    Args:
+        embed_dims: channels of the map.
+        kernel_size: of the depthwise convolution, odd.
+        offsets: channels of the result.
+        channel_attention: whether the convolved map is weighted per channel.
+    """
+
+    def __init__(self, embed_dims, kernel_size, offsets, channel_attention=True):
+        super().__init__()
+        self.dwconv = nn.Conv2d(embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims)
+        self.channel_attention = ChannelAttention(embed_dims) if channel_attention else None
+        self.norm = nn.LayerNorm(embed_dims)
+        self.act = nn.GELU()
+        self.proj = nn.Conv2d(embed_dims, offsets, 1, bias=False)
+
+    def forward(self, u):
+        """(B, C, H, W) -> (B, offsets, H, W), unbounded."""
+        x = self.dwconv(u)
+        if self.channel_attention is not None:
+            x = x * self.channel_attention(u)
+        x = self.act(self.norm(x.permute(0, 2, 3, 1)))
+        return self.proj(x.permute(0, 3, 1, 2))
+
+
+def reference_points(height, width, formulation, dtype, device):
+    """Where each token looks before any offset: (y, x), (H, W, 2), in the coordinates of ``sample_points``.
+
+    'paper': pixel centres, row i at 2 i / (H-1) - 1, so that a zero offset reads the token itself.
+    'released': 2 (i + 0.5) / (H-1) - 1, half a pixel down and right of the centres.
+    """
+    shift = 0.5 if formulation == 'released' else 0.0
+
+    def axis(size):
+        pixel = torch.arange(size, dtype=dtype, device=device) + shift
+        # one row: its centre, -1 as by the formula, reads the same as any other place along the axis of size 1
+        return pixel / max(size - 1, 1) * 2 - 1
+
+    return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
+
+
+def bias_keys(height, width, dtype, device):
+    """Places from which the released formulation measures displacements, (H, W, 2): linspace(0, H, H) normalised."""
+
+    def axis(size):
+        return torch.linspace(0, size, size, dtype=dtype, device=device) / max(size - 1, 1) * 2 - 1
+
+    return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
+
+
+def reference_index(length, formulation, dtype, device):
+    """Each token's place in the raster order, normalised to [-1, 1], (L,).
+
+    'paper': 2 k / (L-1) - 1. 'released': linspace(0.5, L-0.5, L) in place of k.
+    """
+    if formulation == 'released':
+        index = torch.linspace(0.5, length - 0.5, length, dtype=dtype, device=device)
+    else:
+        index = torch.arange(length, dtype=dtype, device=device)
+    return index / max(length - 1, 1) * 2 - 1
+
+
+@SCANS.register_module(name='deformable')
+class DeformableScan(Scan):
+    """Reads the map at learned points and visits them in a learned order.
+
+    Each of its four parts can be switched off (table 5 of the paper); without points and order no offset network is
+    built and the scan is a raster scan.
+
+    Args:
+        context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
+        points: sample the map at reference points moved within their own cell.
+        order: sort the tokens by reference index plus a learned offset.
+        offset_bias: add a learned feature that depends on each point's displacement; needs ``points``.
+        channel_attention: weight the channels in the offset network; needs ``points`` or ``order``.
+        kernel_size: of the offset network's depthwise convolution; by default 9, 7, 5, 3 for stages 1 to 4.
+        order_gradient: surrogate gradient of the order, 'paper' or 'released'; by default the formulation's.
+
+    Raises:
+        ValueError: parts that need one that is off, or a kernel size that is not odd and positive.
+    """
+
+    def __init__(
+        self,
+        context,
+        points=True,
+        order=True,
+        offset_bias=True,
+        channel_attention=True,
+        kernel_size=None,
+        order_gradient=None,
+    ):
+        super().__init__(context)
+        if offset_bias and not points:
+            raise ValueError('offset_bias=True needs points=True: without points there is no displacement to read at')
+        if channel_attention and not (points or order):
+            raise ValueError('channel_attention=True needs points=True or order=True: it is part of the offset network')
+        kernel_size = kernel_size or KERNEL_SIZES[min(context.stage, len(KERNEL_SIZES) - 1)]
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size must be odd and positive, got {kernel_size}')
+        self.points, self.order = points, order
+        self.order_gradient = order_gradient or context.formulation
+        self.offset_network = None
+        if points or order:
+            offsets = 2 * points + order
+            self.offset_network = OffsetNetwork(context.embed_dims, kernel_size, offsets, channel_attention)
+        self.offset_bias = OffsetBias(context) if offset_bias else None
+
+    def offsets(self, u):
+        """Predict the offsets of a map.
+
+        Args:
+            u: (B, C, H, W).
+
+        Returns:
+            point offsets (B, H, W, 2), (y, x) in normalised coordinates, within a token's own cell, or None; and
+            index offsets (B, L) in (-1, 1), or None. Float32 at least: half precision ties at L > 2048.
+        """
+        if self.offset_network is None:
+            return None, None
+        height, width = u.shape[-2:]
+        raw = at_least_float32(self.offset_network(u)).tanh()
+        point_offset = index_offset = None
+        if self.points:
+            size = (height, width)
+            if self.context.formulation == 'released':
+                size = (max(height - 1, 1), max(width - 1, 1))
+            point_offset = raw[:, :2].permute(0, 2, 3, 1) / raw.new_tensor(size)
+        if self.order:
+            index_offset = raw[:, -1].flatten(1)
+        return point_offset, index_offset
+
+    def sample(self, u, point_offset):
+        """Read a map (B, C, H, W) at its reference points plus ``point_offset`` (B, H, W, 2), bias included."""
+        height, width = u.shape[-2:]
+        place = (height, width, self.context.formulation, point_offset.dtype, point_offset.device)
+        points = reference_points(*place) + point_offset
+        sampled = sample_points(u, points)
+        if self.offset_bias is None:
+            return sampled
+        if self.context.formulation == 'released':
+            displacement = bias_keys(height, width, points.dtype, points.device) - points
+        else:
+            displacement = point_offset
+        return sampled + self.offset_bias(displacement).to(sampled.dtype)
+
+    def token_order(self, index_offset):
+        """Sort reference index plus offset, ascending and stable: :class:`TokenOrder` of (B, L)."""
+        reference = reference_index(
+            index_offset.shape[-1], self.context.formulation, index_offset.dtype, index_offset.device
+        )
+        return TokenOrder.from_order((index_offset.detach() + reference).argsort(dim=-1, stable=True))
+
+    def tokens(self, x):
+        point_offset, index_offset = self.offsets(x)
+        if point_offset is not None:
+            x = self.sample(x, point_offset)
+        tokens = x.flatten(2)
+        if index_offset is None:
+            return tokens, None
+        order = self.token_order(index_offset)
+        return order_by_index(tokens, index_offset, order, self.order_gradient), order
+
+    def restore(self, sequence, order):
+        return sequence if order is None else super().restore(sequence, order)

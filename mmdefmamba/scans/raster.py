@@ -1,0 +1,24 @@
+"""Row by row from the top left, and the same backwards: DefMamba's forward and backward branches."""
+
+import torch
+
+from .base import SCANS, Scan, StaticScan
+
+
+@SCANS.register_module(name='raster')
+class RasterScan(Scan):
+    """Row-major: the order in which a map lies in memory, so nothing is moved."""
+
+    def tokens(self, x):
+        return x.flatten(2), None
+
+    def restore(self, sequence, order):
+        return sequence
+
+
+@SCANS.register_module(name='raster_reverse')
+class RasterReverseScan(StaticScan):
+    """Row-major, backwards."""
+
+    def order(self, height, width):
+        return torch.arange(height * width - 1, -1, -1)
