@@ -7,8 +7,8 @@ the backbone, its scans and its datasets in MMEngine's root registries, where al
 from . import compat
 from .version import __version__
 
-compat.apply()
+compat.apply()  # before anything below imports mmcv or a registry
 
-from . import models
+from . import datasets, models  # noqa: E402
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'compat', 'datasets', 'models']

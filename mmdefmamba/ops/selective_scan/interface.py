@@ -73,7 +73,12 @@ def unavailable_reason(backend, u):
 def use_backend(backend):
     """Within the block every selective scan uses ``backend``, whatever its caller asked for.
 
-    For debugging (``with use_backend('reference'): model(x)``) and for measuring. Not thread-safe.
+    For debugging (``with use_backend('reference'): model(x)``), for measuring, and for trying a scan of one's own.
+    Not thread-safe.
+
+    Args:
+        backend: a name as in :func:`selective_scan`, or a function (u, delta, A, B, C, D, delta_bias,
+            delta_softplus) -> y.
     """
     global _forced_backend
     before, _forced_backend = _forced_backend, backend
@@ -84,6 +89,8 @@ def use_backend(backend):
 
 
 def _choose(backend, u):
+    if callable(backend):
+        return backend
     if backend != 'auto':
         reason = unavailable_reason(backend, u)
         if reason is not None:

@@ -1,0 +1,5 @@
+"""What a network costs."""
+
+from .complexity import complexity
+
+__all__ = ['complexity']

@@ -1,0 +1,104 @@
+"""Parameters and FLOPs, in the conventions that papers of this field print, each under its name."""
+
+import warnings
+
+import torch
+from mmengine.analysis import FlopAnalyzer, parameter_count
+
+from ..ops.selective_scan import use_backend
+
+
+class _CountedScan(torch.autograd.Function):
+    """Stands for a selective scan in the trace: one node that takes all of the scan's inputs.
+
+    All of them: what only a dropped input needs would vanish from the trace, and from the count.
+    """
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, delta_bias):
+        return torch.zeros_like(u)
+
+
+SCAN_NODE = f'prim::PythonOp.{_CountedScan.__name__}'
+
+
+def _counted_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
+    return _CountedScan.apply(u, delta, A, B, C, D, delta_bias)
+
+
+def released_scan_flops(batch, channels, length, states):
+    """One selective scan in the convention of the released code: 3.5 * B D L N + 2 * B D L."""
+    return batch * channels * length * (3.5 * states + 2)
+
+
+def vmamba_scan_flops(batch, channels, length, states):
+    """One selective scan in VMamba's convention: 9 * B L D N."""
+    return 9 * batch * channels * length * states
+
+
+def complexity(model, input_shape, forward=None):
+    """Count the parameters and the multiply-adds of one forward pass.
+
+    A multiply-add counts 1, bilinear sampling 4 an output element; activations, gathers and sorts count nothing, as
+    in the released code and in MMEngine's analyzer, which does the counting. The selective scan is counted by
+    formula, under any backend.
+
+    Args:
+        model: any module that may hold DefMamba backbones; its mode and device are kept.
+        input_shape: (channels, height, width) of one image.
+        forward: a function of one batch of images (1, channels, height, width) to count in place of calling the
+            model, for models whose forward takes more than images.
+
+    Returns:
+        dict of ints: ``params``; ``flops``, everything, the scan included in the released convention;
+        ``scan_flops``, that scan alone; ``flops_without_scan``, what the paper prints; ``scan_flops_vmamba``, the
+        same scans in VMamba's convention.
+
+    Raises:
+        ValueError: ``input_shape`` is not three positive integers.
+
+    Source: fvcore's counting rules, through MMEngine; the paper's figures are without the scan.
+    """
+    input_shape = tuple(input_shape)
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ValueError(f'input_shape must be (channels, height, width), all positive, got {input_shape}')
+    parameter = next(model.parameters())
+    images = torch.zeros(1, *input_shape, dtype=parameter.dtype, device=parameter.device)
+    traced = model if forward is None else _Traced(model, forward)
+    scans = []
+
+    def count_scan(inputs, outputs):
+        (batch, channels, length), states = inputs[0].type().sizes(), inputs[2].type().sizes()[1]
+        scans.append((batch, channels, length, states))
+        return released_scan_flops(batch, channels, length, states)
+
+    analyzer = FlopAnalyzer(traced, images)
+    analyzer.set_op_handle(SCAN_NODE, count_scan)
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
+    training = model.training
+    model.eval()
+    try:
+        # no gradients: the trace would hold every activation; the tracer's own deprecation is not the user's concern
+        with use_backend(_counted_scan), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)
+            flops = analyzer.total()
+    finally:
+        model.train(training)
+    scan_flops = sum(released_scan_flops(*scan) for scan in scans)
+    return {
+        'params': int(parameter_count(model)['']),
+        'flops': int(flops),
+        'scan_flops': int(scan_flops),
+        'flops_without_scan': int(flops - scan_flops),
+        'scan_flops_vmamba': int(sum(vmamba_scan_flops(*scan) for scan in scans)),
+    }
+
+
+class _Traced(torch.nn.Module):
+    def __init__(self, model, function):
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, images):
+        return self.function(images)

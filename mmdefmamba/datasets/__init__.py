@@ -1,0 +1,5 @@
+"""Datasets of real images that come inside a package, so that nothing has to be fetched."""
+
+from .digits import Digits
+
+__all__ = ['Digits']
