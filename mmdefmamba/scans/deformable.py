@@ -139,19 +139,21 @@ class DeformableScan(Scan):
         self.offset_bias = OffsetBias(context) if offset_bias else None
 
     def offsets(self, u):
-        """Predict the offsets of a map.
+        """Predict the offsets of a map (B, C, H, W): what :meth:`constrain` makes of the offset network's result."""
+        return (None, None) if self.offset_network is None else self.constrain(self.offset_network(u))
+
+    def constrain(self, raw):
+        """Bring raw offsets into their ranges.
 
         Args:
-            u: (B, C, H, W).
+            raw: result of the offset network, (B, offsets, H, W), any floating dtype.
 
         Returns:
             point offsets (B, H, W, 2), (y, x) in normalised coordinates, within a token's own cell, or None; and
             index offsets (B, L) in (-1, 1), or None. Float32 at least: half precision ties at L > 2048.
         """
-        if self.offset_network is None:
-            return None, None
-        height, width = u.shape[-2:]
-        raw = at_least_float32(self.offset_network(u)).tanh()
+        height, width = raw.shape[-2:]
+        raw = at_least_float32(raw).tanh()
         point_offset = index_offset = None
         if self.points:
             size = (height, width)

@@ -1,0 +1,84 @@
+"""What the model of a config costs, for all three tasks, and the table that says so."""
+
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
+
+from .complexity import complexity
+
+#: (height, width) of the images that the paper counts at, by default_scope
+PAPER_SHAPES = {'mmpretrain': (224, 224), 'mmdet': (1280, 800), 'mmseg': (512, 2048)}
+NUM_PROPOSALS = 1000
+
+
+def config_complexity(cfg, shape=None):
+    """Build the model of a config and count it.
+
+    Args:
+        cfg: an MMEngine Config of one of the three config trees.
+        shape: (height, width), or one number for both; by default the paper's for the config's task.
+
+    Returns:
+        The dict of :func:`mmdefmamba.analysis.complexity`, and the (height, width) it holds for.
+
+    Raises:
+        ValueError: a default_scope without a shape of the paper and no ``shape``, or one that is not 1 or 2 numbers.
+    """
+    scope = cfg.get('default_scope')
+    if shape is None:
+        if scope not in PAPER_SHAPES:
+            raise ValueError(f'no default shape for default_scope {scope!r}: give --shape HEIGHT WIDTH')
+        shape = PAPER_SHAPES[scope]
+    shape = tuple(shape) * 2 if len(shape) == 1 else tuple(shape)
+    if len(shape) != 2:
+        raise ValueError(f'shape must be one or two numbers, got {shape}')
+    init_default_scope(scope)
+    model_cfg = cfg.model.copy()
+    for pretrained in (model_cfg, model_cfg.get('backbone', {})):
+        pretrained.pop('init_cfg', None)  # weights do not change the count
+    model = MODELS.build(_without_sync(model_cfg))
+    forward = None
+    if hasattr(model, 'roi_head'):
+
+        def forward(images):
+            return two_stage_forward(model, images)
+
+    return complexity(model, (3, *shape), forward), shape
+
+
+def two_stage_forward(detector, images, num_proposals=NUM_PROPOSALS):
+    """One pass of a two-stage detector with a fixed number of proposals, so that the count does not depend on weights.
+
+    ``num_proposals`` boxes of the whole image go through the box head, the first 100 through the mask head: mmdet's
+    own convention for counting, with as many proposals as its test settings keep.
+    """
+    features = detector.extract_feat(images)
+    proposals = detector.rpn_head(features)
+    height, width = images.shape[-2:]
+    boxes = images.new_tensor([[0, 0, width, height]]).expand(num_proposals, 4)
+    # what is not returned vanishes from the trace, and from the count
+    return proposals, detector.roi_head.forward(features, [InstanceData(bboxes=boxes)])
+
+
+def _without_sync(cfg):
+    """SyncBN, which cannot run on a CPU, as BN: it costs the same."""
+    if isinstance(cfg, dict):
+        for key, value in cfg.items():
+            cfg[key] = 'BN' if key == 'type' and value == 'SyncBN' else _without_sync(value)
+    elif isinstance(cfg, (list, tuple)):
+        return type(cfg)(_without_sync(value) for value in cfg)
+    return cfg
+
+
+def format_complexity(counts, shape):
+    """The counts as lines for people, each with the convention it was counted in."""
+    giga = {name: f'{value / 1e9:.2f} G' for name, value in counts.items()}
+    rows = [
+        ('image', f'3 x {shape[0]} x {shape[1]}'),
+        ('parameters', f'{counts["params"] / 1e6:.3f} M'),
+        ('FLOPs without the scan (as the paper prints)', giga['flops_without_scan']),
+        ('FLOPs with the scan (as the released code prints)', giga['flops']),
+        ('the scan alone, released convention', giga['scan_flops']),
+        ("the scan alone, VMamba's convention 9 B L D N", giga['scan_flops_vmamba']),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return '\n'.join(f'{name:<{width}}  {value}' for name, value in rows) + '\nA multiply-add counts as one FLOP.'

@@ -1,0 +1,73 @@
+"""What the quickstarts share: train and test a config through MMEngine's Runner, and print the result."""
+
+import time
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..analysis import config_complexity
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+
+
+def load_config(name, work_dir, cfg_options=None):
+    """A config of this repository with its work directory set.
+
+    Raises:
+        FileNotFoundError: the configs are not beside the package: it was not installed from a clone with ``-e``.
+    """
+    path = CONFIGS / name
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} not found: the quickstart runs from a clone, installed with pip install -e .')
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(work_dir)
+    cfg.merge_from_dict(cfg_options or {})
+    return cfg
+
+
+def train_and_test(cfg):
+    """Train, then test the saved checkpoint with a runner of its own.
+
+    Returns:
+        metrics of the test (dict), the tested model, the checkpoint's path, seconds of training.
+    """
+    start = time.perf_counter()
+    Runner.from_cfg(cfg).train()
+    seconds = time.perf_counter() - start
+    checkpoint = (Path(cfg.work_dir) / 'last_checkpoint').read_text().strip()
+    test_cfg = cfg.copy()
+    # a new name: MMEngine keeps the runners and loggers of a process apart by it
+    test_cfg.update(load_from=checkpoint, resume=False, experiment_name=f'{Path(cfg.work_dir).name}_test')
+    tester = Runner.from_cfg(test_cfg)
+    metrics = tester.test()
+    return metrics, tester.model, checkpoint, seconds
+
+
+@torch.no_grad()
+def images_per_second(predict, num_images, seconds=2.0):
+    """Images a second of ``predict()``, a call that processes ``num_images``; measured for some seconds."""
+    predict()
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        predict()
+        calls += 1
+    return calls * num_images / (time.perf_counter() - start)
+
+
+def cost_rows(cfg, shape):
+    """Rows of the printed table on the size of the model and the machine."""
+    counts, (height, width) = config_complexity(cfg, shape)
+    return [
+        ('parameters', f'{counts["params"] / 1e6:.3f} M'),
+        (f'FLOPs at {height} x {width}, scan included', f'{counts["flops"] / 1e6:.1f} M'),
+        ('selective scan backend', 'blockwise' if not torch.cuda.is_available() else 'auto (see the log)'),
+        ('threads', str(torch.get_num_threads())),
+    ]
+
+
+def print_table(title, rows):
+    """Print rows of (name, value) under a title."""
+    width = max(len(name) for name, _ in rows)
+    print(f'\n{title}\n' + '\n'.join(f'  {name:<{width}}  {value}' for name, value in rows), flush=True)
