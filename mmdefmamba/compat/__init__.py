@@ -1,0 +1,16 @@
+"""Mends for upstream defects, each in its own module, which says when it can go."""
+
+import logging
+
+from . import checkpoints, mmcv_ops, multimodal
+from .checkpoints import load_safely, trust_checkpoints
+
+__all__ = ['apply', 'load_safely', 'trust_checkpoints']
+
+
+def apply():
+    """Apply every patch that this environment needs and that is not applied yet; logs one line for each."""
+    for patch in (mmcv_ops, checkpoints, multimodal):
+        done = patch.apply()
+        if done:
+            logging.getLogger('mmdefmamba').info(done)

@@ -1,0 +1,242 @@
+"""MMEngine checkpoints without running what is pickled in them.
+
+Defect: MMEngine reads checkpoints with ``torch.load(weights_only=False)``, which runs whatever code a file brings. Its
+earlier releases leave the choice to PyTorch, whose answer since 2.6, ``weights_only=True``, refuses the
+``HistoryBuffer``, ``getattr`` and NumPy values that MMEngine itself writes into every checkpoint.
+Seen in: mmengine 0.11.0rc3 (runs pickles); mmengine 0.10.7 with torch >= 2.6 (refuses its own files).
+Can go: when MMEngine loads with ``weights_only=True`` and an allow-list of its own.
+
+Every scheme of ``CheckpointLoader`` ends in :func:`load_safely`, except ``pavi://``, a service few can reach, which
+refuses. What PyTorch promises of ``weights_only=True`` holds from torch 2.6 on (CVE-2025-32434), and it is about code
+in the pickle, not about every way to harm a process with a malformed file: still load no file of doubtful origin.
+"""
+
+import logging
+import os
+import os.path as osp
+import pickle
+import re
+import zipfile
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.fileio import get_local_path
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import CheckpointLoader, checkpoint
+
+# First bytes of what torch.save wrote before its zip format.
+_LEGACY_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
+
+_trusted = []
+
+
+def apply():
+    """Put the safe loaders in the place of MMEngine's own; loaders that somebody else registered stay.
+
+    Returns:
+        What was done and why, one line; None where nothing was.
+    """
+    replaced = False
+    for prefix, loader in list(CheckpointLoader._schemes.items()):
+        if loader.__module__ == checkpoint.__name__ and loader.__name__ in _LOADERS:
+            CheckpointLoader.register_scheme(prefix, _LOADERS[loader.__name__], force=True)
+            replaced = True
+    if not replaced:
+        return None
+    checkpoint.load_from_http = load_from_http  # torchvision:// and mmcls:// end there
+    torch.serialization.add_safe_globals(_plain_globals())
+    return 'MMEngine loads checkpoints with weights_only=True: its own loaders run code from the file or refuse it'
+
+
+def _plain_globals():
+    """What the data of MMEngine's checkpoints is made of: its logged history, NumPy's numbers and arrays."""
+    rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float64().__reduce__()[0]
+    return [
+        HistoryBuffer,
+        (_history_statistic, 'builtins.getattr'),
+        bytes,  # the data of an empty array
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(code)) for code in '?' + np.typecodes['AllInteger'] + np.typecodes['AllFloat']},
+        # NumPy 2 moved both; a file names the place of the NumPy that wrote it.
+        *((rebuild_array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((rebuild_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+    ]
+
+
+def _history_statistic(owner, name):
+    """What every MMEngine checkpoint asks of ``getattr``: the four statistics that HistoryBuffer pickles with itself.
+
+    ``getattr`` itself must not be allowed: it reaches nearly any function, and HistoryBuffer calls what it is given.
+    """
+    if owner is HistoryBuffer and name in ('current', 'max', 'mean', 'min'):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError('Unsupported global: GLOBAL getattr was not an allowed global by default.')
+
+
+class trust_checkpoints:
+    """Load these checkpoints with all that is pickled in them: whoever made them can run any code in this process.
+
+    Holds from the call on for the whole process or, as a context manager, to the end of the block::
+
+        with trust_checkpoints('legacy.pth'):
+            load_checkpoint(model, 'legacy.pth')
+
+    Args:
+        files: paths, or URLs as they are passed to MMEngine.
+
+    Raises:
+        ValueError: no file is named.
+    """
+
+    def __init__(self, *files):
+        if not files:
+            raise ValueError('name the checkpoints to trust, e.g. trust_checkpoints("legacy.pth")')
+        self._keys = [_key(file) for file in files]
+        _trusted.extend(self._keys)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        while self._keys:
+            _trusted.remove(self._keys.pop())
+
+
+def load_safely(filename, map_location=None, *, source=None):
+    """Read one checkpoint file; all schemes of MMEngine's ``CheckpointLoader`` end here.
+
+    Args:
+        filename: path of the file.
+        map_location: as in :func:`torch.load`.
+        source: what the user called the file if not by its path, a URL say; for messages and trust.
+
+    Returns:
+        What was saved, mostly a dict with ``meta`` and ``state_dict``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        pickle.UnpicklingError: the file brings more than tensors and plain data, and is not trusted.
+        RuntimeError: the file is damaged or no checkpoint.
+    """
+    filename = osp.expanduser(filename)
+    source = source or filename
+    if not osp.isfile(filename):
+        raise FileNotFoundError(f'{filename} can not be found.')
+    trusted = not {_key(source), _key(filename)}.isdisjoint(_trusted)
+    if trusted:
+        print_log(f'{source} is trusted: code in it will be run', logger='current', level=logging.WARNING)
+    try:
+        return torch.load(filename, map_location=map_location, weights_only=not trusted)
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise _explain(error, filename, source, trusted) from error
+
+
+def _explain(error, filename, source, trusted):
+    """The error to raise in place of one of :func:`torch.load`."""
+    with open(filename, 'rb') as file:
+        head = file.read(len(_LEGACY_MAGIC))
+    is_zip = head.startswith(b'PK\x03\x04')
+    is_cut = is_zip and not zipfile.is_zipfile(filename)
+    is_torch = is_zip or head == _LEGACY_MAGIC
+    offender = re.search(r'GLOBAL (\S+)', str(error))
+    if isinstance(error, pickle.UnpicklingError) and not trusted and (offender or (is_torch and not is_cut)):
+        reason = re.sub(r'(?s).*WeightsUnpickler error:|Check the documentation.*', '', str(error)).strip()
+        need = f'it needs {offender[1]}' if offender else f'its pickle is not plain ({reason})'
+        return pickle.UnpicklingError(
+            f'{source} was not loaded: {need}, and only tensors and plain data are loaded, since anything else can '
+            f'run code. If you trust its author with this machine, load it inside `with '
+            f'mmdefmamba.compat.trust_checkpoints({source!r}):`. Or convert it where it is trusted: '
+            "`torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)`."
+        )
+    if is_cut:
+        hint = 'Its end is missing: the file was cut short, copy or download it again.'
+    elif is_torch:
+        hint = 'It starts like a file of torch.save.'
+    else:
+        hint = 'It does not start like a file of torch.save.'
+    return RuntimeError(
+        f'{source} cannot be read as a checkpoint ({osp.getsize(filename)} bytes): {type(error).__name__}: '
+        f'{str(error).strip() or "end of file"}. {hint}'
+    )
+
+
+def _key(name):
+    name = os.fspath(name)
+    return name if '://' in name else osp.realpath(osp.expanduser(name))
+
+
+# MMEngine's log line cuts the first ten letters, `load_from_`, off a loader's name.
+
+
+def load_from_local(filename, map_location=None):
+    """Load a checkpoint from a path; see :func:`load_safely`."""
+    return load_safely(filename, map_location)
+
+
+def load_from_http(filename, map_location=None, model_dir=None, progress=True):
+    """Load a checkpoint from a URL through PyTorch's download cache; see :func:`load_safely`.
+
+    Args:
+        filename: the URL.
+        map_location: as in :func:`torch.load`.
+        model_dir: folder of the cache, PyTorch's own by default.
+        progress: whether to show the download.
+
+    Raises:
+        OSError: the download fails.
+    """
+    folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
+    path = osp.join(folder, osp.basename(urlsplit(filename).path))
+
+    def download():
+        if osp.isfile(path):
+            return
+        os.makedirs(folder, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(filename, path, progress=progress)
+        except OSError as error:
+            raise OSError(f'{filename} could not be downloaded: {error}') from error
+
+    try:
+        if is_main_process():
+            download()
+    finally:
+        barrier()  # the others wait, and read what rank 0 fetched; on other machines they fetch their own
+    download()
+    return load_safely(path, map_location, source=filename)
+
+
+def load_from_ceph(filename, map_location=None, backend='petrel'):
+    """Load a checkpoint from ``s3://`` or ``petrel://``; see :func:`load_safely`."""
+    with get_local_path(filename, backend_args={'backend': backend}) as path:
+        return load_safely(path, map_location, source=filename)
+
+
+def load_from_openmmlab(filename, map_location=None):
+    """Load a checkpoint of OpenMMLab's model list by name; see :func:`load_safely`.
+
+    Raises:
+        KeyError: the list has no such name.
+    """
+    name = filename.split('://', 1)[1]
+    name = checkpoint.get_deprecated_model_names().get(name, name)
+    target = checkpoint.get_external_models()[name]
+    if target.startswith(('http://', 'https://')):
+        return load_from_http(target, map_location)
+    return load_from_local(osp.join(checkpoint._get_mmengine_home(), target), map_location)
+
+
+def load_from_pavi(filename, map_location=None):
+    """Refuse: MMEngine's client for this service runs the pickle."""
+    raise NotImplementedError(
+        f'{filename} was not loaded: mmdefmamba reads no pavi:// checkpoints. Download the file and give its path.'
+    )
+
+
+_LOADERS = {
+    loader.__name__: loader
+    for loader in (load_from_local, load_from_http, load_from_ceph, load_from_openmmlab, load_from_pavi)
+}

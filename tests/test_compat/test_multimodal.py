@@ -1,0 +1,132 @@
+"""The three libraries import after the package, beside transformers releases that mmpretrain does not know too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmdefmamba
+from mmdefmamba.compat import multimodal
+
+
+def install_transformers(folder, version, modeling_utils):
+    """A stand-in for transformers, with the metadata that mmpretrain looks at."""
+    package, metadata = folder / 'transformers', folder / f'transformers-{version}.dist-info'
+    package.mkdir(parents=True)
+    metadata.mkdir()
+    (package / '__init__.py').write_text(f'__version__ = {version!r}\n')
+    (package / 'modeling_utils.py').write_text(modeling_utils)
+    (metadata / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: transformers\nVersion: {version}\n')
+
+
+def run_python(code, *folders):
+    """What a fresh interpreter prints, warnings included."""
+    root = Path(mmdefmamba.__file__).parents[1]
+    path = os.pathsep.join(map(str, (*folders, root, *filter(None, [os.environ.get('PYTHONPATH')]))))
+    environment = {**os.environ, 'PYTHONPATH': path}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+# As in transformers 5: what is gone is still spoken of, and some of it is imported inside a function.
+NEW = '''
+from .generation import CompileConfig, GenerationConfig
+
+class PreTrainedModel:
+    """No longer a GenerationMixin; apply_chunking_to_forward is gone."""
+
+    def can_generate(self):
+        from .generation import GenerationMixin
+'''
+OLD = """
+from .generation import GenerationConfig, GenerationMixin
+from .pytorch_utils import (
+    apply_chunking_to_forward,
+    find_pruneable_heads_and_indices,
+)
+try:
+    from .pytorch_utils import prune_linear_layer
+except ImportError:
+    prune_linear_layer = None
+
+class PreTrainedModel:
+    pass
+"""
+
+
+def test_mmpretrain_imports_beside_new_transformers(tmp_path):
+    pytest.importorskip('pycocotools')  # without it mmpretrain offers no multimodal models anyway
+    install_transformers(tmp_path, '5.0.0', NEW)
+    code = (
+        'import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout); '
+        'import mmdefmamba, mmpretrain.models; '
+        'print(mmpretrain.utils.dependency.WITH_MULTIMODAL, "BlipCaption" in mmpretrain.registry.MODELS.module_dict)'
+    )
+    output, _ = run_python(code, tmp_path)
+    assert 'multimodal models are switched off: transformers has no GenerationMixin, apply_chunking' in output
+    assert output.splitlines()[-1] == 'False True'
+
+
+def test_all_three_libraries_import_together_without_a_warning():
+    _, warnings = run_python('import mmdefmamba, mmpretrain.models, mmdet.models, mmseg.models')
+    assert 'UserWarning' not in warnings and 'mmcv._ext' not in warnings
+
+
+@pytest.mark.parametrize(
+    ('modeling_utils', 'missing'),
+    [
+        (OLD, []),
+        (
+            NEW,
+            ['GenerationMixin', 'apply_chunking_to_forward', 'find_pruneable_heads_and_indices', 'prune_linear_layer'],
+        ),
+        ('', sorted(multimodal._NEEDED)),
+    ],
+)
+def test_missing_names_are_found_without_importing(modeling_utils, missing, tmp_path, monkeypatch):
+    install_transformers(tmp_path, '4.49.0', 'raise AssertionError("must not be imported")\n' + modeling_utils)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'transformers', raising=False)
+    assert multimodal._missing() == missing
+
+
+def replace_mmpretrain(folder, monkeypatch, content=''):
+    """Let this process find a stand-in for mmpretrain, and no transformers but the one in the folder."""
+    utils = folder / 'mmpretrain' / 'utils'
+    utils.mkdir(parents=True)
+    (folder / 'mmpretrain' / '__init__.py').write_text(content)
+    (utils / '__init__.py').touch()
+    (utils / 'dependency.py').write_text('WITH_MULTIMODAL = True')
+    for name in [name for name in sys.modules if name.split('.')[0] in ('transformers', 'mmpretrain')]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ('mmpretrain', 'mmpretrain.utils', 'mmpretrain.utils.dependency'):
+        monkeypatch.setitem(sys.modules, name, None)  # so that the end of the test removes the stand-in again
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_applied_once_where_transformers_falls_short(tmp_path, monkeypatch):
+    install_transformers(tmp_path, '5.0.0', NEW)
+    replace_mmpretrain(tmp_path, monkeypatch)
+    assert 'transformers has no GenerationMixin' in multimodal.apply()
+    assert sys.modules['mmpretrain.utils.dependency'].WITH_MULTIMODAL is False
+    assert 'transformers' not in sys.modules
+    assert multimodal.apply() is None
+
+
+def test_nothing_is_done_where_transformers_suffices(tmp_path, monkeypatch):
+    install_transformers(tmp_path, '4.49.0', OLD)
+    replace_mmpretrain(tmp_path, monkeypatch)
+    assert multimodal.apply() is None
+    assert 'mmpretrain' not in sys.modules
+
+
+def test_a_broken_mmpretrain_does_not_stop_the_package(tmp_path, monkeypatch, caplog):
+    install_transformers(tmp_path, '5.0.0', NEW)
+    replace_mmpretrain(tmp_path, monkeypatch, 'raise AssertionError("MMCV==9 is incompatible")')
+    with caplog.at_level('INFO', 'mmdefmamba'):
+        assert multimodal.apply() is None
+    assert caplog.messages == ['mmpretrain cannot be imported: MMCV==9 is incompatible']

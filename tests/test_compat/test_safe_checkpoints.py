@@ -1,0 +1,451 @@
+"""MMEngine's checkpoints load; pickles that bring code do not."""
+
+import functools
+import http.server
+import io
+import json
+import os
+import pickle
+import re
+import threading
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.fileio import LocalBackend
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader, Runner, checkpoint, load_checkpoint
+
+import mmdefmamba  # noqa: F401 (installs the loaders)
+from mmdefmamba import compat
+from mmdefmamba.compat import checkpoints, load_safely, trust_checkpoints
+
+
+class Tiny(BaseModel):
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg=init_cfg)
+        self.fc = torch.nn.Linear(4, 2)
+
+    def forward(self, *x, mode='tensor'):
+        output = self.fc(torch.stack(x))
+        return {'loss': output.square().mean()} if mode == 'loss' else output
+
+
+class NumPyMetric(BaseMetric):
+    """Its result, a NumPy scalar, ends in the checkpoint as the best score."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {'score': np.float32(0.75)}
+
+
+def make_runner(work_dir, name, max_iters=3, **kwargs):
+    data = torch.arange(32.0).view(8, 4) / 32
+    loader = {'dataset': list(data), 'batch_size': 2, 'num_workers': 0, 'collate_fn': {'type': 'pseudo_collate'}}
+    return Runner(
+        Tiny(),
+        str(work_dir),
+        experiment_name=name,
+        train_dataloader={**loader, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}},
+        val_dataloader={**loader, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}},
+        train_cfg={'by_epoch': False, 'max_iters': max_iters, 'val_interval': 3},
+        val_cfg={},
+        val_evaluator=Evaluator(NumPyMetric()),
+        optim_wrapper={'optimizer': {'type': 'AdamW', 'lr': 0.01}},
+        param_scheduler={'type': 'CosineAnnealingLR', 'by_epoch': False, 'T_max': 6},
+        default_hooks={
+            'logger': {'type': 'LoggerHook', 'interval': 1},
+            'checkpoint': {
+                'type': 'CheckpointHook',
+                'by_epoch': False,
+                'interval': 3,
+                'save_best': 'score',
+                'rule': 'greater',
+            },
+        },
+        custom_hooks=[{'type': 'EMAHook'}],
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('trained')
+    runner = make_runner(work_dir, 'trained')
+    runner.train()
+    return runner, str(work_dir / 'iter_3.pth')
+
+
+class CreatesFile:
+    def __init__(self, path, function):
+        self.path, self.function = path, function
+
+    def __reduce__(self):
+        return self.function, (self.path, *(['w'] if self.function is io.open else []))
+
+
+FUNCTIONS = {'open': (io.open, 'io.open'), 'mkdir': (os.mkdir, f'{os.mkdir.__module__}.mkdir')}
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """A checkpoint that creates a file when it is unpickled; and that file."""
+    file, mark = tmp_path / 'evil.pth', tmp_path / 'code_ran'
+    torch.save({'state_dict': Tiny().state_dict(), 'meta': CreatesFile(str(mark), io.open)}, file)
+    return str(file), mark
+
+
+def test_a_run_resumes_from_its_checkpoint(trained, tmp_path):
+    before, file = trained
+    after = make_runner(tmp_path, 'resumed', max_iters=6, load_from=file, resume=True)
+    after.call_hook('before_run')
+    after.load_or_resume()
+    assert after.iter == 3
+    history = after.message_hub.get_scalar('train/loss').data
+    assert len(history[0]) == 3 and history[0][0] > 0
+    for new, old in zip(history, before.message_hub.get_scalar('train/loss').data, strict=True):
+        assert type(new) is np.ndarray
+        np.testing.assert_array_equal(new, old)
+    best = after.message_hub.get_info('best_score')
+    assert type(best) is np.float32 and best == 0.75
+    for new, old in zip(after.model.parameters(), before.model.parameters(), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=0)
+    old_lr, new_lr = (runner.optim_wrapper.get_lr()['lr'] for runner in (before, after))
+    assert old_lr == new_lr != [0.01]
+    after.train()
+    assert len(after.message_hub.get_scalar('train/loss').data[0]) == 6
+
+
+def test_pretrained_init_and_load_from_load_weights(trained, tmp_path):
+    _, file = trained
+    expected = torch.load(file, weights_only=True)['state_dict']['fc.weight']
+    model = Tiny(init_cfg={'type': 'Pretrained', 'checkpoint': file})
+    model.init_weights()
+    runner = make_runner(tmp_path, 'finetuned', load_from=file)
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    for loaded in (model, runner.model):
+        torch.testing.assert_close(loaded.fc.weight.data, expected, rtol=0, atol=0)
+    assert runner.iter == 0
+
+
+def test_numpy_values_load_as_they_were_saved(tmp_path):
+    meta = {code: np.dtype(code).type(1) for code in '?bBhHiIlLefdgFDG'}
+    meta.update(array=np.arange(6.0).reshape(2, 3), empty=np.zeros((0, 2), 'i4'), tuple=(1, {2}, 'three', None))
+    torch.save({'meta': meta}, tmp_path / 'numpy.pth')
+    loaded = load_safely(tmp_path / 'numpy.pth')['meta']
+    assert loaded.keys() == meta.keys()
+    for key, value in meta.items():
+        assert type(loaded[key]) is type(value)
+        np.testing.assert_equal(loaded[key], value)
+
+
+@pytest.mark.parametrize('core', [b'numpy.core', b'numpy._core'])
+def test_files_of_both_numpys_load(core, tmp_path):
+    file = tmp_path / 'numpy.pth'
+    torch.save({'meta': [np.float64(2.5), np.arange(3)]}, file, _use_new_zipfile_serialization=False)
+    content = file.read_bytes()
+    own = b'numpy._core' if b'numpy._core' in content else b'numpy.core'
+    assert content.count(own) == 2
+    file.write_bytes(content.replace(own, core))
+    scalar, array = load_safely(file)['meta']
+    assert scalar == 2.5 and array.tolist() == [0, 1, 2]
+
+
+def assert_refused(error, file, offender):
+    text = str(error.value)
+    assert file in text and f'it needs {offender},' in text
+    assert 'trust_checkpoints' in text and 'torch.save' in text
+
+
+@pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])
+@pytest.mark.parametrize('function', FUNCTIONS)
+def test_code_in_a_checkpoint_does_not_run(function, form, tmp_path):
+    function, name = FUNCTIONS[function]
+    file, mark = str(tmp_path / 'evil.pth'), tmp_path / 'code_ran'
+    content = {'state_dict': {}, 'meta': CreatesFile(str(mark), function)}
+    if form == 'pickle':
+        with open(file, 'wb') as stream:
+            pickle.dump(content, stream, protocol=2)
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=form == 'zip')
+    with pytest.raises(pickle.UnpicklingError) as error:
+        load_checkpoint(Tiny(), file)
+    assert_refused(error, file, name)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(content))
+    assert mark.exists(), 'the file would do no harm: this test proves nothing'
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_runner_refuses_code(resume, evil, tmp_path):
+    file, mark = evil
+    runner = make_runner(tmp_path, f'refuses_{resume}', load_from=file, resume=resume)
+    with pytest.raises(pickle.UnpicklingError) as error:
+        runner.train()
+    assert_refused(error, file, 'io.open')
+    assert not mark.exists()
+
+
+def test_pretrained_init_refuses_code(evil):
+    file, mark = evil
+    with pytest.raises(pickle.UnpicklingError) as error:
+        Tiny(init_cfg={'type': 'Pretrained', 'checkpoint': file}).init_weights()
+    assert_refused(error, file, 'io.open')
+    assert not mark.exists()
+
+
+def test_a_whole_pickled_model_is_refused_by_its_name(tmp_path):
+    file = str(tmp_path / 'model.pth')
+    torch.save(torch.nn.Linear(2, 2), file)
+    with pytest.raises(pickle.UnpicklingError) as error:
+        load_safely(file)
+    assert_refused(error, file, 'torch.nn.modules.linear.Linear')
+    with trust_checkpoints(file):
+        assert isinstance(load_safely(file), torch.nn.Linear)
+
+
+class Attribute:
+    def __init__(self, *args):
+        self.args = args
+
+    def __reduce__(self):
+        return getattr, self.args
+
+
+@pytest.mark.parametrize(
+    'args', [(HistoryBuffer, '__init__'), (np.ndarray, 'max'), (HistoryBuffer.mean, '__globals__')]
+)
+def test_getattr_reaches_nothing_but_the_statistics_of_the_history(args, tmp_path):
+    file = str(tmp_path / 'attribute.pth')
+    torch.save([Attribute(HistoryBuffer, 'mean')], file)
+    assert load_safely(file) == [HistoryBuffer.mean]
+    torch.save([Attribute(*args)], file)
+    with pytest.raises(pickle.UnpicklingError) as error:
+        load_safely(file)
+    assert_refused(error, file, 'getattr')
+
+
+def test_a_pickle_that_weights_only_cannot_read_is_refused_with_the_reason(tmp_path):
+    file = str(tmp_path / 'protocol4.pth')
+    torch.save({'state_dict': {'weight': torch.ones(2)}}, file, pickle_protocol=4)
+    with pytest.warns(UserWarning, match='pickle protocol 4'), pytest.raises(pickle.UnpicklingError) as error:
+        load_safely(file)
+    assert f'{file} was not loaded: its pickle is not plain (Unsupported operand 149)' in str(error.value)
+    with trust_checkpoints(file):
+        assert load_safely(file)['state_dict']['weight'].tolist() == [1, 1]
+
+
+def test_trust_holds_inside_its_block_and_for_its_files_only(evil, tmp_path, monkeypatch):
+    file, mark = evil
+    with trust_checkpoints(tmp_path / 'other.pth'), pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(Tiny(), file)
+    assert not mark.exists()
+    monkeypatch.chdir(tmp_path)
+    with trust_checkpoints('evil.pth'):
+        assert 'state_dict' in load_checkpoint(Tiny(), file)
+    assert mark.exists()
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(Tiny(), file)
+
+
+def test_trust_by_a_call_holds_until_it_is_given_up(evil):
+    file, mark = evil
+    trust = trust_checkpoints(file)
+    load_safely(file)
+    load_safely(file)
+    assert mark.exists()
+    with trust, trust_checkpoints(file):
+        pass
+    with pytest.raises(pickle.UnpicklingError):
+        load_safely(file)
+
+
+def test_trust_in_nothing_is_an_error():
+    with pytest.raises(ValueError, match='name the checkpoints'):
+        trust_checkpoints()
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+BROKEN = {
+    'cut': (cut, 'Its end is missing'),
+    'empty': (lambda content: b'', 'It does not start like a file of torch.save'),
+    'text': (lambda content: b'hello, world\n', 'It does not start like a file of torch.save'),
+    'image': (lambda content: b'\x89PNG\r\n\x1a\n' + bytes(64), 'It does not start like a file of torch.save'),
+    'other zip': (lambda content: b'PK\x05\x06' + bytes(18), 'It does not start like a file of torch.save'),
+}
+
+
+@pytest.mark.parametrize('trusted', [False, True])
+@pytest.mark.parametrize('kind', BROKEN)
+def test_a_broken_file_is_named(kind, trusted, tmp_path):
+    file, (damage, hint) = tmp_path / 'broken.pth', BROKEN[kind]
+    torch.save({'state_dict': Tiny().state_dict()}, file)
+    file.write_bytes(damage(file.read_bytes()))
+    if trusted:
+        with trust_checkpoints(file), pytest.raises(RuntimeError) as error:
+            load_safely(str(file))
+    else:
+        with pytest.raises(RuntimeError) as error:
+            load_safely(str(file))
+    assert str(error.value).startswith(f'{file} cannot be read as a checkpoint ({file.stat().st_size} bytes): ')
+    assert hint in str(error.value)
+
+
+@pytest.mark.parametrize('kind', ['zip', 'legacy'])
+def test_a_file_cut_anywhere_raises_a_named_error(kind, tmp_path):
+    file = tmp_path / 'cut.pth'
+    torch.save({'state_dict': Tiny().state_dict()}, file, _use_new_zipfile_serialization=kind == 'zip')
+    content = file.read_bytes()
+    for end in range(0, len(content), 61):
+        file.write_bytes(content[:end])
+        # UnpicklingError: a legacy file cut inside the name of a type asks for another one.
+        with pytest.raises((RuntimeError, pickle.UnpicklingError), match=re.escape(str(file))):
+            load_safely(str(file))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'gone\.pth can not be found'):
+        load_checkpoint(Tiny(), str(tmp_path / 'gone.pth'))
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A folder and the local URL it is served at; downloads go to a cache of their own."""
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path / 'mmengine'))
+    monkeypatch.setattr(torch.hub, '_hub_dir', None)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=folder)) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield folder, f'http://127.0.0.1:{running.server_address[1]}'
+        running.shutdown()
+        thread.join()
+
+
+def fake_urls(monkeypatch, tmp_path, url):
+    """Let each list of models by name hold one model, at this URL."""
+    for function in ('get_torchvision_models', 'get_mmcls_models'):
+        monkeypatch.setattr(checkpoint, function, lambda: {'model': url})
+    (tmp_path / 'mmengine').mkdir()
+    (tmp_path / 'mmengine' / 'open_mmlab.json').write_text(json.dumps({'model': url, 'local': 'local.pth'}))
+
+
+SCHEMES = ['{url}', 'torchvision://model', 'modelzoo://model', 'mmcls://model', 'open-mmlab://model']
+
+
+@pytest.mark.parametrize('scheme', SCHEMES)
+def test_downloads_load_safely(scheme, server, evil, tmp_path, monkeypatch):
+    folder, address = server
+    url = f'{address}/net.pth?version=1'
+    name = scheme.format(url=url)
+    fake_urls(monkeypatch, tmp_path, url)
+    cached = tmp_path / 'cache' / 'hub' / 'checkpoints' / 'net.pth'
+
+    torch.save({'state_dict': {'backbone.w': torch.ones(2)}}, folder / 'net.pth')
+    weights = CheckpointLoader.load_checkpoint(name, 'cpu')['state_dict']
+    assert [value.tolist() for value in weights.values()] == [[1, 1]]
+    (folder / 'net.pth').unlink()
+    CheckpointLoader.load_checkpoint(name, 'cpu')  # from the cache
+
+    file, mark = evil
+    os.replace(file, cached)
+    with pytest.raises(pickle.UnpicklingError) as error:
+        CheckpointLoader.load_checkpoint(name, 'cpu')
+    assert_refused(error, url, 'io.open')
+    assert not mark.exists()
+    with trust_checkpoints(url):
+        CheckpointLoader.load_checkpoint(name, 'cpu')
+    assert mark.exists()
+
+
+def test_a_failing_download_names_the_url(server):
+    url = f'{server[1]}/absent.pth'
+    with pytest.raises(OSError, match=f'{url} could not be downloaded: HTTP Error 404'):
+        CheckpointLoader.load_checkpoint(url, 'cpu')
+
+
+def test_a_local_file_of_the_model_list_loads_safely(server, evil, tmp_path, monkeypatch):
+    fake_urls(monkeypatch, tmp_path, 'http://unused')
+    os.replace(evil[0], tmp_path / 'mmengine' / 'local.pth')
+    with pytest.raises(pickle.UnpicklingError) as error:
+        CheckpointLoader.load_checkpoint('openmmlab://local')
+    assert_refused(error, str(tmp_path / 'mmengine' / 'local.pth'), 'io.open')
+    assert not evil[1].exists()
+
+
+@pytest.mark.parametrize('prefix', ['s3://', 'petrel://', 'cluster:s3://'])
+def test_object_stores_load_safely(prefix, evil, monkeypatch):
+    from mmengine.fileio import io as mmengine_io
+    from mmengine.fileio.backends.registry_utils import backends
+
+    class Store(LocalBackend):
+        def get(self, filepath):
+            return super().get(filepath.split('://')[1])
+
+        def get_local_path(self, filepath):
+            return super().get_local_path(filepath.split('://')[1])
+
+    monkeypatch.setitem(backends, 'petrel', Store)
+    monkeypatch.setattr(mmengine_io, 'backend_instances', {})
+    file, mark = evil
+    name = prefix + file
+    with pytest.raises(pickle.UnpicklingError) as error:
+        CheckpointLoader.load_checkpoint(name)
+    assert_refused(error, name, 'io.open')
+    assert not mark.exists()
+    with trust_checkpoints(name):
+        CheckpointLoader.load_checkpoint(name)
+    assert mark.exists()
+
+
+def test_pavi_refuses_and_says_what_to_do():
+    with pytest.raises(NotImplementedError, match=r'pavi://folder/model\.pth was not loaded.*Download the file'):
+        CheckpointLoader.load_checkpoint('pavi://folder/model.pth')
+
+
+def test_no_scheme_is_left_to_a_loader_that_runs_pickles():
+    left = {
+        loader.__name__ for loader in CheckpointLoader._schemes.values() if loader.__module__ == checkpoint.__name__
+    }
+    assert left == {'load_from_torchvision', 'load_from_mmcls'}  # both end in load_from_http
+    assert checkpoint.load_from_http is checkpoints.load_from_http
+
+
+def test_loader_names_suit_the_log_line():
+    names = {CheckpointLoader._get_checkpoint_loader(path).__name__[10:] for path in ('a.pth', 'https://b/a.pth')}
+    assert names == {'local', 'http'}
+
+
+def test_applying_again_changes_nothing(caplog):
+    before, allowed = dict(CheckpointLoader._schemes), set(torch.serialization.get_safe_globals())
+    with caplog.at_level('INFO', 'mmdefmamba'):
+        compat.apply()
+    assert caplog.messages == []
+    assert CheckpointLoader._schemes == before
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+def test_loaders_of_others_stay(monkeypatch):
+    def load_from_local(filename, map_location=None):
+        return {'mine': filename}
+
+    monkeypatch.setattr(CheckpointLoader, '_schemes', OrderedDict(CheckpointLoader._schemes))
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    compat.apply()
+    assert CheckpointLoader.load_checkpoint('a.pth') == {'mine': 'a.pth'}
