@@ -1,5 +1,7 @@
 """What the model of a config costs, for all three tasks, and the table that says so."""
 
+from functools import partial
+
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
@@ -36,12 +38,7 @@ def config_complexity(cfg, shape=None):
     for pretrained in (model_cfg, model_cfg.get('backbone', {})):
         pretrained.pop('init_cfg', None)  # weights do not change the count
     model = MODELS.build(_without_sync(model_cfg))
-    forward = None
-    if hasattr(model, 'roi_head'):
-
-        def forward(images):
-            return two_stage_forward(model, images)
-
+    forward = partial(two_stage_forward, model) if hasattr(model, 'roi_head') else None
     return complexity(model, (3, *shape), forward), shape
 
 

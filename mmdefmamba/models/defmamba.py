@@ -16,7 +16,7 @@ Glossary, the paper's symbols and the names here:
 
 import difflib
 
-import torch
+import numpy as np
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
@@ -95,7 +95,7 @@ class DefMamba(BaseModule):
         self.downsamples = nn.ModuleList(
             ConvNorm(dims, next_dims) for dims, next_dims in zip(self.embed_dims, self.embed_dims[1:], strict=False)
         )
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(self.depths)).tolist())
+        drop_paths = iter(np.linspace(0, drop_path_rate, sum(self.depths)).tolist())
         # every convolution of stride 2 halves a side, rounded up
         map_size = tuple(-(-side // 4) for side in _pair(pretrain_img_size))
         for stage, (dims, depth) in enumerate(zip(self.embed_dims, self.depths, strict=True)):

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from mmdefmamba.ops import sample_points
+
+
+def bilinear_by_hand(x, y_norm, x_norm):
+    """One channel map (H, W) at one point, zeros outside."""
+    height, width = x.shape
+    row, col = (y_norm + 1) / 2 * (height - 1), (x_norm + 1) / 2 * (width - 1)
+    top, left = int(row // 1), int(col // 1)
+    total = 0.0
+    for i in (top, top + 1):
+        for j in (left, left + 1):
+            if 0 <= i < height and 0 <= j < width:
+                total += float(x[i, j]) * (1 - abs(row - i)) * (1 - abs(col - j))
+    return total
+
+
+def test_reads_bilinearly_with_zeros_outside():
+    x = torch.randn(1, 1, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    points = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.3, -0.7], [1.2, 0.1], [-1.4, -1.4], [5.0, 0.0]]).double()
+    read = sample_points(x, points.view(1, 1, -1, 2)).flatten()
+    expected = [bilinear_by_hand(x[0, 0], *point.tolist()) for point in points]
+    torch.testing.assert_close(read, torch.tensor(expected, dtype=torch.float64))
+    assert read[0] == x[0, 0, 0, 0] and read[1] == x[0, 0, -1, -1] and read[-1] == 0
+
+
+def test_gradients_reach_map_and_points():
+    x = torch.randn(2, 3, 4, 3, dtype=torch.float64, requires_grad=True)
+    points = (torch.rand(2, 2, 5, 2, dtype=torch.float64) * 1.8 - 0.9).requires_grad_()
+    assert torch.autograd.gradcheck(sample_points, (x, points))
+
+
+def test_half_precision_maps_keep_the_precision_of_the_points():
+    # 1/512 of a pixel from the centre of pixel 200 of 257: bfloat16 positions would be off by a pixel
+    x = torch.arange(257.0).view(1, 1, 1, -1)
+    points = torch.tensor([0.0, (200 + 1 / 512) / 128 - 1]).view(1, 1, 1, 2)
+    read = sample_points(x.bfloat16(), points)
+    assert read.dtype == torch.bfloat16
+    assert read.item() == 200
+
+
+@pytest.mark.parametrize(
+    ('x_shape', 'points_shape', 'message'),
+    [
+        ((3, 4, 4), (1, 4, 4, 2), r'got \(3, 4, 4\)'),
+        ((1, 3, 4, 4), (1, 4, 4, 3), r'and \(1, 4, 4, 3\)'),
+        ((2, 3, 4, 4), (1, 4, 4, 2), 'a batch of 2, points of 1'),
+    ],
+)
+def test_wrong_shapes_are_named(x_shape, points_shape, message):
+    with pytest.raises(ValueError, match=message):
+        sample_points(torch.zeros(x_shape), torch.zeros(points_shape))

@@ -1,0 +1,316 @@
+"""Every backend of the selective scan is held to the reference, and the reference to a loop of its own."""
+
+import logging
+import math
+import sys
+import types
+
+import pytest
+import torch
+
+from mmdefmamba.ops import selective_scan
+from mmdefmamba.ops.selective_scan import BACKENDS, blockwise, interface, mamba_ssm, unavailable_reason, use_backend
+
+# batch, groups, channels a group, states, length
+SHAPES = {
+    'L1': (2, 3, 4, 5, 1),
+    'L7': (1, 1, 3, 2, 7),
+    'L63': (2, 3, 5, 4, 63),
+    'L130': (3, 2, 4, 3, 130),
+    'N1': (1, 2, 1, 1, 9),
+}
+
+
+def make_inputs(shape, dtype=torch.float64, device='cpu', seed=0):
+    batch, groups, channels, states, length = shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    dims = groups * channels
+    tensors = {
+        'u': randn(batch, dims, length),
+        'delta': randn(batch, dims, length),
+        'A': -randn(dims, states).exp(),
+        'B': randn(batch, groups, states, length),
+        'C': randn(batch, groups, states, length),
+        'D': randn(dims),
+        'delta_bias': randn(dims),
+    }
+    return {name: x.to(device, dtype).requires_grad_() for name, x in tensors.items()}
+
+
+def gradients(y, inputs, seed=1):
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    loss = (y * weight.to(y.device, y.dtype)).sum()
+    return dict(zip(inputs, torch.autograd.grad(loss, list(inputs.values())), strict=True))
+
+
+def relative(actual, expected):
+    return ((actual.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-12)).item()
+
+
+def by_hand(u, delta, A, B, C, D, delta_bias):
+    """The formulas, number by number."""
+    batch, dims, length = u.shape
+    groups, states = B.shape[1], A.shape[1]
+    y = torch.zeros_like(u)
+    for b in range(batch):
+        for d in range(dims):
+            k = d // (dims // groups)
+            h = [0.0] * states
+            for t in range(length):
+                dt = math.log1p(math.exp(float(delta[b, d, t] + delta_bias[d])))
+                for n in range(states):
+                    h[n] = math.exp(dt * float(A[d, n])) * h[n] + dt * float(B[b, k, n, t]) * float(u[b, d, t])
+                y[b, d, t] = sum(float(C[b, k, n, t]) * h[n] for n in range(states)) + float(D[d] * u[b, d, t])
+    return y
+
+
+def test_reference_is_the_definition():
+    inputs = {name: x.detach() for name, x in make_inputs((2, 2, 3, 2, 5)).items()}
+    assert relative(selective_scan(**inputs, backend='reference'), by_hand(**inputs)) < 1e-12
+
+
+@pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
+def test_blockwise_matches_reference(shape, monkeypatch):
+    # several parts and several blocks, the last one ragged, at sizes a test can afford
+    monkeypatch.setattr(blockwise, 'STATE_ELEMENTS', 24)
+    monkeypatch.setattr(blockwise, 'BLOCK_ELEMENTS', 24 * 8)
+    inputs = make_inputs(shape)
+    expected = selective_scan(**inputs, backend='reference')
+    actual = selective_scan(**inputs, backend='blockwise')
+    assert relative(actual, expected) < 1e-12
+    expected_gradients = gradients(expected, inputs)
+    for name, gradient in gradients(actual, inputs).items():
+        assert relative(gradient, expected_gradients[name]) < 1e-11, name
+
+
+def test_blockwise_matches_reference_without_optional_inputs():
+    inputs = {name: x for name, x in make_inputs(SHAPES['L63']).items() if name not in ('D', 'delta_bias')}
+    inputs['delta'] = inputs['delta'].detach().abs().requires_grad_()
+    expected = selective_scan(**inputs, delta_softplus=False, backend='reference')
+    actual = selective_scan(**inputs, delta_softplus=False, backend='blockwise')
+    assert relative(actual, expected) < 1e-12
+    expected_gradients = gradients(expected, inputs)
+    for name, gradient in gradients(actual, inputs).items():
+        assert relative(gradient, expected_gradients[name]) < 1e-11, name
+
+
+def test_blockwise_gradcheck(monkeypatch):
+    monkeypatch.setattr(blockwise, 'MAX_BLOCK_TOKENS', 3)
+    inputs = make_inputs((2, 2, 2, 2, 7))
+    assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, backend='blockwise'), tuple(inputs.values()))
+
+
+def test_strides_do_not_matter():
+    inputs = make_inputs(SHAPES['L63'])
+    strided = {
+        name: x.detach().transpose(1, -1).contiguous().transpose(1, -1) if x.ndim > 2 else x.detach()
+        for name, x in inputs.items()
+    }
+    assert strided['u'].stride() != inputs['u'].stride()
+    for backend in ('reference', 'blockwise'):
+        torch.testing.assert_close(
+            selective_scan(**strided, backend=backend), selective_scan(**inputs, backend=backend)
+        )
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_keeps_the_state_in_float32(dtype):
+    # slow decay: the state sums 500 products of about 1, which half precision stops adding to
+    inputs = {name: x.detach().to(dtype) for name, x in make_inputs((1, 1, 4, 4, 500)).items()}
+    inputs['A'] = inputs['A'] * 1e-3
+    exact = selective_scan(**{name: x.double() for name, x in inputs.items()}, backend='reference')
+    for backend in ('reference', 'blockwise'):
+        y = selective_scan(**inputs, backend=backend)
+        assert y.dtype == dtype
+        assert relative(y, exact) < 2 * torch.finfo(dtype).eps
+
+
+def test_autocast_does_not_lower_the_precision():
+    inputs = make_inputs(SHAPES['L63'], torch.float32)
+    expected = selective_scan(**inputs, backend='blockwise')
+    expected_gradients = gradients(expected, inputs)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        actual = selective_scan(**inputs, backend='blockwise')
+        actual_gradients = gradients(actual, inputs)
+    assert torch.equal(actual, expected)
+    assert all(torch.equal(actual_gradients[name], g) for name, g in expected_gradients.items())
+
+
+def test_large_inputs_stay_finite():
+    inputs = make_inputs(SHAPES['L63'], torch.float32)
+    for name in ('u', 'delta'):
+        inputs[name] = (inputs[name].detach() * 1e4).requires_grad_()
+    y = selective_scan(**inputs, backend='blockwise')
+    assert y.isfinite().all()
+    assert all(g.isfinite().all() for g in gradients(y, inputs).values())
+
+
+def test_nan_is_not_hidden():
+    inputs = {name: x.detach().clone() for name, x in make_inputs(SHAPES['L7']).items()}
+    inputs['u'][0, 1, 3] = float('nan')
+    for backend in ('reference', 'blockwise'):
+        y = selective_scan(**inputs, backend=backend)
+        assert y[0, 1, 3:].isnan().all()
+        assert y[0, 1, :3].isfinite().all() and y[0, [0, 2]].isfinite().all()
+
+
+def test_memory_of_training_does_not_grow_with_the_states():
+    """What the backward keeps is the inputs and one state a block, not a state a token."""
+    saved = []
+    inputs = make_inputs((1, 1, 8, 16, 2048), torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        y = selective_scan(**inputs, backend='blockwise')
+    starts = sum(state.numel() for part in y.grad_fn.starts for state in part)
+    assert sum(saved) == sum(x.numel() for x in inputs.values())
+    assert starts == 2048 // blockwise.MAX_BLOCK_TOKENS * 8 * 16
+
+
+# -- choosing a backend
+
+
+def test_auto_on_cpu_is_blockwise_and_logged_once(monkeypatch):
+    messages = []
+    monkeypatch.setattr(interface, '_logged_choices', set())
+    monkeypatch.setattr(interface, 'print_log', lambda message, logger, level: messages.append((message, level)))
+    inputs = make_inputs(SHAPES['L7'])
+    y = [selective_scan(**inputs) for _ in range(2)]
+    assert torch.equal(y[0], selective_scan(**inputs, backend='blockwise'))
+    assert messages == [('selective_scan: backend blockwise (tensors on cpu)', logging.INFO)]
+
+
+def test_named_backend_that_cannot_run_says_why():
+    with pytest.raises(RuntimeError, match=r"'mamba_ssm' cannot run: it needs CUDA tensors, these are on cpu"):
+        selective_scan(**make_inputs(SHAPES['L7']), backend='mamba_ssm')
+    assert unavailable_reason('blockwise', torch.zeros(1)) is None
+
+
+def test_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="one of .*'blockwise'.* got 'cuda'"):
+        selective_scan(**make_inputs(SHAPES['L7']), backend='cuda')
+
+
+def test_use_backend_overrides_and_restores():
+    inputs = make_inputs(SHAPES['L7'])
+    with use_backend(lambda u, *rest: u * 0 + 7):
+        assert (selective_scan(**inputs, backend='reference') == 7).all()
+    with pytest.raises(ZeroDivisionError), use_backend('reference'):
+        raise ZeroDivisionError
+    assert not (selective_scan(**inputs) == 7).any()
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'message'),
+    [
+        ({'u': torch.zeros(2, 15, dtype=torch.float64)}, ValueError, r'u must be .* got \(2, 15\)'),
+        ({'u': torch.zeros(2, 15, 0, dtype=torch.float64)}, ValueError, r'none of them 0, got \(2, 15, 0\)'),
+        ({'delta': torch.zeros(2, 15, 62, dtype=torch.float64)}, ValueError, r'delta must be \(2, 15, 63\).*got'),
+        ({'B': torch.zeros(2, 4, 4, 63, dtype=torch.float64)}, ValueError, r'C must be \(2, 4, 4, 63\)'),
+        ({'A': torch.zeros(15, dtype=torch.float64)}, ValueError, r'A must be \(channels, N\)'),
+        ({'D': torch.zeros(14, dtype=torch.float64)}, ValueError, r'D must be \(15,\)'),
+        ({'u': torch.zeros(2, 15, 63, dtype=torch.int64)}, TypeError, 'u must be a floating point tensor'),
+        ({'u': torch.zeros(2, 15, 63)}, TypeError, r"\['u'\] are not"),
+        ({'B': torch.zeros(2, 3, 4, 63, device='meta', dtype=torch.float64)}, ValueError, 'B is on meta, u on cpu'),
+    ],
+    ids=['ndim', 'empty', 'length', 'groups', 'A', 'D', 'integer', 'mixed', 'device'],
+)
+def test_wrong_inputs_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        selective_scan(**{**make_inputs(SHAPES['L63']), **change})
+
+
+def test_groups_must_divide_the_channels():
+    inputs = make_inputs((1, 1, 5, 2, 3))
+    inputs['B'] = inputs['C'] = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match='5 channels of u cannot be divided into the 2 groups'):
+        selective_scan(**inputs)
+
+
+# -- the adapter onto mamba-ssm, on a stand-in of its extension that checks what the kernel demands
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """A stand-in for selective_scan_cuda: the kernel's signature and demands, the reference's numbers."""
+    calls = []
+
+    def check(u, delta, A, B, C, D, delta_bias):
+        assert u.dtype == delta.dtype == B.dtype == C.dtype
+        assert all(x.stride(-1) == 1 for x in (u, delta, B, C))
+        assert all(x is None or x.dtype == torch.float32 for x in (A, D, delta_bias))
+        assert A.shape[1] <= 256 and u.shape[1] % B.shape[1] == 0
+        calls.append(u.shape[-1])
+
+    def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+        assert z is None
+        check(u, delta, A, B, C, D, delta_bias)
+        y = selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus=delta_softplus, backend='reference')
+        return [y, u.new_empty(0)]
+
+    def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z):
+        check(u, delta, A, B, C, D, delta_bias)
+        assert (z, out, dz, recompute_out_z) == (None, None, None, False) and dout.stride(-1) == 1
+        inputs = [t.detach().requires_grad_() if t is not None else None for t in (u, delta, A, B, C, D, delta_bias)]
+        with torch.enable_grad():
+            y = selective_scan(*inputs, delta_softplus=delta_softplus, backend='reference')
+        given = [t for t in inputs if t is not None]
+        grads = dict(zip(map(id, given), torch.autograd.grad(y, given, dout), strict=True))
+        du, ddelta, dA, dB, dC, dD, dbias = (grads.get(id(t), torch.empty(0)) for t in inputs)
+        return [du, ddelta, dA, dB.float(), dC.float(), dD, dbias]
+
+    monkeypatch.setitem(sys.modules, mamba_ssm.EXTENSION, types.SimpleNamespace(fwd=fwd, bwd=bwd))
+    return calls
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('optional', [True, False], ids=['full', 'bare'])
+def test_mamba_ssm_adapter_matches_reference(kernel, dtype, optional):
+    inputs = make_inputs(SHAPES['L63'], dtype)
+    if not optional:
+        inputs['D'] = inputs['delta_bias'] = None
+    expected = selective_scan(**inputs, backend='reference')
+    actual = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True)
+    given = {name: x for name, x in inputs.items() if x is not None}
+    tolerance = 16 * torch.finfo(dtype).eps
+    assert actual.shape == expected.shape and actual.dtype == dtype
+    assert relative(actual, expected) < tolerance
+    expected_gradients = gradients(expected, given)
+    for name, gradient in gradients(actual, given).items():
+        assert gradient.dtype == dtype
+        assert relative(gradient, expected_gradients[name]) < tolerance, name
+    assert kernel == [128, 128], 'the kernel was not called once each way on its even path'
+
+
+def test_mamba_ssm_adapter_refuses_too_many_states(kernel):
+    with pytest.raises(ValueError, match='at most 256 states, got 300'):
+        mamba_ssm.selective_scan_mamba_ssm(*make_inputs((1, 1, 1, 300, 2), torch.float32).values(), True)
+
+
+@pytest.mark.parametrize(
+    ('length', 'padded'), [(1, 128), (49, 128), (196, 256), (784, 1024), (2048, 2048), (3136, 4096), (64000, 65536)]
+)
+def test_padding_takes_the_even_path(length, padded):
+    assert mamba_ssm.padded_length(length) == padded
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('backend', [name for name in BACKENDS if name != 'reference'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('shape', [*SHAPES.values(), (2, 3, 96, 16, 784)], ids=str)
+def test_backend_matches_reference_on_cuda(backend, dtype, shape):
+    inputs = make_inputs(shape, dtype, 'cuda')
+    reason = unavailable_reason(backend, inputs['u'])
+    if reason:
+        pytest.skip(reason)
+    exact = {name: x.detach().double().cpu().requires_grad_() for name, x in inputs.items()}
+    expected = selective_scan(**exact, backend='reference')
+    actual = selective_scan(**inputs, backend=backend)
+    tolerance = 1e-4 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
+    assert relative(actual.cpu(), expected) < tolerance
+    expected_gradients = gradients(expected, exact)
+    for name, gradient in gradients(actual, inputs).items():
+        assert relative(gradient.cpu(), expected_gradients[name]) < 4 * tolerance, name

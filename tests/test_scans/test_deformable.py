@@ -1,0 +1,138 @@
+"""The deformable scan against the formulas of the paper and of the released code, written out a second time here."""
+
+import pytest
+import torch
+
+from mmdefmamba.scans import ScanContext, build_scan
+from mmdefmamba.scans.deformable import reference_index, reference_points
+
+DIMS = 6
+PARTS = ('points', 'order', 'offset_bias', 'channel_attention')
+
+
+def make_scan(formulation='paper', stage=1, map_size=(8, 6), **parts):
+    torch.manual_seed(0)
+    context = ScanContext(DIMS, stage, map_size, formulation)
+    return build_scan({'type': 'deformable', **parts}, context).double()
+
+
+def set_raw_offsets(scan, raw):
+    """Let the offset network return ``raw``, (B, offsets, H, W)."""
+    scan.offset_network.forward = lambda u: raw
+
+
+@pytest.mark.parametrize('size', [(1, 1), (5, 4), (1, 7), (9, 1)], ids=str)
+def test_zero_offset_is_identity(size):
+    scan = make_scan(offset_bias=False)
+    u = torch.randn(2, DIMS, *size, dtype=torch.float64)
+    set_raw_offsets(scan, torch.zeros(2, 3, *size, dtype=torch.float64))
+    tokens, order = scan.tokens(u)
+    torch.testing.assert_close(tokens, u.flatten(2), rtol=1e-12, atol=1e-12)
+    assert order.order.tolist() == [list(range(size[0] * size[1]))] * 2
+
+
+def test_zero_offset_of_the_released_formulation_is_half_a_pixel():
+    scan = make_scan('released', offset_bias=False)
+    u = torch.randn(1, DIMS, 4, 5, dtype=torch.float64)
+    set_raw_offsets(scan, torch.zeros(1, 3, 4, 5, dtype=torch.float64))
+    padded = torch.nn.functional.pad(u, (0, 1, 0, 1))
+    expected = (padded[..., :-1, :-1] + padded[..., 1:, :-1] + padded[..., :-1, 1:] + padded[..., 1:, 1:]) / 4
+    torch.testing.assert_close(scan.tokens(u)[0], expected.flatten(2), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('formulation', ['paper', 'released'])
+def test_points_stay_within_their_own_cell(formulation):
+    scan = make_scan(formulation)
+    raw = torch.full((1, 3, 4, 5), 50.0, dtype=torch.float64)
+    raw[:, 1] = -50
+    point_offset, index_offset = scan.constrain(raw)
+    limits = (1 / 4, 1 / 5) if formulation == 'paper' else (1 / 3, 1 / 4)
+    torch.testing.assert_close(point_offset[0, 0, 0], torch.tensor([limits[0], -limits[1]], dtype=torch.float64))
+    assert (point_offset[..., 0] <= 1 / 3).all(), 'half the distance of two points, 2 / (H-1) / 2'
+    assert (index_offset == 1).all()
+
+
+def test_reference_points_and_index():
+    points = reference_points(3, 5, 'paper', torch.float64, 'cpu')
+    assert points[0, 0].tolist() == [-1, -1] and points[2, 4].tolist() == [1, 1] and points[1, 1].tolist() == [0, -0.5]
+    assert reference_points(3, 5, 'released', torch.float64, 'cpu')[0, 0].tolist() == [-0.5, -0.75]
+    assert reference_index(5, 'paper', torch.float64, 'cpu').tolist() == [-1, -0.5, 0, 0.5, 1]
+    released = reference_index(5, 'released', torch.float64, 'cpu')
+    assert released.tolist() == [(0.5 + i) / 4 * 2 - 1 for i in range(5)]
+    assert reference_index(1, 'paper', torch.float64, 'cpu').tolist() == [-1]
+
+
+def test_offset_bias_is_read_at_half_the_displacement():
+    """A table that is linear in its position tells where it was read."""
+    scan = make_scan()
+    height, width = scan.offset_bias.table.shape[-2:]
+    y = torch.linspace(-1, 1, height, dtype=torch.float64).view(-1, 1)
+    x = torch.linspace(-1, 1, width, dtype=torch.float64)
+    scan.offset_bias.table.data = torch.stack([y.expand(-1, width), x.expand(height, -1)] * 3)
+    displacement = torch.rand(2, 4, 5, 2, dtype=torch.float64) - 0.5
+    bias = scan.offset_bias(displacement)
+    torch.testing.assert_close(bias[:, :2].permute(0, 2, 3, 1), displacement / 2)
+    torch.testing.assert_close(
+        scan.sample(torch.zeros(2, DIMS, 4, 5).double(), displacement / 10)[:, 0], displacement[..., 0] / 20
+    )
+
+
+def test_offset_bias_of_the_released_formulation_measures_from_its_own_keys():
+    scan = make_scan('released')
+    y = torch.linspace(-1, 1, 7, dtype=torch.float64).view(-1, 1).expand(7, 7)
+    scan.offset_bias.table.data = torch.stack([y] * DIMS)
+    offset = (torch.rand(1, 7, 7, 2, dtype=torch.float64) - 0.5) / 7
+    read = scan.sample(torch.zeros(1, DIMS, 7, 7).double(), offset)[0, 0]
+    row = torch.arange(7, dtype=torch.float64)
+    key, point = 2 * (row * 7 / 6) / 6 - 1, 2 * (row + 0.5) / 6 - 1
+    # the map is as large as the table, so that the table is read as it is
+    torch.testing.assert_close(read, ((key - point).view(-1, 1) - offset[0, ..., 0]) / 2)
+
+
+def test_order_sorts_reference_plus_offset_and_is_stable():
+    scan = make_scan()
+    # reference -1, -1/3, 1/3, 1: the second is pushed behind the third, the last ties with the second
+    offset = torch.tensor([[0.0, 2 / 3 + 0.1, 0.0, -2 / 3 + 0.1]], dtype=torch.float64)
+    assert scan.token_order(offset).order.tolist() == [[0, 2, 1, 3]]
+    assert scan.token_order(
+        torch.zeros(1, 9, dtype=torch.float64) - torch.linspace(-1, 1, 9).double()
+    ).order.tolist() == [list(range(9))]
+
+
+def test_order_of_a_half_precision_map_has_no_ties():
+    """At L = 66,000 reference indices differ by 3e-5: float16 would tie thousands of them."""
+    scan = make_scan(points=False, offset_bias=False).bfloat16()
+    u = torch.randn(1, DIMS, 200, 330, dtype=torch.bfloat16)
+    _, index_offset = scan.offsets(u)
+    assert index_offset.dtype == torch.float32
+    order = scan.token_order(torch.zeros_like(index_offset)).order
+    assert torch.equal(order[0], torch.arange(66000))
+
+
+@pytest.mark.parametrize('formulation', ['paper', 'released'])
+@pytest.mark.parametrize('size', [(1, 1), (1, 5), (6, 1), (7, 5)], ids=str)
+def test_every_size_and_every_part(formulation, size):
+    u = torch.randn(2, DIMS, *size, dtype=torch.float64)
+    for parts in ({}, {'offset_bias': False}, {'order': False}, {'points': False, 'offset_bias': False}):
+        scan = make_scan(formulation, **parts)
+        tokens, order = scan.tokens(u)
+        assert tokens.isfinite().all()
+        assert (order is None) == (parts.get('order') is False)
+        tokens.sum().backward()
+    nothing = make_scan(formulation, **dict.fromkeys(PARTS, False))
+    tokens, order = nothing.tokens(u)
+    assert order is None and torch.equal(tokens, u.flatten(2))
+    assert not list(nothing.parameters())
+
+
+def test_every_part_has_its_parameters():
+    names = {part: {name for name, _ in make_scan(**{part: False}).named_parameters()} for part in PARTS[1:]}
+    full = {name for name, _ in make_scan().named_parameters()}
+    assert full - names['offset_bias'] == {'offset_bias.table'}
+    assert {n.split('.')[1] for n in full - names['channel_attention']} == {'channel_attention'}
+    assert make_scan(order=False).offset_network.proj.out_channels == 2
+    assert make_scan(points=False, offset_bias=False).offset_network.proj.out_channels == 1
+
+
+def test_kernel_sizes_by_stage():
+    assert [make_scan(stage=s).offset_network.dwconv.kernel_size[0] for s in range(6)] == [9, 7, 5, 3, 3, 3]

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from mmdefmamba.scans import SCANS, ScanContext, StaticScan, build_scan
+from mmdefmamba.scans import base as scans_base
+
+SIZES = [(1, 1), (2, 3), (7, 5), (1, 9), (6, 1), (56, 56)]
+CONTEXT = ScanContext(embed_dims=4)
+
+
+@pytest.mark.parametrize('size', SIZES, ids=str)
+@pytest.mark.parametrize('name', sorted(SCANS.module_dict))
+def test_restore_inverts_every_scan(name, size):
+    torch.manual_seed(0)
+    scan = build_scan(name, CONTEXT)
+    tokens, order = scan.tokens(torch.randn(2, 4, *size))
+    assert tokens.shape == (2, 4, size[0] * size[1])
+    restored = scan.restore(tokens, order)
+    if order is None:
+        assert torch.equal(restored, tokens)
+    else:
+        places = order.order.expand(2, -1)
+        for b in range(2):
+            assert torch.equal(restored[b][:, places[b]], tokens[b])
+            assert places[b].sort().values.tolist() == list(range(size[0] * size[1]))
+
+
+def test_raster_orders():
+    x = torch.arange(6.0).view(1, 1, 2, 3)
+    assert build_scan('raster', CONTEXT).tokens(x)[0].flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert build_scan('raster_reverse', CONTEXT).tokens(x)[0].flatten().tolist() == [5, 4, 3, 2, 1, 0]
+
+
+def test_a_scan_of_ones_own():
+    class Columns(StaticScan):
+        def order(self, height, width):
+            return torch.arange(height * width).view(height, width).t().flatten()
+
+    SCANS.register_module(name='test_columns', module=Columns)
+    try:
+        tokens, _ = build_scan({'type': 'test_columns'}, CONTEXT).tokens(torch.arange(6.0).view(1, 1, 2, 3))
+    finally:
+        del SCANS.module_dict['test_columns']
+    assert tokens.flatten().tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def test_an_order_that_is_no_permutation_is_refused():
+    class Twice(StaticScan):
+        def order(self, height, width):
+            return torch.zeros(height * width, dtype=torch.long)
+
+    with pytest.raises(ValueError, match=r'Twice.order\(2, 3\) is not a permutation of 0..5'):
+        Twice().tokens(torch.zeros(1, 1, 2, 3))
+
+
+def test_cached_orders_are_bounded(monkeypatch):
+    monkeypatch.setattr(scans_base, 'MAX_CACHED_ORDERS', 3)
+    scan = build_scan('raster_reverse', CONTEXT)
+    for width in range(1, 8):
+        scan.tokens(torch.zeros(1, 1, 2, width))
+    assert [key[:2] for key in scan._cached_orders] == [(2, 5), (2, 6), (2, 7)]
+    first = scan.token_order(2, 7, torch.device('cpu'))
+    assert scan.token_order(2, 7, torch.device('cpu')) is first
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        ('rastr', "unknown scan 'rastr', did you mean 'raster'?"),
+        ({'points': False}, 'unknown scan None'),
+        ({'type': 'deformable', 'points': False}, 'offset_bias=True needs points=True'),
+        (
+            {'type': 'deformable', 'points': False, 'order': False, 'offset_bias': False},
+            'channel_attention=True needs points=True or order=True',
+        ),
+        ({'type': 'deformable', 'kernel_size': 4}, 'kernel_size must be odd and positive, got 4'),
+    ],
+)
+def test_wrong_scans_are_named(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        build_scan(cfg, CONTEXT)
+
+
+def test_unknown_formulation_is_refused():
+    with pytest.raises(ValueError, match="got 'printed'"):
+        ScanContext(embed_dims=4, formulation='printed')
