@@ -59,6 +59,11 @@ class Digits(BaseDataset):
         images, labels = load_digits_split(self.split)
         shape = images.shape[1:]
         return [
-            {'img': np.repeat(image[..., None], 3, axis=-1), 'gt_label': int(label), 'img_shape': shape, 'ori_shape': shape}
+            {
+                'img': np.repeat(image[..., None], 3, axis=-1),
+                'gt_label': int(label),
+                'img_shape': shape,
+                'ori_shape': shape,
+            }
             for image, label in zip(images, labels, strict=True)
         ]
