@@ -27,5 +27,5 @@ def test_dataset_items():
 
 
 def test_unknown_split_is_refused():
-    with pytest.raises(ValueError, match="split must be one of .* got 'val'"):
+    with pytest.raises(ValueError, match=r"split must be one of .* got 'val'"):
         DATASETS.build({'type': 'Digits', 'split': 'val'})

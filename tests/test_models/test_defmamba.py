@@ -97,7 +97,7 @@ def test_initialisation():
     expected = torch.arange(1, 17.0).log().expand_as(dssm.A_log)
     assert torch.equal(dssm.A_log, expected) and (dssm.D == 1).all()
     dt = torch.nn.functional.softplus(dssm.dt_proj_bias)
-    assert 1e-3 * 0.999 < dt.min() and dt.max() < 1e-1 * 1.001
+    assert dt.min() > 1e-3 * 0.999 and dt.max() < 1e-1 * 1.001
     assert dssm.dt_rank == 12 and dssm.dt_proj_weight.abs().max() <= 12**-0.5
     assert 0.9 * 192**-0.5 < dssm.x_proj_weight.abs().max() <= 192**-0.5
     assert dssm.in_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)

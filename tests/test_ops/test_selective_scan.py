@@ -189,7 +189,7 @@ def test_named_backend_that_cannot_run_says_why():
 
 
 def test_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match="one of .*'blockwise'.* got 'cuda'"):
+    with pytest.raises(ValueError, match=r"one of .*'blockwise'.* got 'cuda'"):
         selective_scan(**make_inputs(SHAPES['L7']), backend='cuda')
 
 

@@ -14,7 +14,7 @@ MAX_STATES = 256  # a limit compiled into the kernel
 # Items a block of threads works through at a time, by length. Where the length is a multiple, the kernel takes its
 # path of wide loads without bounds checks.
 CHUNKS = (128, 256, 512, 1024, 2048)
-INSTALL = 'MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation mamba-ssm (needs nvcc; see docs/install.md)'
+INSTALL = '`make mamba-recipe` or docs/install.md tells how to build it'
 
 
 def unavailable_reason(u):
