@@ -1,0 +1,3 @@
+_base_ = 'defmamba_pico_digits.py'
+
+model = dict(backbone=dict(formulation='released'))
