@@ -140,6 +140,19 @@ def test_autocast_does_not_lower_the_precision():
     assert all(torch.equal(actual_gradients[name], g) for name, g in expected_gradients.items())
 
 
+def test_no_backend_runs_under_autocast():
+    seen = []
+    inputs = make_inputs(SHAPES['L7'], torch.float32)
+    with torch.autocast('cpu', dtype=torch.bfloat16), use_backend(lambda u, *rest: seen.append(is_autocast()) or u):
+        assert is_autocast()
+        selective_scan(**inputs)
+    assert seen == [False]
+
+
+def is_autocast():
+    return torch.is_autocast_enabled('cpu')
+
+
 def test_large_inputs_stay_finite():
     inputs = make_inputs(SHAPES['L63'], torch.float32)
     for name in ('u', 'delta'):
@@ -282,6 +295,18 @@ def test_mamba_ssm_adapter_matches_reference(kernel, dtype, optional):
         assert gradient.dtype == dtype
         assert relative(gradient, expected_gradients[name]) < tolerance, name
     assert kernel == [128, 128], 'the kernel was not called once each way on its even path'
+
+
+def test_mamba_ssm_adapter_makes_what_the_kernel_wants_of_any_strides_and_dtypes(kernel):
+    """Under autocast some inputs come in half precision and others do not; all come channel-last."""
+    inputs = {name: x.detach() for name, x in make_inputs((1, 2, 3, 4, 128), torch.float32).items()}
+    expected = selective_scan(**inputs, backend='reference')
+    for name in ('u', 'delta', 'B', 'C'):
+        inputs[name] = inputs[name].transpose(1, -1).contiguous().transpose(1, -1)
+    inputs['B'] = inputs['B'].bfloat16()
+    actual = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True)
+    assert actual.dtype == torch.float32 and relative(actual, expected) < 0.01
+    assert kernel == [128]
 
 
 def test_mamba_ssm_adapter_refuses_too_many_states(kernel):
