@@ -56,7 +56,7 @@ def as_paper(model, points=POINTS):
         if 'index and gradient' in points:
             replace(deformable, 'reference_index', _in_paper(deformable.reference_index))
         for scan in scans:
-            if 'bias table' in points:
+            if 'bias table' in points and scan.offset_bias is not None:
                 replace(scan.offset_bias, 'forward', _paper_table(scan))
             if 'index and gradient' in points:
                 replace(scan, 'order_gradient', 'paper')
@@ -73,8 +73,9 @@ def _in_paper(function):
 def _paper_range(offsets):
     def scaled(scan, u):
         point_offset, index_offset = offsets(scan, u)
-        released = [max(size - 1, 1) / size for size in u.shape[-2:]]
-        return point_offset * point_offset.new_tensor(released), index_offset
+        if point_offset is not None:
+            point_offset = point_offset * point_offset.new_tensor([max(size - 1, 1) / size for size in u.shape[-2:]])
+        return point_offset, index_offset
 
     return scaled
 
@@ -102,8 +103,13 @@ def _paper_table(scan):
 
 def paper_twin(model):
     """A paper model with the weights of a released one; its bias tables are those resized, as in :func:`as_paper`."""
-    arch = {'embed_dims': model.embed_dims, 'depths': model.depths}
-    twin = DefMamba(arch, formulation='paper', out_indices=model.out_indices).to(next(model.parameters()))
+    size = next(scan.context.map_size for scan in model.modules() if isinstance(scan, DeformableScan))
+    twin = DefMamba(
+        {'embed_dims': model.embed_dims, 'depths': model.depths},
+        formulation='paper',
+        pretrain_img_size=tuple(4 * side for side in size),  # as far as the first stage can tell
+        out_indices=model.out_indices,
+    ).to(next(model.parameters()))
     weights = model.state_dict()
     for name, parameter in twin.state_dict().items():
         if name.endswith('offset_bias.table'):

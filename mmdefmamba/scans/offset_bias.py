@@ -28,6 +28,16 @@ class OffsetBias(nn.Module):
         self.table = nn.Parameter(torch.empty(context.embed_dims, *size))
         nn.init.trunc_normal_(self.table, std=0.01)
 
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # MMEngine would warn of another size and go on with a random table: scores that nobody can explain.
+        table = state_dict.get(prefix + 'table')
+        if table is not None and table.shape != self.table.shape:
+            raise ValueError(
+                f'{prefix}table is {tuple(table.shape)} in the checkpoint and {tuple(self.table.shape)} in the model: '
+                'it belongs to another formulation, pretrain_img_size or arch'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def forward(self, displacement):
         """Read the table.
 

@@ -3,6 +3,7 @@ import pickle
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner.checkpoint import load_state_dict
 
 from mmdefmamba.models import DMBlock
 from mmdefmamba.scans import ScanContext
@@ -215,3 +216,11 @@ def test_unknown_backend_is_refused_at_the_first_image():
 def test_wrong_images_are_named(shape):
     with pytest.raises(ValueError, match=rf'images must be .* got \({shape[0]}, {shape[1]}, {shape[2]}'):
         build()(torch.zeros(shape))
+
+
+def test_weights_of_the_other_formulation_are_refused():
+    """MMEngine's loader alone would warn and leave the tables at random."""
+    weights = build(formulation='released').state_dict()
+    with pytest.raises(ValueError, match=r'table is \(8, 7, 7\) in the checkpoint and \(8, 56, 56\) in the model'):
+        load_state_dict(build(), weights)
+    load_state_dict(build(formulation='released'), weights, strict=True)

@@ -1,0 +1,373 @@
+"""The authors' released checkpoints, in our naming and back.
+
+Their classification files hold ``model`` and, from training, ``model_ema``; their detection and segmentation files a
+``state_dict`` with ``backbone.`` before the same names, an output norm for each stage and no classifier. Ours are
+named as mmpretrain's ``ImageClassifier`` and any mmdet or mmseg model name them: ``backbone.*`` and ``head.fc.*``.
+Tensors are never changed, only renamed: the released layouts are ours.
+
+Source: names and shapes of the authors' implementation, https://github.com/leiyeliu/DefMamba.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import pickle
+import re
+import statistics
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+
+from ..compat import load_safely, trust_checkpoints
+from ..models import ARCHITECTURES, DefMamba
+from ..version import __version__
+
+SCHEME = 'released://'
+
+# (ours, theirs), each less a final `.weight` or `.bias`; {i} is a stage, {j} a block of it.
+_BACKBONE = (
+    ('stem.0.conv', 'patch_embed.0'),
+    ('stem.0.norm', 'patch_embed.2'),
+    ('stem.2.conv', 'patch_embed.5'),
+    ('stem.2.norm', 'patch_embed.7'),
+    ('downsamples.{i}.conv', 'layers.{i}.downsample.1'),
+    ('downsamples.{i}.norm', 'layers.{i}.downsample.3'),
+    *(
+        (f'stages.{{i}}.{{j}}.{ours}', f'layers.{{i}}.blocks.{{j}}.{theirs}')
+        for ours, theirs in (
+            ('norm1', 'norm'),
+            ('dssm.in_proj', 'op.in_proj'),
+            ('dssm.conv', 'op.conv2d'),
+            ('dssm.x_proj_weight', 'op.x_proj_weight'),
+            ('dssm.dt_proj_weight', 'op.dt_projs_weight'),
+            ('dssm.dt_proj_bias', 'op.dt_projs_bias'),
+            ('dssm.A_log', 'op.A_logs'),
+            ('dssm.D', 'op.Ds'),
+            ('dssm.scans.2.offset_network.dwconv', 'op.DS.conv_offset.conv1'),
+            ('dssm.scans.2.offset_network.channel_attention.fc1', 'op.DS.conv_offset.ca.0'),
+            ('dssm.scans.2.offset_network.channel_attention.fc2', 'op.DS.conv_offset.ca.2'),
+            ('dssm.scans.2.offset_network.norm', 'op.DS.conv_offset.ln'),
+            ('dssm.scans.2.offset_network.proj', 'op.DS.conv_offset.conv2'),
+            ('dssm.scans.2.offset_bias.table', 'op.DS.rpe_table'),
+            ('dssm.out_proj', 'op.out_proj'),
+            ('norm2', 'norm2'),
+            ('ffn.0', 'mlp.fc1'),
+            ('ffn.2', 'mlp.fc2'),
+        )
+    ),
+)
+_LISTED = 20  # names in an error message
+
+
+class Network(NamedTuple):
+    """What the shapes in a checkpoint say about its network.
+
+    ``arch`` is 'tiny', 'small', 'base', or a dict of ``embed_dims`` and ``depths``; ``formulation`` 'paper' or
+    'released'; ``num_classes`` None without a classification head.
+    """
+
+    arch: str | dict
+    formulation: str
+    num_classes: int | None
+
+
+def convert_released(checkpoint, ema=False):
+    """Rename the authors' parameters to ours.
+
+    Args:
+        checkpoint: a whole file as loaded, or its state dict alone; of the authors' classification, detection or
+            segmentation. ``module.`` before all names, from distributed training, is dropped.
+        ema: take the averaged weights, ``model_ema``.
+
+    Returns:
+        A state dict, the same tensors as given: ``backbone.*`` and, of a classification file, ``head.fc.*`` with the
+        classifier's norm as the last stage's output norm. Of a detection or segmentation file all four output norms,
+        and whatever does not begin with ``backbone.`` (neck, heads: mmdet's and mmseg's names) unchanged.
+
+    Raises:
+        ValueError: no weights in the file, no DefMamba, names missing or left over, or shapes that do not fit their
+            neighbours; all are listed, in the file's own naming.
+    """
+    weights = _weights(checkpoint, ema)
+    if any(name.startswith('backbone.stages.') for name in weights):
+        raise ValueError('these weights are in the naming of mmdefmamba already: load them as they are')
+    stages = _num_stages(weights, r'(?:backbone\.)?layers\.(\d+)\.')
+    if not stages:
+        raise ValueError(
+            f'no checkpoint of a DefMamba: none of its {len(weights)} parameters ({_listed(weights, 5)}) is named '
+            "as in the authors' implementation, layers.<stage>.blocks.<block>.*"
+        )
+    names = _Names(any(name.startswith('backbone.') for name in weights), stages)
+    converted = {names.ours(name): weight for name, weight in weights.items()}
+    _check(weights, converted, names)
+    return converted
+
+
+def export_released(state_dict):
+    """The inverse of :func:`convert_released`: our parameters in the authors' naming, bit for bit.
+
+    Args:
+        state_dict: of a classifier (``backbone.*`` with the last output norm alone, ``head.fc.*``), or of a detector
+            or segmentor with all output norms, whose other parameters stay as they are.
+
+    Returns:
+        A state dict for the authors' code, the same tensors as given; save it as ``{'model': ...}``
+        (classification) or ``{'state_dict': ...}``.
+
+    Raises:
+        ValueError: another formulation than 'released', other scans, or anything else that the authors' code has
+            no name or no place for.
+    """
+    network = infer_network(state_dict)
+    if network.formulation != 'released':
+        raise ValueError(
+            f"the authors' code computes formulation='released', these weights belong to {network.formulation!r}: "
+            'it could load neither their offset bias tables nor what they mean'
+        )
+    stages = _num_stages(state_dict, r'backbone\.stages\.(\d+)\.')
+    output_norms = {name.split('.')[1] for name in state_dict if re.match(r'backbone\.norm\d+\.', name)}
+    classifier = network.num_classes is not None and output_norms <= {f'norm{stages - 1}'}
+    names = _Names(not classifier, stages)
+    exported = {names.theirs(name): weight for name, weight in state_dict.items()}
+    if len(exported) < len(state_dict):
+        raise ValueError("some parameters are here twice, in mmdefmamba's naming and in the authors'")
+    _check(exported, state_dict, names)
+    return exported
+
+
+def infer_network(state_dict):
+    """Tell arch, formulation and number of classes from a state dict in our naming.
+
+    Args:
+        state_dict: with ``backbone.*`` and perhaps ``head.fc.*``.
+
+    Returns:
+        A :class:`Network`. The formulation shows in the offset bias tables: 7 x 7 in every stage is 'released'; in
+        the paper's they halve from stage to stage, so that its last one may be 7 x 7 as well.
+
+    Raises:
+        ValueError: no DefMamba backbone, a stage or all offset bias tables are missing, or tables that belong to
+            neither formulation.
+    """
+    embed_dims, depths = _sizes(state_dict)
+    arch = {'embed_dims': embed_dims, 'depths': depths}
+    arch = next((name for name, known in ARCHITECTURES.items() if known == arch), arch)
+    tables = {}
+    for name, weight in state_dict.items():
+        match = re.fullmatch(r'backbone\.stages\.(\d+)\.\d+\.dssm\.scans\.\d+\.offset_bias\.table', name)
+        if match:
+            tables.setdefault(int(match[1]), set()).add(tuple(weight.shape[1:]))
+    if sorted(tables) != list(range(len(depths))) or any(len(sizes) > 1 for sizes in tables.values()):
+        raise ValueError(f'every stage needs offset bias tables of one size to tell the formulation, got {tables}')
+    sizes = [tables[stage].pop() for stage in range(len(depths))]
+    if all(size == (7, 7) for size in sizes):
+        formulation = 'released'
+    elif all(len(size) == 2 for size in sizes) and all(
+        tuple(-(-side // 2) for side in size) == after for size, after in itertools.pairwise(sizes)
+    ):
+        formulation = 'paper'
+    else:
+        raise ValueError(
+            f"offset bias tables of sizes {sizes} belong to no formulation: 'released' has 7 x 7 in every stage, in "
+            "'paper' each stage has half the size of the one before"
+        )
+    head = state_dict.get('head.fc.weight')
+    return Network(arch, formulation, None if head is None else head.shape[:1].numel())
+
+
+def convert_file(source, target, ema=False, trust=False):
+    """Convert a file of the authors into a checkpoint for any OpenMMLab tool.
+
+    Args:
+        source: path of the authors' file.
+        target: path of the checkpoint to write, replaced whole or not at all.
+        ema: take the averaged weights, ``model_ema``.
+        trust: load whatever is pickled in the file: its author can run any code here.
+
+    Returns:
+        What was written, a dict with ``state_dict`` and ``meta``: arch, formulation, num_classes, ema, name and
+        sha256 of the source, version of mmdefmamba.
+
+    Raises:
+        ValueError: ``target`` is ``source``, or what :func:`convert_released` raises.
+        pickle.UnpicklingError: the file brings more than tensors and plain data, and is not trusted.
+        OSError, RuntimeError: a file that is not there, is damaged, or cannot be written.
+    """
+    if os.path.realpath(source) == os.path.realpath(target):
+        raise ValueError(f'{target} is the file to convert: give the converted one another name')
+    with _authors_file(), trust_checkpoints(source) if trust else contextlib.nullcontext():
+        state_dict = convert_released(load_safely(source, 'cpu'), ema)
+    network = infer_network(state_dict)
+    meta = network._asdict() | {
+        'ema': ema,
+        'source': os.path.basename(source),
+        'source_sha256': hashlib.sha256(Path(source).read_bytes()).hexdigest(),
+        'mmdefmamba_version': __version__,
+    }
+    checkpoint = {'meta': meta, 'state_dict': state_dict}
+    # written beside the target and moved: nobody ever sees half a file
+    part = f'{target}.{os.getpid()}.part'
+    try:
+        with open(part, 'xb') as file:
+            torch.save(checkpoint, file)
+        os.replace(part, target)
+    finally:
+        Path(part).unlink(missing_ok=True)
+    return checkpoint
+
+
+@CheckpointLoader.register_scheme(prefixes=SCHEME)
+def load_from_released(filename, map_location=None):
+    """Load a file of the authors wherever MMEngine takes a checkpoint: ``released://`` before its path or URL.
+
+    For ``init_cfg``, ``load_from`` and the command line of every tool. Said, not guessed from the names in a file:
+    what is loaded without the scheme stays what is in the file. (MMEngine's log line cuts ten letters, `load_from_`.)
+
+    Returns:
+        A dict with ``meta`` (arch, formulation, num_classes) and ``state_dict``.
+    """
+    source = filename.removeprefix(SCHEME)
+    with _authors_file():
+        state_dict = convert_released(CheckpointLoader.load_checkpoint(source, map_location))
+    network = infer_network(state_dict)
+    print_log(
+        f"converted {source} from the authors' naming: arch {network.arch}, needs formulation='released'",
+        logger='current',
+    )
+    return {'meta': network._asdict(), 'state_dict': state_dict}
+
+
+@contextlib.contextmanager
+def _authors_file():
+    """Read one of the authors' files; say what to do where it is refused."""
+    try:
+        # their training pickles its settings, a CfgNode: a dict, and read as no more than that
+        with torch.serialization.safe_globals([(OrderedDict, 'yacs.config.CfgNode')]):
+            yield
+    except pickle.UnpicklingError as error:
+        raise pickle.UnpicklingError(
+            f"{error} In the authors' classification files the weights are under 'model': re-save that, or, trusting "
+            'the file, convert it with `tools/model_converters/convert_released.py --trust`.'
+        ) from error
+
+
+class _Names:
+    """The two namings of one kind of file; a name that the other side does not know stays as it is."""
+
+    def __init__(self, downstream, stages):
+        prefix = 'backbone.' if downstream else ''
+        pairs = [(f'backbone.{ours}', prefix + theirs) for ours, theirs in _BACKBONE]
+        if downstream:
+            pairs += [('backbone.norm{i}', 'backbone.outnorm{i}')]
+        else:
+            pairs += [(f'backbone.norm{stages - 1}', 'classifier.norm'), ('head.fc', 'classifier.head')]
+        self.downstream = downstream
+        self._to_ours = [(_pattern(theirs), ours + '{leaf}') for ours, theirs in pairs]
+        self._to_theirs = [(_pattern(ours), theirs + '{leaf}') for ours, theirs in pairs]
+
+    def ours(self, name):
+        return self._renamed(name, self._to_ours)
+
+    def theirs(self, name):
+        return self._renamed(name, self._to_theirs)
+
+    def others(self, name):
+        """Whether a name of an authors' file belongs to a neck or head, whose names are none of our business."""
+        return self.downstream and not re.match(r'(backbone|patch_embed|layers|outnorm\d+|classifier)\.', name)
+
+    @staticmethod
+    def _renamed(name, table):
+        for pattern, template in table:
+            match = pattern.fullmatch(name)
+            if match:
+                return template.format(**match.groupdict())
+        return name
+
+
+def _pattern(name):
+    numbers = re.sub(r'\\{([ij])\\}', r'(?P<\1>\\d+)', re.escape(name))
+    return re.compile(numbers + r'(?P<leaf>(?:\.weight|\.bias)?)')
+
+
+def _weights(checkpoint, ema):
+    """The state dict of a file, or the state dict itself, without ``module.``."""
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f'a checkpoint must be a dict, got {type(checkpoint).__name__}')
+    part = 'model_ema' if ema else next((part for part in ('model', 'state_dict') if part in checkpoint), None)
+    if part is not None and part not in checkpoint:
+        raise ValueError(f'no averaged weights, {part!r}, in a checkpoint of {_listed(checkpoint)}')
+    weights = checkpoint if part is None else checkpoint[part]
+    place = 'the checkpoint' if part is None else repr(part)
+    if not isinstance(weights, Mapping):
+        raise ValueError(f'{place} must hold a state dict, got {type(weights).__name__}')
+    odd = [name for name, weight in weights.items() if not isinstance(weight, torch.Tensor)]
+    if odd or not weights:
+        hint = "; weights are looked for in 'model', 'state_dict' and the checkpoint itself" if part is None else ''
+        raise ValueError(f'{place} must hold tensors alone, got others in {_listed(odd) or "it: nothing"}{hint}')
+    module = 'module.' if all(name.startswith('module.') for name in weights) else ''
+    return {name.removeprefix(module): weight for name, weight in weights.items()}
+
+
+def _num_stages(names, pattern):
+    return 1 + max((int(match[1]) for match in map(re.compile(pattern).match, names) if match), default=-1)
+
+
+def _sizes(state_dict):
+    """embed_dims and depths, tuples of one number a stage, from a state dict in our naming."""
+    depths, dims = {}, {}
+    for name, weight in state_dict.items():
+        match = re.match(r'backbone\.stages\.(\d+)\.(\d+)\.(norm[12]\.)?', name)
+        if match:
+            stage = int(match[1])
+            depths[stage] = max(depths.get(stage, 0), int(match[2]) + 1)
+            if match[3]:
+                dims.setdefault(stage, []).append(weight.numel())
+    stages = range(max(depths, default=0) + 1)
+    if lost := [stage for stage in stages if stage not in dims]:
+        raise ValueError(f'no norms of blocks in stage {lost}: a whole stage is missing, or this is no DefMamba')
+    # the most frequent width: one parameter of another shape is the odd one, not all the others
+    return tuple(statistics.mode(dims[stage]) for stage in stages), tuple(depths[stage] for stage in stages)
+
+
+def _check(theirs, ours, names):
+    """Compare a state dict, given in both namings, with what the released network has; raise on any difference."""
+    embed_dims, depths = _sizes(ours)
+    last = len(depths) - 1
+    with torch.random.fork_rng(devices=[]):  # a checkpoint that is loaded must not change what is drawn after
+        model = DefMamba(
+            {'embed_dims': embed_dims, 'depths': depths},
+            formulation='released',
+            out_indices=range(last + 1) if names.downstream else last,
+        )
+    expected = {f'backbone.{name}': tuple(weight.shape) for name, weight in model.state_dict().items()}
+    if not names.downstream:
+        head = ours.get('head.fc.bias', ours.get('head.fc.weight'))
+        classes = 0 if head is None else head.shape[:1].numel()
+        expected |= {'head.fc.weight': (classes, embed_dims[-1]), 'head.fc.bias': (classes,)}
+    expected = {names.theirs(name): shape for name, shape in expected.items()}
+    found = {name: tuple(weight.shape) for name, weight in theirs.items() if not names.others(name)}
+    problems = {
+        'missing': [name for name in expected if name not in found],
+        'unexpected': [name for name in found if name not in expected],
+        'of another shape': [
+            f'{name} {found[name]} instead of {shape}'
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    if any(problems.values()):
+        listed = '; '.join(f'{len(found)} {problem}: {_listed(found)}' for problem, found in problems.items() if found)
+        raise ValueError(
+            f'not the parameters of a released DefMamba with embed_dims {embed_dims} and depths {depths}: {listed}'
+        )
+
+
+def _listed(names, most=_LISTED):
+    names = [str(name) for name in names]
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
