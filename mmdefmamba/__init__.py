@@ -9,6 +9,6 @@ from .version import __version__
 
 compat.apply()  # before anything below imports mmcv or a registry
 
-from . import converters, datasets, models  # noqa: E402
+from . import converters, datasets, engine, models  # noqa: E402
 
-__all__ = ['__version__', 'compat', 'converters', 'datasets', 'models']
+__all__ = ['__version__', 'compat', 'converters', 'datasets', 'engine', 'models']

@@ -1,0 +1,57 @@
+"""The package's metadata; everything else is configured in pyproject.toml."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+# Import names, where they are not the distribution's.
+IMPORT_NAMES = {'mmcv-lite': 'mmcv', 'mmsegmentation': 'mmseg'}
+
+
+def read(path):
+    return (ROOT / path).read_text('utf-8')
+
+
+def requirements(name):
+    lines = (line.split('#')[0].strip() for line in read(f'requirements/{name}.txt').splitlines())
+    return [line for line in lines if line]
+
+
+def unprovided(requirements):
+    """Leave out what is there to import already, from whichever distribution.
+
+    Full mmcv and mmcv-lite, and OpenMMLab's packages and their forks, have the same import names: pip would install
+    one over the files of the other.
+    """
+    imports = {}
+    for requirement in requirements:
+        name = re.match(r'[\w-]+', requirement)[0]
+        imports[requirement] = IMPORT_NAMES.get(name, name)
+    code = f'from importlib.util import find_spec; print(*(n for n in {[*imports.values()]} if find_spec(n) is None))'
+    # -E: without the PYTHONPATH behind which pip hides the environment that is installed into.
+    missing = subprocess.run([sys.executable, '-E', '-c', code], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [requirement for requirement, name in imports.items() if name in missing.split()]
+
+
+setup(
+    name='mmdefmamba',
+    version=re.search(r"__version__ = '(.+)'", read('mmdefmamba/version.py'))[1],
+    description='The DefMamba vision backbone for OpenMMLab: classification, detection, segmentation',
+    long_description=read('README.md') if (ROOT / 'README.md').exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    keywords=['computer vision', 'mamba', 'state space model', 'backbone'],
+    classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+    packages=find_packages(include=['mmdefmamba', 'mmdefmamba.*']),
+    python_requires='>=3.10',
+    install_requires=requirements('runtime') + unprovided(requirements('openmmlab')),
+    extras_require={
+        'dev': ['pytest', 'ruff'],
+        'mamba': ['mamba-ssm'],  # `make mamba-recipe` tells how to build its kernels
+        'mmcv': ['mmcv>=2.0.0,<2.2.0'],  # docs/install.md tells how to build its operators
+    },
+)

@@ -1,0 +1,56 @@
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+
+from mmdefmamba.engine.instance_tta import InstanceTTAModel
+
+HEIGHT, WIDTH = 20, 30
+
+
+class Module(BaseModel):
+    def forward(self, inputs, data_samples=None, mode='predict'):
+        raise AssertionError('merging predictions needs none')
+
+
+def view(boxes, scores, labels, flip):
+    """A prediction of one view; the masks are the boxes, filled."""
+    masks = torch.zeros(len(boxes), HEIGHT, WIDTH, dtype=torch.bool)
+    for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
+        mask[top:bottom, left:right] = True
+    meta = dict(ori_shape=(HEIGHT, WIDTH), flip=flip, flip_direction='horizontal' if flip else None)
+    instances = InstanceData(
+        bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        scores=torch.tensor(scores),
+        labels=torch.tensor(labels, dtype=torch.long),
+        masks=masks,
+    )
+    return DetDataSample(metainfo=meta, pred_instances=instances)
+
+
+def merge(*views, max_per_img=10):
+    tta_cfg = ConfigDict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=max_per_img)
+    model = InstanceTTAModel(tta_cfg=tta_cfg, module=Module())
+    return model.merge_preds([list(views)])[0].pred_instances
+
+
+def test_masks_of_mirrored_views_come_back_with_their_boxes():
+    plain = view([[2, 3, 8, 9]], [0.6], [1], flip=False)
+    # the same object, mirrored, with a higher score; and one that only this view has
+    mirrored = view([[22, 3, 28, 9], [0, 10, 5, 18]], [0.9, 0.5], [1, 4], flip=True)
+    merged = merge(plain, mirrored)
+    torch.testing.assert_close(merged.bboxes, torch.tensor([[2.0, 3, 8, 9], [25, 10, 30, 18]]))
+    torch.testing.assert_close(merged.scores, torch.tensor([0.9, 0.5]))
+    assert merged.labels.tolist() == [1, 4]
+    for mask, (left, top, right, bottom) in zip(merged.masks, merged.bboxes.int().tolist(), strict=True):
+        assert mask[top:bottom, left:right].all()
+        assert mask.sum() == (bottom - top) * (right - left)
+    assert len(merge(plain, mirrored, max_per_img=1)) == 1
+
+
+def test_an_image_without_predictions_stays_without():
+    empty = [view([], [], [], flip) for flip in (False, True)]
+    merged = merge(*empty)
+    assert merged.bboxes.shape == (0, 4)
+    assert merged.masks.shape == (0, HEIGHT, WIDTH)

@@ -1,0 +1,21 @@
+"""Test a checkpoint: classification, detection or segmentation."""
+
+import mmengine
+from mmengine.dist import is_main_process
+
+import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+from mmdefmamba.engine import cli
+
+
+def main(argv=None):
+    args = cli.test_parser().parse_args(argv)
+    runner = cli.build_runner(cli.test_config(args))
+    if args.out and args.out_item == 'pred':
+        cli.add_dump(runner, args.out)
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics' and is_main_process():
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    main()

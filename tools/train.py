@@ -1,0 +1,14 @@
+"""Train a model: classification, detection or segmentation."""
+
+import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+from mmdefmamba.engine import cli
+
+
+def main(argv=None):
+    args = cli.train_parser().parse_args(argv)
+    runner = cli.build_runner(cli.train_config(args))
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
