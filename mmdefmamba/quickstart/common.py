@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from ..analysis import config_complexity
+from ..ops.selective_scan import auto_backend
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -62,7 +64,7 @@ def cost_rows(cfg, shape):
     return [
         ('parameters', f'{counts["params"] / 1e6:.3f} M'),
         (f'FLOPs at {height} x {width}, scan included', f'{counts["flops"] / 1e6:.1f} M'),
-        ('selective scan backend', 'blockwise' if not torch.cuda.is_available() else 'auto (see the log)'),
+        ('selective scan backend', auto_backend(torch.empty(0, device=get_device()))[0]),
         ('threads', str(torch.get_num_threads())),
     ]
 

@@ -88,25 +88,30 @@ def use_backend(backend):
         _forced_backend = before
 
 
+def auto_backend(u):
+    """What 'auto' chooses for a tensor like ``u``: the backend's name, and why."""
+    if not u.is_cuda:
+        return 'blockwise', f'tensors on {u.device.type}'
+    reason = unavailable_reason('mamba_ssm', u)
+    if reason is None:
+        return 'mamba_ssm', 'CUDA tensors and its kernel is installed'
+    return 'blockwise', f'slow on CUDA; mamba_ssm cannot run: {reason}'
+
+
 def _choose(backend, u):
     if callable(backend):
         return backend
-    if backend != 'auto':
-        reason = unavailable_reason(backend, u)
-        if reason is not None:
-            raise RuntimeError(f'selective_scan backend {backend!r} cannot run: {reason}')
+    if backend == 'auto':
+        backend, why = auto_backend(u)
+        if (backend, why) not in _logged_choices:
+            _logged_choices.add((backend, why))
+            level = logging.WARNING if u.is_cuda and backend == 'blockwise' else logging.INFO
+            print_log(f'selective_scan: backend {backend} ({why})', logger='current', level=level)
         return BACKENDS[backend][0]
-    if u.is_cuda:
-        reason = unavailable_reason('mamba_ssm', u)
-        name = 'blockwise' if reason else 'mamba_ssm'
-        why = f'mamba_ssm cannot run: {reason}' if reason else 'CUDA tensors and its kernel is installed'
-        level = logging.WARNING if reason else logging.INFO
-    else:
-        name, why, level = 'blockwise', f'tensors on {u.device.type}', logging.INFO
-    if (name, why) not in _logged_choices:
-        _logged_choices.add((name, why))
-        print_log(f'selective_scan: backend {name} ({why})', logger='current', level=level)
-    return BACKENDS[name][0]
+    reason = unavailable_reason(backend, u)
+    if reason is not None:
+        raise RuntimeError(f'selective_scan backend {backend!r} cannot run: {reason}')
+    return BACKENDS[backend][0]
 
 
 def _check(u, delta, A, B, C, D, delta_bias):
