@@ -24,10 +24,10 @@ def run(work_dir, cfg_options=None):
         top-1 accuracy on the held-out fifth, in percent.
     """
     cfg = load_config(CONFIG, work_dir, cfg_options)
-    metrics, model, checkpoint, seconds = train_and_test(cfg)
-    model.eval()
+    metrics, tester, checkpoint, seconds = train_and_test(cfg)
+    model = tester.model.eval()
 
-    data = next(iter(_test_loader(cfg)))
+    data = next(iter(tester.test_dataloader))
     batch = model.data_preprocessor(data)
     samples, traces = trace_deformable(model, **batch, mode='predict')
     images, labels = load_digits_split('test')
@@ -51,12 +51,6 @@ def run(work_dir, cfg_options=None):
         ],
     )
     return accuracy
-
-
-def _test_loader(cfg):
-    from mmengine.runner import Runner
-
-    return Runner.build_dataloader(cfg.test_dataloader)
 
 
 def _chosen(labels, predictions):

@@ -33,7 +33,7 @@ def train_and_test(cfg):
     """Train, then test the saved checkpoint with a runner of its own.
 
     Returns:
-        metrics of the test (dict), the tested model, the checkpoint's path, seconds of training.
+        metrics of the test (dict), the runner that tested, the checkpoint's path, seconds of training.
     """
     start = time.perf_counter()
     Runner.from_cfg(cfg).train()
@@ -43,8 +43,7 @@ def train_and_test(cfg):
     # a new name: MMEngine keeps the runners and loggers of a process apart by it
     test_cfg.update(load_from=checkpoint, resume=False, experiment_name=f'{Path(cfg.work_dir).name}_test')
     tester = Runner.from_cfg(test_cfg)
-    metrics = tester.test()
-    return metrics, tester.model, checkpoint, seconds
+    return tester.test(), tester, checkpoint, seconds
 
 
 @torch.no_grad()

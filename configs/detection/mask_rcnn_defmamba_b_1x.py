@@ -1,0 +1,2 @@
+_base_ = './mask_rcnn_defmamba_s_1x.py'
+model = dict(backbone=dict(arch='base', drop_path_rate=0.4))

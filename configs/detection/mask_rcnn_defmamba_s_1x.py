@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/detection/mask_rcnn_defmamba.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/detection/schedule_1x.py',
+    '../_base_/detection/tta.py',
+    'mmdet::_base_/default_runtime.py',
+]

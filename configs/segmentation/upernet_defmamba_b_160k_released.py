@@ -1,0 +1,2 @@
+_base_ = './upernet_defmamba_b_160k.py'
+model = dict(backbone=dict(formulation='released'))

@@ -1,0 +1,104 @@
+"""DefMamba's rows of the paper's tables, with what this code counts and measures beside them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from mmengine.config import Config
+
+from .config_complexity import config_complexity
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Row(NamedTuple):
+    """A row of the paper. ``scores``: by the name that a metafile's ``Results`` give the metric. None: not printed."""
+
+    table: str
+    arch: str
+    config: str
+    params: str | None
+    flops: str
+    scores: dict
+
+
+_CLASSIFICATION, _DETECTION, _SEGMENTATION = (
+    'configs/classification/defmamba_{}_in1k.py',
+    'configs/detection/mask_rcnn_defmamba_{}_1x.py',
+    'configs/segmentation/upernet_defmamba_{}_160k.py',
+)
+_AP = ('box AP', 'box AP50', 'box AP75', 'mask AP', 'mask AP50', 'mask AP75')
+_IOU = ('mIoU', 'mIoU(ms+flip)')
+
+
+def _scores(names, *values):
+    return dict(zip(names, values, strict=True))
+
+
+PAPER = (
+    Row('1', 'tiny', _CLASSIFICATION.format('t'), '8M', '1.2G', {'Top 1 Accuracy': 78.6}),
+    Row('1', 'small', _CLASSIFICATION.format('s'), '32M', '4.8G', {'Top 1 Accuracy': 83.5}),
+    Row('1', 'base', _CLASSIFICATION.format('b'), '51M', '8.5G', {'Top 1 Accuracy': 84.2}),
+    Row('2', 'small', _DETECTION.format('s'), None, '268G', _scores(_AP, 47.5, 69.6, 51.7, 42.8, 66.3, 46.2)),
+    Row('B2', 'base', _DETECTION.format('b'), None, '349G', _scores(_AP, 48.7, 70.5, 53.8, 43.7, 67.7, 47.0)),
+    Row('3', 'small', _SEGMENTATION.format('s'), '65M', '946G', _scores(_IOU, 48.8, 49.6)),
+    Row('C3', 'base', _SEGMENTATION.format('b'), '84M', '1024G', _scores(_IOU, 50.8, 51.7)),
+)
+HEADER = (
+    'Table',
+    'Arch',
+    'Params: paper',
+    'here',
+    'FLOPs: paper',
+    'here',
+    'with the scan',
+    'Score',
+    'paper',
+    'measured',
+)
+
+
+def paper_tables(tables=None, root=ROOT, count=config_complexity):
+    """The rows, as a Markdown table, one line a score.
+
+    Args:
+        tables: names of tables, '1', '2', '3', 'B2', 'C3'; all by default.
+        root: of the repository, where configs and metafiles are.
+        count: as :func:`config_complexity`; it takes a minute for each row of detection and segmentation.
+
+    Returns:
+        The text. FLOPs are multiply-adds at the paper's image sizes, without the selective scan as the paper counts,
+        and with it. Measured scores are the metafiles' ``Results``, '-' where there are none.
+
+    Raises:
+        ValueError: a table that has no row.
+    """
+    known = list(dict.fromkeys(row.table for row in PAPER))
+    for table in tables or ():
+        if table not in known:
+            raise ValueError(f'table must be one of {known}, got {table!r}')
+    root = Path(root)
+    lines = [HEADER, ('---',) * len(HEADER)]
+    for row in PAPER:
+        if tables and row.table not in tables:
+            continue
+        counts, _ = count(Config.fromfile(root / row.config))
+        costs = (
+            row.params or '-',
+            f'{counts["params"] / 1e6:.2f}M',
+            row.flops,
+            f'{counts["flops_without_scan"] / 1e9:.2f}G',
+            f'{counts["flops"] / 1e9:.2f}G',
+        )
+        measured = measured_scores(root, row.config)
+        for i, (name, score) in enumerate(row.scores.items()):
+            first = (row.table, row.arch, *costs) if i == 0 else ('',) * 7
+            lines.append((*first, name, f'{score:.1f}', measured.get(name, '-')))
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def measured_scores(root, config):
+    """Metrics that the metafile beside a config gives for it, ``{name: value}``."""
+    entries = yaml.safe_load((Path(root) / config).with_name('metafile.yml').read_text())['Models']
+    results = [result for entry in entries if entry['Config'] == config for result in entry.get('Results', ())]
+    return {name: value for result in results for name, value in result['Metrics'].items()}

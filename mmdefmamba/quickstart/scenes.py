@@ -1,0 +1,90 @@
+"""What detection and segmentation share: digit scenes as data, and a picture of truth beside prediction."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ..datasets.digit_scenes import IMAGE_SIZE, write_digit_scenes
+from .common import cost_rows, images_per_second, load_config, print_table, train_and_test
+
+TRAIN, VAL = 1600, 200
+ZOOM = 3  # digits and labels are drawn on images of this many times their size
+COLUMNS = 2
+
+
+def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows, enlarge):
+    """Write the scenes, train, test the saved checkpoint, print a table and draw a picture.
+
+    Args:
+        config: name of the config.
+        work_dir: where data, log, checkpoint and picture go.
+        cfg_options: dict of dotted keys that override the config.
+        train, val: number of scenes.
+        title: of the table.
+        score_rows: rows of the table, (name, key of the test's metrics, factor to percent).
+        enlarge: makes a tested data sample, in place, ``ZOOM`` times as large.
+
+    Returns:
+        the test's metrics.
+    """
+    work_dir = Path(work_dir)
+    write_digit_scenes(work_dir / 'data', train, val)
+    cfg = load_config(config, work_dir)
+    _use_data(cfg, f'{work_dir}/data/')
+    cfg.merge_from_dict(cfg_options or {})
+    metrics, tester, checkpoint, seconds = train_and_test(cfg)
+    model = tester.model.eval()
+
+    batch = _first_scenes_with_digits(tester.test_dataloader, 6)
+    with torch.no_grad():
+        samples = model.test_step(batch)
+    picture = work_dir / 'predictions.png'
+    _draw(picture, batch['inputs'], samples, enlarge, tester.visualizer)
+    speed = images_per_second(lambda: model.test_step(batch), len(samples))
+    print_table(
+        title,
+        [
+            *((name, f'{metrics[key] * factor:.1f} %') for name, key, factor in score_rows),
+            ('scenes, training and validation', f'{train} and {val}, {IMAGE_SIZE} x {IMAGE_SIZE}'),
+            ('training', f'{seconds / 60:.1f} minutes'),
+            *cost_rows(cfg, (IMAGE_SIZE,)),
+            ('images/s, inference', f'{speed:.0f}'),
+            ('checkpoint', checkpoint),
+            ('picture, truth left and prediction right', str(picture)),
+        ],
+    )
+    return metrics
+
+
+def _use_data(cfg, root):
+    for phase in ('train', 'val', 'test'):
+        cfg[f'{phase}_dataloader'].dataset.data_root = root
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        if 'ann_file' in evaluator:
+            evaluator.ann_file = evaluator.ann_file.replace(cfg.data_root, root)
+
+
+def _first_scenes_with_digits(loader, count):
+    """The first validation scenes that are not empty, collated."""
+    chosen = []
+    for item in loader.dataset:
+        sample = item['data_samples']
+        truth = sample.gt_instances if 'gt_instances' in sample else sample.gt_sem_seg.data.unique()[1:]
+        chosen += [item] if len(truth) else []
+        if len(chosen) == count:
+            break
+    return loader.collate_fn(chosen)
+
+
+def _draw(path, images, samples, enlarge, visualizer):
+    pairs = []
+    for image, sample in zip(images, samples, strict=True):
+        image = image.permute(1, 2, 0).numpy()[..., ::-1].repeat(ZOOM, 0).repeat(ZOOM, 1)
+        enlarge(sample, ZOOM)
+        visualizer.add_datasample('scene', np.ascontiguousarray(image), sample, out_file=str(path))
+        pairs.append(cv2.imread(str(path)))
+    rows = [np.hstack(pairs[i : i + COLUMNS]) for i in range(0, len(pairs) - len(pairs) % COLUMNS, COLUMNS)]
+    if not cv2.imwrite(str(path), np.vstack(rows or pairs)):
+        raise OSError(f'cannot write {path}')

@@ -1,0 +1,201 @@
+"""Every config of every tree, at the size it has, on images small enough for a CPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+
+import mmdefmamba  # noqa: F401  before the libraries' models
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+TREES = ('classification', 'detection', 'segmentation')
+NAMES = sorted(str(path.relative_to(CONFIGS)) for tree in TREES for path in (CONFIGS / tree).glob('*.py'))
+SIDE = 64
+# The full models, on few proposals: the box head alone would take most of the time.
+FEW_PROPOSALS = {'model.train_cfg.rpn_proposal.max_per_img': 20, 'model.train_cfg.rcnn.sampler.num': 12}
+
+
+def build(name):
+    cfg = Config.fromfile(CONFIGS / name)
+    init_default_scope(cfg.default_scope)
+    if name.startswith('segmentation'):
+        cfg.merge_from_dict({'model.data_preprocessor.size': (SIDE, SIDE)})
+    if name.startswith('detection'):
+        cfg.merge_from_dict(FEW_PROPOSALS)
+    if name.startswith('classification'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return cfg, MODELS.build(cfg.model)
+
+
+def batch(model, tree):
+    """Two images with labels, before the data preprocessor."""
+    inputs = [torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
+    meta = dict(img_shape=(SIDE, SIDE), ori_shape=(SIDE, SIDE), scale_factor=(1.0, 1.0), batch_input_shape=(SIDE, SIDE))
+    if tree == 'classification':
+        from mmpretrain.structures import DataSample
+
+        samples = [DataSample(metainfo=meta).set_gt_label(i) for i in range(2)]
+    elif tree == 'segmentation':
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        samples = [
+            SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=torch.randint(0, 11, (1, SIDE, SIDE))))
+            for _ in range(2)
+        ]
+    else:
+        import numpy as np
+        from mmdet.structures import DetDataSample
+        from mmdet.structures.mask import BitmapMasks
+        from mmengine.structures import InstanceData
+
+        boxes = torch.tensor([[4.0, 4.0, 40.0, 44.0], [20.0, 10.0, 60.0, 60.0]])
+        masks = np.zeros((2, SIDE, SIDE), np.uint8)
+        masks[0, 4:44, 4:40] = masks[1, 10:60, 20:60] = 1
+        truth = dict(bboxes=boxes, labels=torch.tensor([0, 9]), masks=BitmapMasks(masks, SIDE, SIDE))
+        samples = [DetDataSample(metainfo=meta, gt_instances=InstanceData(**truth)) for _ in range(2)]
+    return model.data_preprocessor(dict(inputs=inputs, data_samples=samples), training=True)
+
+
+def test_the_trees_are_complete():
+    expected = {f'detection/mask_rcnn_defmamba_{size}_{kind}.py' for size in 'tsb' for kind in ('1x', 'ms_1x')}
+    expected |= {f'segmentation/upernet_defmamba_{size}_160k.py' for size in 'tsb'}
+    expected |= {f'classification/defmamba_{size}_in1k.py' for size in 'tsb'}
+    assert expected < set(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_builds_and_learns(name):
+    """One forward, one backward: every parameter is reached by a finite gradient, and the losses are finite."""
+    torch.manual_seed(0)
+    cfg, model = build(name)
+    model.train()
+    losses, _ = model.parse_losses(model(**batch(model, name.split('/')[0]), mode='loss'))
+    assert losses.isfinite()
+    losses.backward()
+    unreached = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert unreached == []
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert cfg.custom_imports['allow_failed_imports'] is False
+
+
+DECAYED_BACKBONE_LEAVES = {
+    'conv.weight',
+    'dwconv.weight',
+    'in_proj.weight',
+    'out_proj.weight',
+    'proj.weight',
+    'fc1.weight',
+    'fc2.weight',
+    '0.weight',
+    '2.weight',
+    'x_proj_weight',
+    'dt_proj_weight',
+}
+EXEMPT_STATE_SPACE = ('.A_log', '.D', '.dt_proj_bias', '.offset_bias.table')
+
+
+@pytest.mark.parametrize(
+    ('name', 'lr', 'weight_decay'),
+    [
+        ('classification/defmamba_t_in1k.py', 1e-3, 0.05),
+        ('detection/mask_rcnn_defmamba_t_1x.py', 1e-4, 0.05),
+        ('segmentation/upernet_defmamba_t_160k.py', 6e-5, 0.01),
+    ],
+)
+def test_weight_decay_exempts_what_the_recipe_says(name, lr, weight_decay):
+    cfg, model = build(name)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    assert type(optimizer) is torch.optim.AdamW
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group['params']}
+    named = dict(model.named_parameters())
+    assert set(groups) == {id(parameter) for parameter in named.values()}
+    assert {group['lr'] for group in groups.values()} == {lr}
+    assert {group['weight_decay'] for group in groups.values()} == {0.0, weight_decay}
+
+    exempt = {key for key, parameter in named.items() if groups[id(parameter)]['weight_decay'] == 0}
+    norms = {
+        f'{prefix}.{leaf}'
+        for prefix, module in model.named_modules()
+        if isinstance(module, (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm))
+        for leaf, _ in module.named_parameters(recurse=False)
+    }
+    expected = {key for key in named if key.endswith(('.bias', *EXEMPT_STATE_SPACE))} | norms
+    assert exempt == expected
+    for ending in EXEMPT_STATE_SPACE:
+        assert sum(key.endswith(ending) for key in exempt) == sum(model.backbone.depths)
+    decayed = {key for key in named if key.startswith('backbone.')} - exempt
+    assert {'.'.join(key.split('.')[-(2 if key.endswith('.weight') else 1) :]) for key in decayed} == (
+        DECAYED_BACKBONE_LEAVES
+    )
+    assert all(named[key].ndim > 1 for key in decayed)
+
+
+def test_detection_follows_its_recipe():
+    cfg = Config.fromfile(CONFIGS / 'detection/mask_rcnn_defmamba_s_1x.py')
+    assert cfg.train_cfg.max_epochs == 12
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (0.001, 1000, False)
+    assert (steps.milestones, steps.gamma) == ([8, 11], 0.1)
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert dict(type='RandomFlip', prob=0.5) in _plain(cfg.train_dataloader.dataset.pipeline)
+    assert _plain(cfg.train_dataloader.dataset.pipeline)[2] == dict(type='Resize', scale=(1333, 800), keep_ratio=True)
+    multi_scale = Config.fromfile(CONFIGS / 'detection/mask_rcnn_defmamba_s_ms_1x.py')
+    resize = multi_scale.train_dataloader.dataset.pipeline[2]
+    assert (resize.type, resize.scales[0], resize.scales[-1]) == ('RandomChoiceResize', (1333, 480), (1333, 800))
+    assert multi_scale.val_dataloader == cfg.val_dataloader
+    rates = {size: _backbone(f'detection/mask_rcnn_defmamba_{size}_1x.py').drop_path_rate for size in 'tsb'}
+    assert rates == dict(t=0.1, s=0.2, b=0.4)
+
+
+def test_segmentation_follows_its_recipe():
+    cfg = Config.fromfile(CONFIGS / 'segmentation/upernet_defmamba_s_160k.py')
+    assert cfg.train_cfg.max_iters == 160000
+    warm_up, poly = cfg.param_scheduler
+    assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (1e-6, 1500, False)
+    assert (poly.type, poly.power, poly.begin, poly.end, poly.eta_min) == ('PolyLR', 1.0, 1500, 160000, 0.0)
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.model.decode_head.norm_cfg.type == 'SyncBN'
+    assert (cfg.model.auxiliary_head.in_index, cfg.model.auxiliary_head.loss_decode.loss_weight) == (2, 0.4)
+    assert cfg.model.test_cfg.mode == 'whole'
+    pipeline = _plain(cfg.train_dataloader.dataset.pipeline)
+    assert pipeline[2] == dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True)
+    assert pipeline[3] == dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75)
+    assert dict(type='PhotoMetricDistortion') in pipeline
+    views = cfg.tta_pipeline[1]['transforms']
+    assert [view['scale_factor'] for view in views[0]] == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    assert [view['prob'] for view in views[1]] == [0.0, 1.0]
+    rates = {size: _backbone(f'segmentation/upernet_defmamba_{size}_160k.py').drop_path_rate for size in 'tsb'}
+    assert rates == dict(t=0.1, s=0.3, b=0.4)
+
+
+def test_the_examples_of_the_docs_work(tmp_path):
+    page = (CONFIGS.parent / 'docs/detection_segmentation.md').read_text()
+    longer, own = (block.partition('```')[0] for block in page.split('```python\n')[1:])
+    configs = []
+    for text in (longer, own):
+        path = tmp_path / f'{len(configs)}.py'
+        path.write_text(text.replace("'./", f"'{CONFIGS}/detection/"))
+        configs.append(Config.fromfile(path))
+    longer, own = configs
+    assert longer.train_cfg.max_epochs == 24
+    assert longer.train_cfg.type == 'EpochBasedTrainLoop'
+    assert [(step.type, step.end) for step in longer.param_scheduler] == [('LinearLR', 1000), ('MultiStepLR', 24)]
+    assert own.train_dataloader.dataset.metainfo.classes == ('cat', 'dog')
+    assert own.test_dataloader.dataset.data_root == 'data/mine/'
+    assert own.test_evaluator.ann_file == 'data/mine/val.json'
+    assert own.test_evaluator.metric == ['bbox', 'segm']
+
+
+def _backbone(name):
+    return Config.fromfile(CONFIGS / name).model.backbone
+
+
+def _plain(pipeline):
+    """Without the scope that inheriting across packages writes into each step."""
+    return [{key: value for key, value in step.items() if key not in ('_scope_', 'backend_args')} for step in pipeline]

@@ -1,0 +1,167 @@
+"""Detection from data to prediction, by the tools and APIs that people have around mmdet; tiny, and on a CPU."""
+
+import contextlib
+import importlib.util
+import io
+import pickle
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+import mmdefmamba  # noqa: F401  before mmdet
+from mmdefmamba.quickstart import detection
+
+ROOT = Path(__file__).parents[2]
+TRAIN, VAL = 16, 6
+# 2 iterations; the rate is that of the config's warm-up, which is longer than the run
+SHORT = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'param_scheduler.0.end': 2, 'param_scheduler.1.end': 1}
+SIZES = [(70, 45), (128, 203), (33, 97)]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Work dir, scores and output of a short quickstart."""
+    work_dir = tmp_path_factory.mktemp('detection')
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        scores = detection.run(work_dir, dict(SHORT, **{'randomness.seed': 0}), TRAIN, VAL)
+    return work_dir, scores, output.getvalue()
+
+
+@pytest.fixture(scope='module')
+def config(trained):
+    return trained[0] / 'mask_rcnn_defmamba_pico_digits.py'
+
+
+@pytest.fixture(scope='module')
+def checkpoint(trained):
+    return trained[0] / 'epoch_1.pth'
+
+
+def run_test_tool(*args):
+    spec = importlib.util.spec_from_file_location('tools_test', ROOT / 'tools/test.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    tool.main([str(arg) for arg in args])
+
+
+def test_quickstart_prints_scores_costs_and_a_picture(trained):
+    work_dir, (box, mask), output = trained
+    table = output.rpartition('on digit scenes\n')[2]
+    assert re.search(rf'box mAP, IoU 0.50 to 0.95 +{100 * box:.1f} %\n', table)
+    assert re.search(rf'mask mAP, IoU 0.50 to 0.95 +{100 * mask:.1f} %\n', table)
+    assert re.search(rf' +{TRAIN} and {VAL}, 128 x 128\n', table)
+    for name in ('parameters', 'FLOPs', 'selective scan backend', 'images/s', 'training'):
+        assert name in table
+    picture = cv2.imread(str(work_dir / 'predictions.png'))
+    # two columns of truth and prediction, each three times as large as a scene
+    assert picture.shape[1] == 2 * 2 * 3 * 128
+    truth, prediction = picture[:384, :384].astype(int), picture[:384, 384:768].astype(int)
+    assert np.abs(truth - prediction).max() > 0
+
+
+def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(trained, config, checkpoint, tmp_path):
+    metrics, predictions = tmp_path / 'metrics.pkl', tmp_path / 'predictions.pkl'
+    common = [config, checkpoint, '--work-dir', tmp_path]
+    run_test_tool(*common, '--out', metrics, '--out-item', 'metrics', '--show-dir', tmp_path / 'drawn')
+    scores = pickle.loads(metrics.read_bytes())
+    assert (scores['coco/bbox_mAP'], scores['coco/segm_mAP']) == trained[1]
+    assert len(list(tmp_path.rglob('drawn/**/*.png'))) + len(list(tmp_path.rglob('drawn/**/*.jpg'))) == VAL
+
+    run_test_tool(*common, '--out', predictions, '--tta')
+    saved = pickle.loads(predictions.read_bytes())
+    assert len(saved) == VAL
+    for image in saved:
+        found = image['pred_instances']
+        assert len(found['bboxes']) == len(found['masks']) == len(found['scores'])
+        assert all(mask['size'] == [128, 128] for mask in found['masks'])
+
+
+def test_init_detector_takes_images_of_any_and_mixed_sizes(config, checkpoint):
+    from mmdet.apis import inference_detector, init_detector
+
+    model = init_detector(str(config), str(checkpoint), device='cpu')
+    assert model.dataset_meta['classes'] == tuple('0123456789')
+    images = [np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(SIZES)]
+    for image, result in zip(images, inference_detector(model, images), strict=True):
+        found = result.pred_instances
+        assert found.masks.shape == (len(found), *image.shape[:2])
+        assert found.bboxes.isfinite().all()
+        assert (found.bboxes[:, 2] <= image.shape[1]).all()
+        assert (found.bboxes[:, 3] <= image.shape[0]).all()
+    # one padded batch of all sizes
+    with torch.no_grad():
+        batch = dict(
+            inputs=[torch.from_numpy(image.transpose(2, 0, 1)) for image in images],
+            data_samples=[_sample(image.shape[:2]) for image in images],
+        )
+        results = model.test_step(batch)
+    assert [tuple(result.pred_instances.masks.shape[1:]) for result in results] == SIZES
+
+
+def test_det_inferencer_works_on_config_and_checkpoint(config, checkpoint, trained, tmp_path):
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(model=str(config), weights=str(checkpoint), device='cpu', show_progress=False)
+    images = sorted(str(path) for path in (trained[0] / 'data/images/validation').glob('*.png'))[:3]
+    result = inferencer(images, batch_size=2, out_dir=str(tmp_path), pred_score_thr=0.0)
+    assert len(result['predictions']) == 3
+    assert all(len(p['scores']) == len(p['masks']) == len(p['labels']) for p in result['predictions'])
+    assert len(list((tmp_path / 'vis').iterdir())) == 3
+
+
+def test_an_image_without_objects_is_learned_from_beside_others_and_alone(config):
+    model = _build(config)
+    model.train()
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]
+    samples = [_sample(size, boxes=int(i == 1)) for i, size in enumerate(SIZES)]
+    for chosen in (slice(0, 3), slice(0, 1)):
+        data = model.data_preprocessor(dict(inputs=images[chosen], data_samples=samples[chosen]), True)
+        loss, parts = model.parse_losses(model(**data, mode='loss'))
+        assert loss.isfinite()
+        loss.backward()
+        assert parts['loss_rpn_cls'] > 0
+        assert (parts['loss_mask'] > 0) == (chosen.stop == 3)
+
+
+def test_backbone_starts_from_a_classification_checkpoint(config, tmp_path):
+    cfg = Config.fromfile(config)
+    source = MODELS.build({**cfg.model.backbone, 'init_cfg': None, 'out_indices': (3,)})
+    state = {f'backbone.{key}': torch.randn_like(value) for key, value in source.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'classifier.pth')
+    model = _build(config, {'model.backbone.init_cfg.checkpoint': str(tmp_path / 'classifier.pth')})
+    model.init_weights()
+    own = model.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in state.items())
+    wrong = _build(config, {'model.backbone.init_cfg': dict(checkpoint=str(tmp_path / 'classifier.pth'), prefix='x.')})
+    with pytest.raises(ValueError, match=r"prefix='x\.'"):
+        wrong.init_weights()
+
+
+def _build(config, options=None):
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options or {})
+    init_default_scope(cfg.default_scope)
+    return MODELS.build(cfg.model)
+
+
+def _sample(size, boxes=0):
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    height, width = size
+    masks = np.zeros((boxes, height, width), np.uint8)
+    masks[:, 4:30, 4:30] = 1
+    truth = InstanceData(
+        bboxes=torch.tensor([[4.0, 4.0, 30.0, 30.0]] * boxes).reshape(-1, 4),
+        labels=torch.zeros(boxes, dtype=torch.long),
+        masks=BitmapMasks(masks, height, width),
+    )
+    meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+    return DetDataSample(metainfo=meta, gt_instances=truth)

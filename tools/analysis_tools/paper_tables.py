@@ -1,0 +1,16 @@
+"""Print DefMamba's rows of the paper's tables 1-3, B2 and C3 with our parameters, FLOPs and measured scores."""
+
+import argparse
+
+import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+from mmdefmamba.analysis.paper_tables import paper_tables
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--tables', nargs='+', metavar='TABLE', help='some of 1 2 B2 3 C3, default all (minutes)')
+    print(paper_tables(parser.parse_args().tables))
+
+
+if __name__ == '__main__':
+    main()
