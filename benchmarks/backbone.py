@@ -29,7 +29,7 @@ def main():
         with use_backend(materialising_loop):
             defmamba(images)
 
-    with torch.no_grad():
+    with torch.inference_mode():
         seconds = alternate(
             {
                 f'DefMamba {args.arch}': lambda: defmamba(images),

@@ -1,4 +1,4 @@
-# A small UperNet that a CPU trains in minutes.
+# A small UperNet for digit scenes. It does not learn yet: it tells strokes from background, not digits apart.
 _base_ = [
     '../_base_/segmentation/upernet_defmamba.py',
     '../_base_/segmentation/digit_scenes.py',

@@ -1,5 +1,6 @@
 """What the quickstarts share: train and test a config through MMEngine's Runner, and print the result."""
 
+import os
 import time
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def train_and_test(cfg):
     start = time.perf_counter()
     Runner.from_cfg(cfg).train()
     seconds = time.perf_counter() - start
-    checkpoint = (Path(cfg.work_dir) / 'last_checkpoint').read_text().strip()
+    checkpoint = os.path.relpath((Path(cfg.work_dir) / 'last_checkpoint').read_text().strip())
     test_cfg = cfg.copy()
     # a new name: MMEngine keeps the runners and loggers of a process apart by it
     test_cfg.update(load_from=checkpoint, resume=False, experiment_name=f'{Path(cfg.work_dir).name}_test')
