@@ -17,6 +17,7 @@ Glossary, the paper's symbols and the names here:
 import difflib
 
 import numpy as np
+import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
@@ -131,7 +132,7 @@ class DefMamba(BaseModule):
         outs = []
         for i, stage in enumerate(self.stages):
             for block in stage:
-                x = checkpoint(block, x, use_reentrant=False) if self.with_cp and x.requires_grad else block(x)
+                x = checkpoint(block, x, use_reentrant=False) if self.with_cp and torch.is_grad_enabled() else block(x)
             if i in self.out_indices:
                 outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2))
             if i < len(self.downsamples):
