@@ -48,7 +48,7 @@ def main():
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16', 'float16'])
     parser.add_argument('--shape', type=int, nargs=5, default=[4, 1, 96, 16, 3136], metavar=tuple('BKDNL'))
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--lengths', type=int, nargs='+', default=[4096, 16384, 65536], help='for the growth with L')
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
