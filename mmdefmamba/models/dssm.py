@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ops import selective_scan
+from ..ops import multi_scan
 from ..ops.precision import at_least_float32
 from ..scans import build_scan
 
@@ -59,45 +59,33 @@ class DSSM(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
-        tokens, orders = zip(*(scan.tokens(u) for scan in self.scans), strict=True)
-        sequences = self.state_space(tokens)
-        y = sum(scan.restore(s, order) for scan, s, order in zip(self.scans, sequences, orders, strict=True))
-        y = (y / len(self.scans)).transpose(1, 2).view_as(z)
+        maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
+        y = self.state_space([m.flatten(2).transpose(1, 2) for m in maps], orders).mean(1).view_as(z)
         return self.out_proj(y * F.silu(z))
 
-    def state_space(self, tokens):
-        """Run the K sequences through their state space models, in one grouped selective scan.
+    def state_space(self, maps, orders):
+        """Walk K maps, each in its order, through their state space models.
+
+        Time step, B and C depend on a token alone, so they are computed at its place, before any order.
 
         Args:
-            tokens: K sequences, each (B, C, L).
+            maps: K tensors, (B, L, C).
+            orders: K entries, see :func:`~mmdefmamba.ops.multi_scan`.
 
         Returns:
-            K sequences, each (B, C, L).
+            (B, K, L, C), every token at its own place.
         """
-        batch, channels, length = tokens[0].shape
-        num_scans = len(tokens)
-        # Stored channel-last, (B, L, K, C): as linear layers want it and as the scan's CPU backend reads it. What
-        # goes to the scan below are views of that, channel-first by shape alone.
-        s_BLKC = torch.stack([t.transpose(1, 2) for t in tokens], dim=2)
-        s_KTC = s_BLKC.permute(2, 0, 1, 3).reshape(num_scans, batch * length, channels)
-        parameters = torch.bmm(s_KTC, self.x_proj_weight.transpose(1, 2))
-        dt, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = torch.bmm(dt, self.dt_proj_weight.transpose(1, 2))
-
-        def group_first(x):  # (K, B*L, N) -> (B, K, N, L)
-            return x.unflatten(1, (batch, length)).permute(1, 0, 3, 2)
-
-        def channels_first(x_BLKC):  # (B, L, K, C) -> (B, K*C, L)
-            return x_BLKC.reshape(batch, length, num_scans * channels).transpose(1, 2)
-
-        y = selective_scan(
-            channels_first(s_BLKC),
-            channels_first(delta.unflatten(1, (batch, length)).permute(1, 2, 0, 3)),
+        parameters_KBLP = torch.stack([F.linear(u, w) for u, w in zip(maps, self.x_proj_weight, strict=True)])
+        dt, B, C = parameters_KBLP.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = torch.bmm(dt.flatten(1, 2), self.dt_proj_weight.transpose(1, 2)).unflatten(1, dt.shape[1:3])
+        return multi_scan(
+            maps,
+            delta.transpose(0, 1),
             -torch.exp(at_least_float32(self.A_log)),
-            group_first(B),
-            group_first(C),
+            B.transpose(0, 1),
+            C.transpose(0, 1),
             self.D,
             self.dt_proj_bias.flatten(),
+            orders,
             backend=self.scan_backend,
         )
-        return y.chunk(num_scans, dim=1)

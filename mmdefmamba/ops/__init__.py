@@ -1,12 +1,14 @@
 """Numbers only: functions on tensors, without modules, parameters or registries."""
 
+from .multi_scan import multi_scan
 from .sampling import sample_points
 from .selective_scan import selective_scan
-from .token_order import TokenOrder, order_by_index, permute_tokens, restore_tokens
+from .token_order import TokenOrder, learned_order, permute_tokens, restore_tokens
 
 __all__ = [
     'TokenOrder',
-    'order_by_index',
+    'learned_order',
+    'multi_scan',
     'permute_tokens',
     'restore_tokens',
     'sample_points',

@@ -1,4 +1,4 @@
-"""Bringing tokens into an order and back, and the surrogate gradient of a learned order.
+"""Orders of tokens: bringing tokens into one and back, and the surrogate gradient of a learned one.
 
 A token order is a permutation of L places, one for all images, (L,), or one an image, (B, L).
 """
@@ -13,29 +13,29 @@ GRADIENTS = ('paper', 'released')
 class TokenOrder(NamedTuple):
     """A permutation and its inverse, int64, each (L,) or (B, L).
 
-    Position ``i`` of the scanned sequence holds the token of place ``order[i]``; place ``j`` of the map is found
-    at position ``inverse[j]``.
+    Step ``i`` of a scan visits place ``order[i]``; place ``j`` of the map is visited at step ``inverse[j]``. Where
+    ``backwards`` is true the order is the row-major one from its end, so that a kernel need not look places up.
     """
 
     order: torch.Tensor
     inverse: torch.Tensor
+    backwards: bool = False
 
     @classmethod
-    def from_order(cls, order):
+    def from_order(cls, order, backwards=False):
         """Complete a permutation, (L,) or (B, L), with its inverse."""
         places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-        return cls(order, torch.empty_like(order).scatter_(-1, order, places))
+        return cls(order, torch.empty_like(order).scatter_(-1, order, places), backwards)
 
 
 def _gather(tokens, index):
-    """tokens (B, C, L) read at ``index``, (L,) or (B, L); rows of channels are moved whole."""
-    tokens_BLC = tokens.transpose(1, 2)
+    """tokens (B, L, C) read at ``index``, (L,) or (B, L); rows of channels are moved whole."""
     if index.ndim == 1:
-        return tokens_BLC.index_select(1, index).transpose(1, 2)
-    batch, length, channels = tokens_BLC.shape
+        return tokens.index_select(1, index)
+    batch, length, channels = tokens.shape
     offset = torch.arange(0, batch * length, length, device=index.device).unsqueeze(1)
-    rows = tokens_BLC.reshape(batch * length, channels).index_select(0, (index + offset).flatten())
-    return rows.view(batch, length, channels).transpose(1, 2)
+    rows = tokens.reshape(batch * length, channels).index_select(0, (index + offset).flatten())
+    return rows.view(batch, length, channels)
 
 
 class _Permute(torch.autograd.Function):
@@ -57,54 +57,54 @@ def permute_tokens(tokens, order):
     """Bring tokens from their places on the map into scan order.
 
     Args:
-        tokens: (B, C, L), any dtype.
-        order: a :class:`TokenOrder` of (L,) or (B, L).
+        tokens: (B, L, C), any dtype.
+        order: a :class:`TokenOrder` of (L,) or (B, L), or None, the row-major order in which they lie.
 
     Returns:
-        The sequence, (B, C, L), dtype of ``tokens``.
+        The sequence, (B, L, C), dtype of ``tokens``.
     """
-    return _Permute.apply(tokens, order.order, order.inverse)
+    return tokens if order is None else _Permute.apply(tokens, order.order, order.inverse)
 
 
 def restore_tokens(sequence, order):
     """The inverse of :func:`permute_tokens`: every token back at its own place."""
-    return _Permute.apply(sequence, order.inverse, order.order)
+    return sequence if order is None else _Permute.apply(sequence, order.inverse, order.order)
 
 
-class _OrderByIndex(torch.autograd.Function):
+class _LearnedOrder(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tokens, index_offset, order, inverse, gradient):
-        ctx.save_for_backward(inverse)
+    def forward(ctx, x, index_offset, order, gradient):
+        ctx.save_for_backward(order)
         ctx.released = gradient == 'released'
         ctx.offset_dtype = index_offset.dtype
-        return _gather(tokens, order)
+        return x.view_as(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        (inverse,) = ctx.saved_tensors
-        grad_own = _gather(grad, inverse)
-        grad_offset = (grad - grad_own if ctx.released else grad).mean(1, dtype=ctx.offset_dtype)
-        return grad_own, grad_offset, None, None, None
+        (order,) = ctx.saved_tensors
+        grad_place = grad.mean(1, dtype=ctx.offset_dtype).flatten(1)
+        grad_offset = grad_place.gather(1, order)
+        return grad, grad_offset - grad_place if ctx.released else grad_offset, None, None
 
 
-def order_by_index(tokens, index_offset, order, gradient='paper'):
-    """Bring tokens into a learned order, with a surrogate gradient for the offsets that made the order.
+def learned_order(x, index_offset, order, gradient='paper'):
+    """Let a map pass unchanged, and give the offsets that made its order a surrogate gradient.
 
-    Sorting has no useful gradient. With g the gradient of the sequence, (B, C, L), the offset of index k receives
+    Sorting has no useful gradient. With g_i the gradient that reaches the i-th token of the *scanned sequence*, the
+    offset of index k receives
 
-    - ``'paper'``: the mean over channels of g[:, k];
-    - ``'released'``: the mean over channels of g[:, k] - g_own[:, k], where g_own is g carried back to each token's
-      own place.
+    - ``'paper'``: the mean over channels of g_k;
+    - ``'released'``: the mean over channels of g_k minus the gradient of the token whose own place is k.
 
     Args:
-        tokens: (B, C, L).
-        index_offset: (B, L), what was added to the reference indices before sorting; only its gradient matters here.
-        order: the :class:`TokenOrder` that sorting gave, (B, L).
+        x: the map that is scanned, (B, C, H, W).
+        index_offset: (B, H*W), what was added to the reference indices before sorting; only its gradient matters here.
+        order: the :class:`TokenOrder` that sorting gave, (B, H*W).
         gradient: 'paper' or 'released'.
 
     Returns:
-        The sequence, (B, C, L), dtype of ``tokens``.
+        ``x``.
 
     Raises:
         ValueError: unknown ``gradient``.
@@ -113,4 +113,4 @@ def order_by_index(tokens, index_offset, order, gradient='paper'):
     """
     if gradient not in GRADIENTS:
         raise ValueError(f'gradient must be one of {GRADIENTS}, got {gradient!r}')
-    return _OrderByIndex.apply(tokens, index_offset, order.order, order.inverse, gradient)
+    return _LearnedOrder.apply(x, index_offset, order.order, gradient)

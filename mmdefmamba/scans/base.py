@@ -1,4 +1,4 @@
-"""What every scan has in common: the registry, the interface, and gather and inverse for all static scans."""
+"""What every scan has in common: the registry, the interface, and the cached orders of all static scans."""
 
 import difflib
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import Registry
 from torch import nn
 
-from ..ops.token_order import TokenOrder, permute_tokens, restore_tokens
+from ..ops.token_order import TokenOrder
 
 SCANS = Registry('scan', scope='mmdefmamba')
 
@@ -38,7 +38,7 @@ class ScanContext:
 
 
 class Scan(nn.Module):
-    """A way to turn a map (B, C, H, W) into a sequence (B, C, L), L = H * W, and back.
+    """What a state space model is to read of a map, and in which order.
 
     Args:
         context: a :class:`ScanContext`, or None where the scan does not care.
@@ -48,13 +48,17 @@ class Scan(nn.Module):
         super().__init__()
         self.context = context
 
-    def tokens(self, x):
-        """Args: x, (B, C, H, W). Returns: the sequence, (B, C, L), and its :class:`TokenOrder` for ``restore``."""
-        raise NotImplementedError
+    def forward(self, x):
+        """Say what to read and in which order.
 
-    def restore(self, sequence, order):
-        """Bring a sequence (B, C, L) back: each token at its own place of the map, flattened row by row."""
-        return restore_tokens(sequence, order)
+        Args:
+            x: a map, (B, C, H, W).
+
+        Returns:
+            The map whose tokens are scanned, (B, C, H, W), ``x`` itself where nothing changes it; and the
+            :class:`~mmdefmamba.ops.TokenOrder` that visits its places, counted row by row, or None for row by row.
+        """
+        raise NotImplementedError
 
 
 class StaticScan(Scan):
@@ -69,7 +73,7 @@ class StaticScan(Scan):
         raise NotImplementedError
 
     def token_order(self, height, width, device):
-        """The cached :class:`TokenOrder` of a map size on a device.
+        """The cached :class:`~mmdefmamba.ops.TokenOrder` of a map size on a device, None for row by row.
 
         Raises:
             ValueError: :meth:`order` does not return a permutation.
@@ -77,18 +81,22 @@ class StaticScan(Scan):
         key = (height, width, device)
         if key not in self._cached_orders:
             order = self.order(height, width)
-            if not torch.equal(order.sort().values, torch.arange(height * width)):
+            row_major = torch.arange(height * width)
+            if not torch.equal(order.sort().values, row_major):
                 raise ValueError(
                     f'{type(self).__name__}.order({height}, {width}) is not a permutation of 0..{height * width - 1}'
                 )
             if len(self._cached_orders) >= MAX_CACHED_ORDERS:
                 del self._cached_orders[next(iter(self._cached_orders))]
-            self._cached_orders[key] = TokenOrder.from_order(order.to(device))
+            if torch.equal(order, row_major):
+                self._cached_orders[key] = None
+            else:
+                backwards = torch.equal(order, row_major.flip(0))
+                self._cached_orders[key] = TokenOrder.from_order(order.to(device), backwards)
         return self._cached_orders[key]
 
-    def tokens(self, x):
-        order = self.token_order(*x.shape[-2:], x.device)
-        return permute_tokens(x.flatten(2), order), order
+    def forward(self, x):
+        return x, self.token_order(*x.shape[-2:], x.device)
 
 
 def build_scan(cfg, context):

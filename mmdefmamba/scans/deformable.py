@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..ops import TokenOrder, order_by_index, sample_points
+from ..ops import TokenOrder, learned_order, sample_points
 from ..ops.precision import at_least_float32
 from .base import SCANS, Scan
 from .offset_bias import OffsetBias
@@ -185,15 +185,11 @@ class DeformableScan(Scan):
         )
         return TokenOrder.from_order((index_offset.detach() + reference).argsort(dim=-1, stable=True))
 
-    def tokens(self, x):
+    def forward(self, x):
         point_offset, index_offset = self.offsets(x)
         if point_offset is not None:
             x = self.sample(x, point_offset)
-        tokens = x.flatten(2)
         if index_offset is None:
-            return tokens, None
+            return x, None
         order = self.token_order(index_offset)
-        return order_by_index(tokens, index_offset, order, self.order_gradient), order
-
-    def restore(self, sequence, order):
-        return sequence if order is None else super().restore(sequence, order)
+        return learned_order(x, index_offset, order, self.order_gradient), order

@@ -2,18 +2,15 @@
 
 import torch
 
-from .base import SCANS, Scan, StaticScan
+from .base import SCANS, StaticScan
 
 
 @SCANS.register_module(name='raster')
-class RasterScan(Scan):
-    """Row-major: the order in which a map lies in memory, so nothing is moved."""
+class RasterScan(StaticScan):
+    """Row-major: the order in which a map lies in memory."""
 
-    def tokens(self, x):
-        return x.flatten(2), None
-
-    def restore(self, sequence, order):
-        return sequence
+    def order(self, height, width):
+        return torch.arange(height * width)
 
 
 @SCANS.register_module(name='raster_reverse')

@@ -26,8 +26,8 @@ def test_zero_offset_is_identity(size):
     scan = make_scan(offset_bias=False)
     u = torch.randn(2, DIMS, *size, dtype=torch.float64)
     set_raw_offsets(scan, torch.zeros(2, 3, *size, dtype=torch.float64))
-    tokens, order = scan.tokens(u)
-    torch.testing.assert_close(tokens, u.flatten(2), rtol=1e-12, atol=1e-12)
+    read, order = scan(u)
+    torch.testing.assert_close(read, u, rtol=1e-12, atol=1e-12)
     assert order.order.tolist() == [list(range(size[0] * size[1]))] * 2
 
 
@@ -37,7 +37,7 @@ def test_zero_offset_of_the_released_formulation_is_half_a_pixel():
     set_raw_offsets(scan, torch.zeros(1, 3, 4, 5, dtype=torch.float64))
     padded = torch.nn.functional.pad(u, (0, 1, 0, 1))
     expected = (padded[..., :-1, :-1] + padded[..., 1:, :-1] + padded[..., :-1, 1:] + padded[..., 1:, 1:]) / 4
-    torch.testing.assert_close(scan.tokens(u)[0], expected.flatten(2), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(scan(u)[0], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
@@ -115,13 +115,13 @@ def test_every_size_and_every_part(formulation, size):
     u = torch.randn(2, DIMS, *size, dtype=torch.float64)
     for parts in ({}, {'offset_bias': False}, {'order': False}, {'points': False, 'offset_bias': False}):
         scan = make_scan(formulation, **parts)
-        tokens, order = scan.tokens(u)
-        assert tokens.isfinite().all()
+        read, order = scan(u)
+        assert read.isfinite().all()
         assert (order is None) == (parts.get('order') is False)
-        tokens.sum().backward()
+        read.sum().backward()
     nothing = make_scan(formulation, **dict.fromkeys(PARTS, False))
-    tokens, order = nothing.tokens(u)
-    assert order is None and torch.equal(tokens, u.flatten(2))
+    read, order = nothing(u)
+    assert order is None and read is u
     assert not list(nothing.parameters())
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mmdefmamba.ops import permute_tokens, restore_tokens
 from mmdefmamba.scans import SCANS, ScanContext, StaticScan, build_scan
 from mmdefmamba.scans import base as scans_base
 
@@ -13,22 +14,30 @@ CONTEXT = ScanContext(embed_dims=4)
 def test_restore_inverts_every_scan(name, size):
     torch.manual_seed(0)
     scan = build_scan(name, CONTEXT)
-    tokens, order = scan.tokens(torch.randn(2, 4, *size))
-    assert tokens.shape == (2, 4, size[0] * size[1])
-    restored = scan.restore(tokens, order)
-    if order is None:
-        assert torch.equal(restored, tokens)
-    else:
-        places = order.order.expand(2, -1)
-        for b in range(2):
-            assert torch.equal(restored[b][:, places[b]], tokens[b])
-            assert places[b].sort().values.tolist() == list(range(size[0] * size[1]))
+    x = torch.randn(2, 4, *size)
+    read, order = scan(x)
+    assert read.shape == x.shape
+    tokens = read.flatten(2).transpose(1, 2)
+    sequence = permute_tokens(tokens, order)
+    assert torch.equal(restore_tokens(sequence, order), tokens)
+    places = visited(order, 2, size[0] * size[1])
+    for b in range(2):
+        assert torch.equal(sequence[b], tokens[b][places[b]])
+        assert places[b].sort().values.tolist() == list(range(size[0] * size[1]))
+
+
+def visited(order, batch, length):
+    """The places that a scan visits, (batch, length)."""
+    return (torch.arange(length) if order is None else order.order).expand(batch, -1)
 
 
 def test_raster_orders():
-    x = torch.arange(6.0).view(1, 1, 2, 3)
-    assert build_scan('raster', CONTEXT).tokens(x)[0].flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    assert build_scan('raster_reverse', CONTEXT).tokens(x)[0].flatten().tolist() == [5, 4, 3, 2, 1, 0]
+    x = torch.zeros(1, 1, 2, 3)
+    assert build_scan('raster', CONTEXT)(x) == (x, None)
+    read, order = build_scan('raster_reverse', CONTEXT)(x)
+    assert read is x and order.order.tolist() == [5, 4, 3, 2, 1, 0] and order.backwards
+    # a single token has one order only
+    assert build_scan('raster_reverse', CONTEXT)(torch.zeros(1, 1, 1, 1))[1] is None
 
 
 def test_a_scan_of_ones_own():
@@ -38,10 +47,10 @@ def test_a_scan_of_ones_own():
 
     SCANS.register_module(name='test_columns', module=Columns)
     try:
-        tokens, _ = build_scan({'type': 'test_columns'}, CONTEXT).tokens(torch.arange(6.0).view(1, 1, 2, 3))
+        _, order = build_scan({'type': 'test_columns'}, CONTEXT)(torch.zeros(1, 1, 2, 3))
     finally:
         del SCANS.module_dict['test_columns']
-    assert tokens.flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert order.order.tolist() == [0, 3, 1, 4, 2, 5] and not order.backwards
 
 
 def test_an_order_that_is_no_permutation_is_refused():
@@ -50,14 +59,14 @@ def test_an_order_that_is_no_permutation_is_refused():
             return torch.zeros(height * width, dtype=torch.long)
 
     with pytest.raises(ValueError, match=r'Twice.order\(2, 3\) is not a permutation of 0..5'):
-        Twice().tokens(torch.zeros(1, 1, 2, 3))
+        Twice()(torch.zeros(1, 1, 2, 3))
 
 
 def test_cached_orders_are_bounded(monkeypatch):
     monkeypatch.setattr(scans_base, 'MAX_CACHED_ORDERS', 3)
     scan = build_scan('raster_reverse', CONTEXT)
     for width in range(1, 8):
-        scan.tokens(torch.zeros(1, 1, 2, width))
+        scan(torch.zeros(1, 1, 2, width))
     assert [key[:2] for key in scan._cached_orders] == [(2, 5), (2, 6), (2, 7)]
     first = scan.token_order(2, 7, torch.device('cpu'))
     assert scan.token_order(2, 7, torch.device('cpu')) is first

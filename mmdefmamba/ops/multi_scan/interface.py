@@ -1,0 +1,59 @@
+"""The contract of the multi-scan, and its checks."""
+
+from .plain import multi_scan_plain
+
+
+def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
+    """Walk K maps, each in its own order, through a selective scan each; every result stays at its token's place.
+
+    Per map k and channel, step i visits place p = orders[k].order[i], with a state h of N numbers starting at zero::
+
+        delta_p = softplus(delta_p + delta_bias)
+        h = exp(delta_p * A) * h + delta_p * B_p * u_p
+        y_p = <C_p, h> + D * u_p
+
+    State and exponentials are float32 at least, under autocast too.
+
+    Args:
+        maps: K tensors u, (batch, L, channels), row by row, any floating dtype. Scans that read the same map are
+            best given the same tensor.
+        delta: time step before bias and softplus, (batch, K, L, channels), any strides, as all that follow.
+        A: decay rates, negative, (K*channels, N).
+        B: input weights, (batch, K, L, N).
+        C: output weights, (batch, K, L, N).
+        D: weight of the skip, (K*channels,).
+        delta_bias: (K*channels,).
+        orders: K entries, a :class:`~mmdefmamba.ops.TokenOrder` of (L,) or (batch, L) each, or None: row by row.
+        backend: see :func:`~mmdefmamba.ops.selective_scan`.
+
+    Returns:
+        y, (batch, K, L, channels), dtype of the maps.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        and what :func:`~mmdefmamba.ops.selective_scan` raises.
+
+    Source: DefMamba, section 3.2, with the orders inside instead of around.
+    """
+    _check(maps, delta, A, B, C, orders)
+    return multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
+
+
+def _check(maps, delta, A, B, C, orders):
+    if not maps or len(orders) != len(maps):
+        raise ValueError(f'every map needs an order and there must be one at least, got {len(maps)} and {len(orders)}')
+    if maps[0].ndim != 3:
+        raise ValueError(f'maps must be (batch, L, channels), got {tuple(maps[0].shape)}')
+    batch, length, channels = maps[0].shape
+    for u in maps:
+        if u.shape != maps[0].shape or u.dtype != maps[0].dtype:
+            raise ValueError(f'maps must share shape and dtype, got {[(tuple(u.shape), str(u.dtype)) for u in maps]}')
+    expected = (batch, len(maps), length)
+    for name, x, last in (('delta', delta, channels), ('B', B, A.shape[-1]), ('C', C, A.shape[-1])):
+        if tuple(x.shape) != (*expected, last):
+            raise ValueError(f'{name} must be {(*expected, last)} to fit {len(maps)} maps, got {tuple(x.shape)}')
+    for order in orders:
+        if order is not None and tuple(order.order.shape) not in ((length,), (batch, length)):
+            raise ValueError(
+                f'an order must be {(length,)} or {(batch, length)} to fit the maps, got {tuple(order.order.shape)}'
+            )
