@@ -1,7 +1,17 @@
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -9,3 +19,43 @@ def fresh_globals():
     """MMEngine keeps the last scope, logger and visualizer of a process: each test module starts without those."""
     for kept in (DefaultScope, MMLogger, Visualizer):
         kept._instance_dict.clear()
+
+
+@pytest.fixture(scope='session')
+def run_test_tool():
+    """``run_test_tool(*arguments)`` runs tools/test.py in this process."""
+    spec = importlib.util.spec_from_file_location('tools_test', ROOT / 'tools/test.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return lambda *args: tool.main([str(arg) for arg in args])
+
+
+@pytest.fixture
+def run_dist_test(tmp_path):
+    """``run_dist_test(config, checkpoint)``: the folder where two processes over gloo left ``out.pkl`` and the log."""
+
+    def run(config, checkpoint):
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = free.getsockname()[1]
+        env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PORT=str(port), PYTHON=sys.executable)
+        env['PYTHONPATH'] = os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')])
+        options = ['--work-dir', tmp_path, '--out', tmp_path / 'out.pkl']
+        command = [str(part) for part in (ROOT / 'tools/dist_test.sh', config, checkpoint, 2, *options)]
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, done.stdout[-5000:]
+        assert done.stdout.count('distributed over gloo') == 1
+        return tmp_path
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def logged_metrics():
+    """``logged_metrics(work_dir)``: what the only test run of a work dir logged."""
+
+    def read(work_dir):
+        (log,) = work_dir.glob('*/*.json')
+        return json.loads(log.read_text().splitlines()[-1])
+
+    return read

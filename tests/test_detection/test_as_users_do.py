@@ -1,11 +1,9 @@
 """Detection from data to prediction, by the tools and APIs that people have around mmdet; tiny, and on a CPU."""
 
 import contextlib
-import importlib.util
 import io
 import pickle
 import re
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,10 +15,15 @@ from mmengine.registry import MODELS, init_default_scope
 import mmdefmamba  # noqa: F401  before mmdet
 from mmdefmamba.quickstart import detection
 
-ROOT = Path(__file__).parents[2]
-TRAIN, VAL = 16, 6
+TRAIN, VAL = 16, 5
 # 2 iterations; the rate is that of the config's warm-up, which is longer than the run
-SHORT = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'param_scheduler.0.end': 2, 'param_scheduler.1.end': 1}
+SHORT = {
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
+    'param_scheduler.0.end': 2,
+    'param_scheduler.1.end': 1,
+    'model.test_cfg.rcnn.max_per_img': 5,  # chance finds fill whatever is allowed, and each is drawn
+}
 SIZES = [(70, 45), (128, 203), (33, 97)]
 
 
@@ -43,11 +46,13 @@ def checkpoint(trained):
     return trained[0] / 'epoch_1.pth'
 
 
-def run_test_tool(*args):
-    spec = importlib.util.spec_from_file_location('tools_test', ROOT / 'tools/test.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    tool.main([str(arg) for arg in args])
+@pytest.fixture(scope='module')
+def tested(config, checkpoint, run_test_tool, tmp_path_factory):
+    """Where one process of tools/test.py saved predictions, pictures and log."""
+    folder = tmp_path_factory.mktemp('tested')
+    options = ['--work-dir', folder, '--out', folder / 'out.pkl', '--show-dir', folder / 'drawn']
+    run_test_tool(config, checkpoint, *options)
+    return folder
 
 
 def test_quickstart_prints_scores_costs_and_a_picture(trained):
@@ -65,21 +70,43 @@ def test_quickstart_prints_scores_costs_and_a_picture(trained):
     assert np.abs(truth - prediction).max() > 0
 
 
-def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(trained, config, checkpoint, tmp_path):
-    metrics, predictions = tmp_path / 'metrics.pkl', tmp_path / 'predictions.pkl'
-    common = [config, checkpoint, '--work-dir', tmp_path]
-    run_test_tool(*common, '--out', metrics, '--out-item', 'metrics', '--show-dir', tmp_path / 'drawn')
-    scores = pickle.loads(metrics.read_bytes())
+def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
+    trained, tested, config, checkpoint, run_test_tool, logged_metrics, tmp_path
+):
+    scores = logged_metrics(tested)
     assert (scores['coco/bbox_mAP'], scores['coco/segm_mAP']) == trained[1]
-    assert len(list(tmp_path.rglob('drawn/**/*.png'))) + len(list(tmp_path.rglob('drawn/**/*.jpg'))) == VAL
+    assert len(list(tested.rglob('drawn/**/*.png'))) + len(list(tested.rglob('drawn/**/*.jpg'))) == VAL
 
-    run_test_tool(*common, '--out', predictions, '--tta')
+    predictions = tmp_path / 'predictions.pkl'
+    run_test_tool(config, checkpoint, '--work-dir', tmp_path, '--out', predictions, '--tta')
     saved = pickle.loads(predictions.read_bytes())
     assert len(saved) == VAL
     for image in saved:
         found = image['pred_instances']
         assert len(found['bboxes']) == len(found['masks']) == len(found['scores'])
         assert all(mask['size'] == [128, 128] for mask in found['masks'])
+
+
+def test_two_processes_predict_and_score_as_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
+    """5 images do not split evenly over two processes; batches of another composition change the last bits."""
+    folder = run_dist_test(config, checkpoint)
+    expected, found = (pickle.loads((path / 'out.pkl').read_bytes()) for path in (tested, folder))
+    assert [sample['img_id'] for sample in found] == list(range(VAL))
+    for sample, reference in zip(found, expected, strict=True):
+        assert_same_instances(sample['pred_instances'], reference['pred_instances'])
+    scores = logged_metrics(folder)
+    assert (scores['coco/bbox_mAP'], scores['coco/segm_mAP']) == trained[1]
+
+
+def test_init_detector_predicts_as_the_test_tool(trained, tested, config, checkpoint):
+    """After 2 iterations all mAP are 0: only the predictions tell whether the tool tested what was trained."""
+    from mmdet.apis import inference_detector, init_detector
+
+    model = init_detector(str(config), str(checkpoint), device='cpu')
+    images = sorted(str(path) for path in (trained[0] / 'data/images/validation').glob('*.png'))
+    saved = pickle.loads((tested / 'out.pkl').read_bytes())
+    for result, sample in zip(inference_detector(model, images), saved, strict=True):
+        assert_same_instances(result.pred_instances, sample['pred_instances'])
 
 
 def test_init_detector_takes_images_of_any_and_mixed_sizes(config, checkpoint):
@@ -141,6 +168,13 @@ def test_backbone_starts_from_a_classification_checkpoint(config, tmp_path):
     wrong = _build(config, {'model.backbone.init_cfg': dict(checkpoint=str(tmp_path / 'classifier.pth'), prefix='x.')})
     with pytest.raises(ValueError, match=r"prefix='x\.'"):
         wrong.init_weights()
+
+
+def assert_same_instances(found, expected):
+    assert len(expected['scores']) > 0
+    assert found['labels'].tolist() == expected['labels'].tolist()
+    for name in ('scores', 'bboxes'):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
 
 
 def _build(config, options=None):

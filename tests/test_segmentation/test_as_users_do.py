@@ -1,15 +1,11 @@
 """Segmentation from data to prediction, by the tools and APIs that people have around mmseg; tiny, and on a CPU."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import math
-import os
+import pickle
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -22,7 +18,6 @@ from mmengine.registry import MODELS, init_default_scope
 import mmdefmamba  # noqa: F401  before mmseg
 from mmdefmamba.quickstart import segmentation
 
-ROOT = Path(__file__).parents[2]
 TRAIN, VAL = 8, 5
 SHORT = {
     'train_cfg.max_iters': 2,
@@ -55,20 +50,16 @@ def checkpoint(trained):
     return trained[0] / 'iter_2.pth'
 
 
-def run_test_tool(*args):
-    spec = importlib.util.spec_from_file_location('tools_test', ROOT / 'tools/test.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    tool.main([str(arg) for arg in args])
+@pytest.fixture(scope='module')
+def tested(config, checkpoint, run_test_tool, tmp_path_factory):
+    """Where one process of tools/test.py saved predictions, pictures and log."""
+    from mmseg.visualization import SegLocalVisualizer
 
-
-def run_process(*command, **env):
-    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', **{key: str(env[key]) for key in env})
-    env['PYTHONPATH'] = os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')])
-    command = [str(part) for part in command]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout[-5000:]
-    return done.stdout
+    SegLocalVisualizer._instance_dict.clear()  # one a process, and the quickstart's saves elsewhere
+    folder = tmp_path_factory.mktemp('tested')
+    options = ['--work-dir', folder, '--out', folder / 'out.pkl', '--show-dir', folder / 'drawn']
+    run_test_tool(config, checkpoint, *options)
+    return folder
 
 
 def test_quickstart_prints_scores_costs_and_a_picture(trained):
@@ -80,22 +71,19 @@ def test_quickstart_prints_scores_costs_and_a_picture(trained):
     assert cv2.imread(str(work_dir / 'predictions.png')).shape[1] == 2 * 2 * 3 * 128
 
 
-def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(trained, config, checkpoint, tmp_path):
-    metrics = tmp_path / 'metrics.json'
-    common = [config, checkpoint, '--work-dir', tmp_path]
-    # a process of its own: MMEngine makes one visualizer a process, and the quickstart's saves elsewhere
-    options = ['--out', metrics, '--out-item', 'metrics', '--show-dir', tmp_path / 'drawn']
-    run_process(sys.executable, ROOT / 'tools/test.py', *common, *options)
-    assert json.loads(metrics.read_text())['mIoU'] == 100 * trained[1]
-    assert len(list(tmp_path.rglob('drawn/**/*.png'))) == VAL
+def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
+    trained, tested, config, checkpoint, run_test_tool, logged_metrics, tmp_path
+):
+    assert 0 < logged_metrics(tested)['mIoU'] == 100 * trained[1]
+    assert len(list(tested.rglob('drawn/**/*.png'))) == VAL
 
-    run_test_tool(*common, '--out', tmp_path / 'masks', '--tta')
+    run_test_tool(config, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'masks', '--tta')
     masks = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((tmp_path / 'masks').glob('*.png'))]
     assert [mask.shape for mask in masks] == [(128, 128)] * VAL
     assert max(mask.max() for mask in masks) < 11
 
 
-def test_multi_scale_test_merges_views_of_all_scales(trained, config, checkpoint, tmp_path):
+def test_multi_scale_test_merges_views_of_all_scales(trained, config, checkpoint, run_test_tool, tmp_path):
     """Views of equal size give what one view gives; those of other sizes do not."""
     outcomes = []
     for ratios in ((1.0, 1.0), (0.25, 0.5, 1.0)):
@@ -111,16 +99,16 @@ def test_multi_scale_test_merges_views_of_all_scales(trained, config, checkpoint
     assert outcomes[1] != outcomes[0]
 
 
-def test_two_processes_give_the_metrics_of_one(trained, config, checkpoint, tmp_path):
+def test_two_processes_predict_and_score_as_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
     """5 images do not split evenly over two processes."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    out = tmp_path / 'metrics.json'
-    options = ['--work-dir', tmp_path, '--out', out, '--out-item', 'metrics']
-    log = run_process(ROOT / 'tools/dist_test.sh', config, checkpoint, 2, *options, PORT=port, PYTHON=sys.executable)
-    assert 'distributed over gloo' in log
-    assert json.loads(out.read_text())['mIoU'] == 100 * trained[1]
+    folder = run_dist_test(config, checkpoint)
+    expected, found = (pickle.loads((path / 'out.pkl').read_bytes()) for path in (tested, folder))
+    assert [Path(sample['img_path']).stem for sample in found] == [f'{i:05d}' for i in range(VAL)]
+    logits = [sample['seg_logits']['data'] for sample in expected]
+    for sample, reference in zip(found, logits, strict=True):
+        torch.testing.assert_close(sample['seg_logits']['data'], reference)
+    assert (logits[0] - logits[1]).abs().max() > 1e-2, 'images differ, so that a wrong order of samples is seen'
+    assert logged_metrics(folder)['mIoU'] == 100 * trained[1]
 
 
 def test_init_model_takes_images_of_any_size(config, checkpoint):
