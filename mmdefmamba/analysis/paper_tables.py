@@ -64,7 +64,7 @@ def paper_tables(tables=None, root=ROOT, count=config_complexity):
     Args:
         tables: names of tables, '1', '2', '3', 'B2', 'C3'; all by default.
         root: of the repository, where configs and metafiles are.
-        count: as :func:`config_complexity`; it takes a minute for each row of detection and segmentation.
+        count: as :func:`config_complexity`; it takes about half a minute for each row of detection and segmentation.
 
     Returns:
         The text. FLOPs are multiply-adds at the paper's image sizes, without the selective scan as the paper counts,

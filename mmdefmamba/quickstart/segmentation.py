@@ -2,8 +2,9 @@
 
 from mmengine.structures import PixelData
 
-from .scenes import TRAIN, VAL, run_scenes
+from .scenes import VAL, run_scenes
 
+TRAIN = 3200
 CONFIG = 'segmentation/upernet_defmamba_pico_digits.py'
 
 
