@@ -4,7 +4,7 @@ from mmengine.structures import PixelData
 
 from .scenes import VAL, run_scenes
 
-TRAIN = 3200
+TRAIN = 6400  # with 1600 the network came to know them by heart: mIoU 0.5 on others
 CONFIG = 'segmentation/upernet_defmamba_pico_digits.py'
 
 
