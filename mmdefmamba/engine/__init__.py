@@ -1,5 +1,13 @@
 """What training and testing need beyond MMEngine's own parts."""
 
 from .pretrained import PretrainedInit
+from .safe_checkpoints import SafeCheckpointHook, find_resumable_checkpoint
+from .step_seeds import ResumableIterBasedTrainLoop, StepSeedHook
 
-__all__ = ['PretrainedInit']
+__all__ = [
+    'PretrainedInit',
+    'ResumableIterBasedTrainLoop',
+    'SafeCheckpointHook',
+    'StepSeedHook',
+    'find_resumable_checkpoint',
+]

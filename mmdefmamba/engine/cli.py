@@ -12,9 +12,10 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from .distributed import init_without_gpu
+from .safe_checkpoints import find_resumable_checkpoint
 
 # How the three libraries' hooks are told to draw what is tested, and where to.
 _VISUALIZATION_HOOKS = {
@@ -96,16 +97,18 @@ def train_config(args):
 
     Raises:
         FileNotFoundError: no such config or checkpoint.
+        RuntimeError: ``--resume``, and every checkpoint there is damaged.
         ValueError: an option that does not go with the config or the machine.
     """
     cfg = _load_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.resume == 'auto':
-        # MMEngine resumes from load_from if that is set. Where nothing can be resumed, it keeps its own meaning.
-        cfg.resume = find_latest_checkpoint(cfg.work_dir) is not None
+        # MMEngine resumes from load_from. Where nothing can be resumed, it keeps its own meaning.
+        last = find_resumable_checkpoint(cfg.work_dir)
+        cfg.resume = last is not None
         if cfg.resume:
-            cfg.load_from = None
+            cfg.load_from = last
     elif args.resume:
         cfg.resume, cfg.load_from = True, _existing(args.resume, 'checkpoint')
     if args.amp:

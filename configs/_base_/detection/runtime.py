@@ -1,0 +1,3 @@
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook'), step_seed=dict(type='StepSeedHook'))
