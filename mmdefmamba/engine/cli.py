@@ -14,6 +14,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .config_errors import check_keys, explain_argument
 from .distributed import init_without_gpu
 from .safe_checkpoints import find_resumable_checkpoint
 
@@ -98,7 +99,7 @@ def train_config(args):
     Raises:
         FileNotFoundError: no such config or checkpoint.
         RuntimeError: ``--resume``, and every checkpoint there is damaged.
-        ValueError: an option that does not go with the config or the machine.
+        ValueError: an option that does not go with the config or the machine, or a key of the config that is a slip.
     """
     cfg = _load_config(args)
     if args.no_validate:
@@ -130,7 +131,7 @@ def test_config(args):
 
     Raises:
         FileNotFoundError: no such config or checkpoint.
-        ValueError: an option that does not go with the config.
+        ValueError: an option that does not go with the config, or a key of the config that is a slip.
     """
     cfg = _load_config(args)
     cfg.load_from = _existing(args.checkpoint, 'checkpoint')
@@ -146,9 +147,16 @@ def test_config(args):
 
 
 def build_runner(cfg):
-    """Build the config's runner; also for a distributed run without a GPU."""
+    """Build the config's runner; also for a distributed run without a GPU.
+
+    Raises:
+        TypeError: a class of the config takes no such argument.
+    """
     done = init_without_gpu(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except TypeError as error:
+        raise explain_argument(error) from error
     if done:
         runner.logger.info(done)
     return runner
@@ -167,6 +175,7 @@ def add_dump(runner, out):
 def _load_config(args):
     cfg = Config.fromfile(_existing(args.config, 'config'))
     cfg.merge_from_dict(args.cfg_options or {})
+    check_keys(cfg)
     cfg.launcher = args.launcher
     if args.launcher != 'none':
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
