@@ -14,6 +14,10 @@ from mmengine.visualization import Visualizer
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser):
+    parser.addoption('--kills', type=int, default=3, help='how often test_interruption.py kills a training')
+
+
 @pytest.fixture(autouse=True, scope='module')
 def fresh_globals():
     """MMEngine keeps the last scope, logger and visualizer of a process: each test module starts without those."""

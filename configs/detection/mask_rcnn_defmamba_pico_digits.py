@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/detection/digit_scenes.py',
     '../_base_/detection/schedule_1x.py',
     '../_base_/detection/tta.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/detection/runtime.py',
 ]
 norm_cfg = dict(type='BN', requires_grad=True)  # FPN and mask head start from random weights, too
 model = dict(

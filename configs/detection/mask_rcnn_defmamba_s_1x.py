@@ -3,5 +3,5 @@ _base_ = [
     'mmdet::_base_/datasets/coco_instance.py',
     '../_base_/detection/schedule_1x.py',
     '../_base_/detection/tta.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/detection/runtime.py',
 ]

@@ -1,5 +1,15 @@
 """What training and testing need beyond MMEngine's own parts."""
 
+from .class_count import ClassCountHook
 from .pretrained import PretrainedInit
+from .safe_checkpoints import SafeCheckpointHook, find_resumable_checkpoint
+from .step_seeds import ResumableIterBasedTrainLoop, StepSeedHook
 
-__all__ = ['PretrainedInit']
+__all__ = [
+    'ClassCountHook',
+    'PretrainedInit',
+    'ResumableIterBasedTrainLoop',
+    'SafeCheckpointHook',
+    'StepSeedHook',
+    'find_resumable_checkpoint',
+]

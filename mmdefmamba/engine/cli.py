@@ -12,9 +12,11 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from .config_errors import check_keys, explain_argument
 from .distributed import init_without_gpu
+from .safe_checkpoints import find_resumable_checkpoint
 
 # How the three libraries' hooks are told to draw what is tested, and where to.
 _VISUALIZATION_HOOKS = {
@@ -96,16 +98,18 @@ def train_config(args):
 
     Raises:
         FileNotFoundError: no such config or checkpoint.
-        ValueError: an option that does not go with the config or the machine.
+        RuntimeError: ``--resume``, and every checkpoint there is damaged.
+        ValueError: an option that does not go with the config or the machine, or a key of the config that is a slip.
     """
     cfg = _load_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.resume == 'auto':
-        # MMEngine resumes from load_from if that is set. Where nothing can be resumed, it keeps its own meaning.
-        cfg.resume = find_latest_checkpoint(cfg.work_dir) is not None
+        # MMEngine resumes from load_from. Where nothing can be resumed, it keeps its own meaning.
+        last = find_resumable_checkpoint(cfg.work_dir)
+        cfg.resume = last is not None
         if cfg.resume:
-            cfg.load_from = None
+            cfg.load_from = last
     elif args.resume:
         cfg.resume, cfg.load_from = True, _existing(args.resume, 'checkpoint')
     if args.amp:
@@ -127,7 +131,7 @@ def test_config(args):
 
     Raises:
         FileNotFoundError: no such config or checkpoint.
-        ValueError: an option that does not go with the config.
+        ValueError: an option that does not go with the config, or a key of the config that is a slip.
     """
     cfg = _load_config(args)
     cfg.load_from = _existing(args.checkpoint, 'checkpoint')
@@ -143,9 +147,16 @@ def test_config(args):
 
 
 def build_runner(cfg):
-    """Build the config's runner; also for a distributed run without a GPU."""
+    """Build the config's runner; also for a distributed run without a GPU.
+
+    Raises:
+        TypeError: a class of the config takes no such argument.
+    """
     done = init_without_gpu(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except TypeError as error:
+        raise explain_argument(error) from error
     if done:
         runner.logger.info(done)
     return runner
@@ -164,6 +175,7 @@ def add_dump(runner, out):
 def _load_config(args):
     cfg = Config.fromfile(_existing(args.config, 'config'))
     cfg.merge_from_dict(args.cfg_options or {})
+    check_keys(cfg)
     cfg.launcher = args.launcher
     if args.launcher != 'none':
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

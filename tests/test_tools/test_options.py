@@ -5,12 +5,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmdefmamba.engine import cli
+from mmdefmamba.engine.config_errors import explain_argument
 from mmdefmamba.engine.distributed import init_without_gpu
 
-TOOLS = Path(__file__).parents[2] / 'tools'
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / 'tools'
+PICO = ROOT / 'configs/classification/defmamba_pico_digits.py'
 VISUALIZERS = {
     'VisualizationHook': dict(enable=True, out_dir='drawn'),
     'DetVisualizationHook': dict(draw=True, test_out_dir='drawn'),
@@ -71,6 +75,36 @@ def test_malformed_options_are_named(args, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_slips_in_keys_are_named(write):
+    with pytest.raises(ValueError, match=r"'optim_wraper' is read by nobody, did you mean 'optim_wrapper'"):
+        train_config(write(optim_wraper=dict(optimizer=dict(lr=1.0))))
+    with pytest.raises(ValueError, match=r"'train_dataloaders' .* did you mean 'train_dataloader'"):
+        train_config(write(), '--cfg-options', 'train_dataloaders.batch_size=4')
+    # a config's own variables, and what only the libraries read, pass
+    assert (
+        train_config(write(image_size=32, max_epochs=3, data_root='x', backend_args=None, optimizer=1)).max_epochs == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'message'),
+    [
+        (dict(drop_path_rat=0.1), r"DefMamba takes no argument 'drop_path_rat'. Did you mean 'drop_path_rate'\?"),
+        (dict(zzz=0.1), r"DefMamba takes no argument 'zzz'. It takes: arch, formulation, scans, .*init_cfg\."),
+    ],
+)
+def test_slips_in_arguments_are_named(backbone, message, tmp_path):
+    cfg = train_config(str(PICO), '--work-dir', str(tmp_path))
+    cfg.model.backbone.update(backbone)
+    with pytest.raises(TypeError, match=message):
+        cli.build_runner(cfg)
+
+
+def test_type_errors_from_elsewhere_are_left_as_they_are():
+    error = TypeError("got an unexpected keyword argument 'x'")
+    assert explain_argument(error) is error
+
+
 def test_work_dir_comes_from_option_then_config_then_name(write):
     assert train_config(write()).work_dir == 'work_dirs/small'
     path = write(work_dir='of_config')
@@ -84,9 +118,10 @@ def test_resume_without_checkpoint_starts_from_what_the_config_loads(write, chec
     assert train_config(path).get('resume') is None
     first = train_config(path, '--resume')
     assert (first.resume, first.load_from) == (False, 'pretrained.pth')
+    torch.save({}, checkpoint)
     (tmp_path / 'last_checkpoint').write_text(checkpoint)
     later = train_config(path, '--resume')
-    assert (later.resume, later.load_from) == (True, None)
+    assert (later.resume, later.load_from) == (True, checkpoint)
     chosen = train_config(path, '--resume', checkpoint)
     assert (chosen.resume, chosen.load_from) == (True, checkpoint)
 

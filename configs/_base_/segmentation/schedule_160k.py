@@ -10,3 +10,9 @@ param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+train_cfg = dict(type='ResumableIterBasedTrainLoop')
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook'),
+    step_seed=dict(type='StepSeedHook'),
+    class_count=dict(type='ClassCountHook'),
+)

@@ -1,0 +1,7 @@
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook'),
+    step_seed=dict(type='StepSeedHook'),
+    class_count=dict(type='ClassCountHook'),
+)

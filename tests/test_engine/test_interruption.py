@@ -1,0 +1,275 @@
+"""A training that is killed loses nothing, and ends with the weights of one that was not."""
+
+import errno
+import gc
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import CheckpointHook, Hook
+from yapf.yapflib import yapf_api
+
+from mmdefmamba.compat import load_safely
+from mmdefmamba.engine import SafeCheckpointHook, find_resumable_checkpoint, safe_checkpoints
+from mmdefmamba.engine.cli import build_runner, train_config, train_parser
+from mmdefmamba.engine.safe_checkpoints import AtomicLocalBackend
+
+PICO = Path(__file__).parents[2] / 'configs/classification/defmamba_pico_digits.py'
+# Augmentations and drop path draw random numbers at every step; one checkpoint is kept at a time.
+TINY = f"""
+_base_ = {str(PICO)!r}
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, embed_dims=(8, 16), depths=(1, 2)), out_indices=1, drop_path_rate=0.3),
+    head=dict(in_channels=16),
+)
+train_dataloader = dict(batch_size=16, dataset=dict(indices=64))
+val_cfg = val_dataloader = val_evaluator = None
+"""
+BY_EPOCH = """
+train_cfg = dict(max_epochs=3)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=1))
+"""
+BY_ITERATION = """
+train_cfg = dict(_delete_=True, type='ResumableIterBasedTrainLoop', max_iters=12)
+train_dataloader = dict(sampler=dict(type='InfiniteSampler'))
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=12)]
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3, max_keep_ckpts=1))
+log_processor = dict(by_epoch=False)
+"""
+
+
+def write_config(folder, schedule):
+    path = folder / 'tiny.py'
+    path.write_text(TINY + schedule)
+    return path
+
+
+class KillHook(Hook):
+    """kill -9 this process just before iteration ``step``, counted from the start of the process."""
+
+    def __init__(self, step):
+        self.steps_left = step
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if self.steps_left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.steps_left -= 1
+
+
+def train(arguments, kill_at_step=None, kill_in_write=None):
+    """Run tools/train.py's work with these arguments in a process of its own.
+
+    Args:
+        arguments: the command line.
+        kill_at_step: kill the process before this iteration of its own.
+        kill_in_write: kill it in the middle of its write number ``kill_in_write`` of a checkpoint, from 0.
+
+    Returns:
+        The process's exit status, as of subprocess: -9 if it was killed.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        torch.set_num_threads(1)
+        gc.freeze()  # datasets collect garbage when they are built, and the test's own heap is large
+        yapf_api.FormatCode = lambda text, **kwargs: (text, True)  # half a second for each config that is written
+        if kill_in_write is not None:
+            _kill_in_write(kill_in_write)
+        runner = build_runner(train_config(train_parser().parse_args([str(a) for a in arguments])))
+        if kill_at_step is not None:
+            runner.register_hook(KillHook(kill_at_step), priority='HIGHEST')
+        runner.train()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _kill_in_write(number):
+    """Half of the bytes reach the disk, then the process is gone."""
+    replace, writes = os.replace, iter(range(10**6))
+
+    def killing_replace(source, target):
+        if str(target).endswith('.pth') and next(writes) == number:
+            os.truncate(source, os.path.getsize(source) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    safe_checkpoints.os.replace = killing_replace
+
+
+def saved_weights(work_dir, name):
+    return load_safely(work_dir / name)['state_dict']
+
+
+def train_killed(arguments, chance, kills):
+    """Train with ``--resume``, killed at random steps and in random writes, until it ends.
+
+    Args:
+        arguments: the command line.
+        chance: a ``random.Random``.
+        kills: how often at most it is killed; then it is let alone.
+
+    Returns:
+        How often it was killed.
+    """
+    for killed in range(kills):
+        where = (
+            {'kill_in_write': chance.randrange(2)}
+            if chance.random() < 0.4
+            else {'kill_at_step': chance.randrange(1, 8)}
+        )
+        status = train([*arguments, '--resume'], **where)
+        if status == 0:
+            return killed
+        assert status == -signal.SIGKILL, f'exit status {status}'
+    assert train([*arguments, '--resume']) == 0
+    return kills
+
+
+def saved(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'last'), [(BY_EPOCH, 'epoch_3.pth'), (BY_ITERATION, 'iter_12.pth')], ids=['epochs', 'iterations']
+)
+def test_killed_again_and_again_it_ends_with_the_same_weights(schedule, last, tmp_path, request):
+    config = write_config(tmp_path, schedule)
+    assert train([config, '--work-dir', tmp_path / 'whole']) == 0
+    expected = saved_weights(tmp_path / 'whole', last)
+    chance, left = random.Random(0), request.config.getoption('--kills')
+    while left > 0:
+        work_dir = tmp_path / f'killed_{left}'
+        left -= train_killed([config, '--work-dir', work_dir], chance, left)
+        weights = saved_weights(work_dir, last)
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+        assert saved(work_dir) == [last]
+
+
+@pytest.fixture(scope='module')
+def three_epochs(tmp_path_factory):
+    """A run's folder with all of its three checkpoints."""
+    folder = tmp_path_factory.mktemp('three')
+    config = write_config(folder, BY_EPOCH)
+    options = ['--cfg-options', 'default_hooks.checkpoint.max_keep_ckpts=-1']
+    assert train([config, '--work-dir', folder / 'run', *options]) == 0
+    return folder / 'run'
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('damage', [cut, flip_a_bit, lambda path: path.write_bytes(b'')], ids=['cut', 'bit', 'empty'])
+def test_a_damaged_checkpoint_is_passed_over(three_epochs, damage, tmp_path, caplog):
+    run = shutil.copytree(three_epochs, tmp_path / 'run')
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))
+    assert find_resumable_checkpoint(run) == str(run / 'epoch_3.pth')
+    damage(run / 'epoch_3.pth')
+    assert find_resumable_checkpoint(run) == str(run / 'epoch_2.pth')
+    damage(run / 'epoch_1.pth')
+    damage(run / 'epoch_2.pth')
+    with pytest.raises(RuntimeError, match=r'all are damaged: epoch_3.pth, epoch_2.pth, epoch_1.pth. Move them away'):
+        find_resumable_checkpoint(run)
+
+
+def test_what_the_run_called_its_last_comes_first(three_epochs, tmp_path):
+    run = shutil.copytree(three_epochs, tmp_path / 'run')
+    # epoch_3.pth is an older run's; and where the note itself was lost, the highest number is taken
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_2.pth'))
+    assert find_resumable_checkpoint(run) == str(run / 'epoch_2.pth')
+    cut(run / 'epoch_2.pth')
+    assert find_resumable_checkpoint(run) == str(run / 'epoch_1.pth')
+    (run / 'last_checkpoint').write_text('')
+    assert find_resumable_checkpoint(run) == str(run / 'epoch_3.pth')
+    assert find_resumable_checkpoint(tmp_path / 'nowhere') is None
+
+
+@pytest.fixture
+def little_room():
+    """Files may not grow beyond 4 KiB: to a program what a full disk is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, little_room):
+    backend = AtomicLocalBackend()
+    backend.put_text('first', tmp_path / 'new/epoch_1.pth')
+    with pytest.raises(OSError, match=r'epoch_1.pth \(0.5 MiB\) could not be written.*make room.*--resume') as raised:
+        backend.put(bytes(2**19), tmp_path / 'new/epoch_1.pth')
+    assert raised.value.errno == errno.EFBIG
+    assert (tmp_path / 'new/epoch_1.pth').read_text() == 'first'
+    assert os.listdir(tmp_path / 'new') == ['epoch_1.pth']
+
+
+def make_hook(folder, hook=SafeCheckpointHook, **kwargs):
+    """A hook in the state that training brings it into, and a runner that saves or fails."""
+
+    class Runner:
+        epoch = iter = 0
+        work_dir = str(folder)
+        message_hub = logger = type('', (), dict.fromkeys(('update_info', 'info'), lambda *a: None))()
+        message_hub.runtime_info = {}
+        fails = False
+
+        def save_checkpoint(self, out_dir, filename, *args, **kwargs):
+            assert not self.fails, 'disk full'
+            Path(out_dir, filename).write_text('whole')
+
+    hook, runner = hook(max_keep_ckpts=1, **kwargs), Runner()
+    hook.before_train(runner)
+    return hook, runner
+
+
+@pytest.mark.parametrize('kind', [SafeCheckpointHook, CheckpointHook])
+def test_the_old_checkpoint_goes_when_the_new_one_stands(kind, tmp_path):
+    hook, runner = make_hook(tmp_path, kind)
+    hook._save_checkpoint(runner)
+    runner.epoch = 1
+    hook._save_checkpoint(runner)
+    assert saved(tmp_path) == ['epoch_2.pth']
+    runner.epoch, runner.fails = 2, True
+    with pytest.raises(AssertionError, match='disk full'):
+        hook._save_checkpoint(runner)
+    # MMEngine's own hook has nothing left by now: when that changes, ours can go
+    assert saved(tmp_path) == (['epoch_2.pth'] if kind is SafeCheckpointHook else [])
+
+
+def test_the_best_checkpoint_too(tmp_path):
+    hook, runner = make_hook(tmp_path, save_best='score', rule='greater')
+    runner.message_hub.get_info = lambda key: 0.5
+    for epoch, fails in ((1, False), (2, False), (3, True)):
+        runner.epoch, runner.fails = epoch, fails
+        runner.message_hub.runtime_info['best_score'] = 0.5
+        if fails:
+            with pytest.raises(AssertionError, match='disk full'):
+                hook._save_best_checkpoint(runner, {'score': 0.5 + epoch})
+        else:
+            hook._save_best_checkpoint(runner, {'score': 0.5 + epoch})
+    assert saved(tmp_path) == ['best_score_epoch_2.pth']
+    # saved a second time under its own name, as after a resume, it is not removed
+    runner.epoch, runner.fails = 2, False
+    hook.best_ckpt_path = str(tmp_path / 'best_score_epoch_2.pth')
+    hook._save_best_checkpoint(runner, {'score': 9.0})
+    assert saved(tmp_path) == ['best_score_epoch_2.pth']
