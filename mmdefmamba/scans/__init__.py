@@ -1,16 +1,35 @@
 """How a feature map becomes a sequence of tokens, and comes back."""
 
+from .atrous import AtrousScan
 from .base import SCANS, Scan, ScanContext, StaticScan, build_scan
+from .column import ColumnReverseScan, ColumnScan
+from .content import ContentScan
+from .continuous import ContinuousScan
 from .deformable import DeformableScan
+from .hilbert import HilbertScan
+from .local import LocalScan
+from .quadtree import QuadtreeScan
 from .raster import RasterReverseScan, RasterScan
+from .spanning_tree import SpanningTreeScan
+from .zigzag import ZigzagScan
 
 __all__ = [
     'SCANS',
+    'AtrousScan',
+    'ColumnReverseScan',
+    'ColumnScan',
+    'ContentScan',
+    'ContinuousScan',
     'DeformableScan',
+    'HilbertScan',
+    'LocalScan',
+    'QuadtreeScan',
     'RasterReverseScan',
     'RasterScan',
     'Scan',
     'ScanContext',
+    'SpanningTreeScan',
     'StaticScan',
+    'ZigzagScan',
     'build_scan',
 ]

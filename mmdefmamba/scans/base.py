@@ -62,10 +62,16 @@ class Scan(nn.Module):
 
 
 class StaticScan(Scan):
-    """A scan whose order depends on the map's size alone. A subclass says its :meth:`order`, no more."""
+    """A scan whose order depends on the map's size alone. A subclass says its :meth:`order`, no more.
 
-    def __init__(self, context=None):
+    Args:
+        context: a :class:`ScanContext`, or None where the scan does not care.
+        reverse: visit the places of :meth:`order` backwards.
+    """
+
+    def __init__(self, context=None, reverse=False):
         super().__init__(context)
+        self.reverse = reverse
         self._cached_orders = {}
 
     def order(self, height, width):
@@ -81,6 +87,7 @@ class StaticScan(Scan):
         key = (height, width, device)
         if key not in self._cached_orders:
             order = self.order(height, width)
+            order = order.flip(0) if self.reverse else order
             row_major = torch.arange(height * width)
             if not torch.equal(order.sort().values, row_major):
                 raise ValueError(

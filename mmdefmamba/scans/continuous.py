@@ -1,0 +1,39 @@
+"""Row by row without a jump: every other row is walked backwards."""
+
+import torch
+
+from .base import SCANS, StaticScan
+
+#: corner to start from: the axes, rows 0 and columns 1, along which the map is flipped first
+CORNERS = {'top_left': (), 'top_right': (1,), 'bottom_left': (0,), 'bottom_right': (0, 1)}
+
+
+@SCANS.register_module(name='continuous')
+class ContinuousScan(StaticScan):
+    """Boustrophedon: consecutive tokens are always neighbours on the map.
+
+    Args:
+        context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
+        corner: where it starts, 'top_left', 'top_right', 'bottom_left' or 'bottom_right'.
+        transposed: walk along columns instead of rows.
+        reverse: as for any :class:`~mmdefmamba.scans.StaticScan`.
+
+    Raises:
+        ValueError: unknown ``corner``.
+
+    Source: PlainMamba, continuous 2D scanning.
+    """
+
+    def __init__(self, context=None, corner='top_left', transposed=False, reverse=False):
+        super().__init__(context, reverse)
+        if corner not in CORNERS:
+            raise ValueError(f'corner must be one of {list(CORNERS)}, got {corner!r}')
+        self.corner, self.transposed = corner, transposed
+
+    def order(self, height, width):
+        places = torch.arange(height * width).view(height, width).flip(CORNERS[self.corner])
+        if self.transposed:
+            places = places.t()
+        lines = places.clone(memory_format=torch.contiguous_format)
+        lines[1::2] = lines[1::2].flip(1)
+        return lines.flatten()

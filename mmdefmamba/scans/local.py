@@ -1,0 +1,33 @@
+"""Window by window: tokens that are close on the map stay close in the sequence."""
+
+import torch
+
+from .base import SCANS, StaticScan
+
+
+@SCANS.register_module(name='local')
+class LocalScan(StaticScan):
+    """Windows in raster order, raster inside each; windows that the border cuts are smaller, nothing is padded.
+
+    Args:
+        context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
+        window: side of a window, or its (height, width).
+        reverse: as for any :class:`~mmdefmamba.scans.StaticScan`.
+
+    Raises:
+        ValueError: ``window`` is not positive.
+
+    Source: LocalMamba, whose windows are of side 2 and 7.
+    """
+
+    def __init__(self, context=None, window=7, reverse=False):
+        super().__init__(context, reverse)
+        self.window = (window, window) if isinstance(window, int) else tuple(window)
+        if len(self.window) != 2 or min(self.window) < 1:
+            raise ValueError(f'window must be one or two positive integers, got {window}')
+
+    def order(self, height, width):
+        rows = torch.arange(height).view(-1, 1) // self.window[0]
+        columns = torch.arange(width) // self.window[1]
+        # stable: inside a window the raster order stays
+        return (rows * width + columns).flatten().argsort(stable=True)

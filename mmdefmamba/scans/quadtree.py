@@ -1,0 +1,70 @@
+"""Windows of a quadtree: fine where the map varies, coarse where it does not."""
+
+import torch
+
+from .base import SCANS
+from .content import ContentScan
+
+
+@SCANS.register_module(name='quadtree')
+class QuadtreeScan(ContentScan):
+    """Leaves of a quadtree in depth-first order, raster inside each.
+
+    The map is cut into four; on each further level the one window that varies most is cut into four again. How much
+    a window varies is the mean over channels of its tokens' variance: the classic criterion. This is the order of
+    QuadMamba and no more: there a small network scores the windows and learns through a relaxation, here nothing is
+    learned.
+
+    Args:
+        context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
+        levels: depth of the tree.
+
+    Raises:
+        ValueError: ``levels`` is not positive.
+
+    Source: QuadMamba, quadtree-based scanning.
+    """
+
+    def __init__(self, context=None, levels=2):
+        super().__init__(context)
+        if levels < 1:
+            raise ValueError(f'levels must be positive, got {levels}')
+        self.levels = levels
+
+    def order(self, x):
+        batch, _, height, width = x.shape
+        tokens_BCL = x.flatten(2)
+        key = windows(height, width, 1, x.device).expand(batch, -1)
+        leaf = torch.ones_like(key, dtype=torch.bool)  # whether a token's window may still be cut
+        for level in range(1, self.levels):
+            window = windows(height, width, level, x.device)
+            score = window_variance(tokens_BCL, window, 4**level)
+            # windows that lie in a coarser leaf are not there to be cut: every token of one says the same
+            cuttable = torch.zeros_like(score).scatter_(1, window.expand(batch, -1), leaf.to(score.dtype)) > 0
+            cut = score.masked_fill(~cuttable, -1).argsort(dim=1, descending=True, stable=True)[:, :1]
+            leaf = window == cut
+            finer = windows(height, width, level + 1, x.device)
+            key = torch.where(leaf, finer, key * 4)
+        return key.argsort(dim=1, stable=True)
+
+
+def windows(height, width, level, device):
+    """Depth-first index, 0 to 4 ** level - 1, of the window that holds each token, (L,)."""
+
+    def halves(size):
+        return torch.arange(size, device=device) * 2**level // size
+
+    rows, columns = halves(height).view(-1, 1), halves(width)
+    index = torch.zeros(height, width, dtype=torch.long, device=device)
+    for bit in range(level):
+        index += ((rows >> bit & 1) * 2 + (columns >> bit & 1)) << 2 * bit
+    return index.flatten()
+
+
+def window_variance(tokens_BCL, window, num_windows):
+    """Mean over channels of the variance of each window's tokens, (B, num_windows); 0 for one without tokens."""
+    member = torch.nn.functional.one_hot(window, num_windows).to(tokens_BCL.dtype)
+    average = member / member.sum(0).clamp(min=1)
+    mean = tokens_BCL @ average
+    deviation = tokens_BCL - mean[..., window]
+    return deviation.square().mean(1) @ average

@@ -1,0 +1,55 @@
+"""Along the minimum spanning tree of the map: what looks alike comes together."""
+
+import numpy as np
+import torch
+
+from .base import SCANS
+from .content import ContentScan
+
+
+@SCANS.register_module(name='spanning_tree')
+class SpanningTreeScan(ContentScan):
+    """Breadth-first order over the minimum spanning tree of the 4-neighbour grid, from the top left.
+
+    An edge weighs the squared distance of its two tokens. This is the order of GrootV and no more: there the state
+    runs along the tree's branches, here along one sequence.
+
+    The tree is found by SciPy on the CPU, for the whole batch at once; on another device every call waits for a copy
+    there and back.
+
+    Source: GrootV (MambaTree), tree topology scanning.
+    """
+
+    def order(self, x):
+        # imported here: no other scan needs SciPy
+        try:
+            from scipy.sparse import csr_array
+            from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+        except ImportError as error:
+            raise ImportError('the spanning_tree scan needs SciPy: pip install scipy') from error
+
+        batch, _, height, width = x.shape
+        length = height * width
+        places = np.arange(batch * length).reshape(batch, height, width)
+        start = np.concatenate([places[:, :, :-1].ravel(), places[:, :-1].ravel()])
+        end = np.concatenate([places[:, :, 1:].ravel(), places[:, 1:].ravel()])
+        across = (x[..., 1:] - x[..., :-1]).square().sum(1).flatten()
+        down = (x[..., 1:, :] - x[..., :-1, :]).square().sum(1).flatten()
+        weight = torch.cat([across, down])
+        # ranks: the tree depends on the order of the weights alone, SciPy takes a weight of 0 for no edge, and ties
+        # are settled the same way everywhere
+        rank = torch.empty_like(weight, dtype=torch.float64)
+        rank[weight.argsort(stable=True)] = torch.arange(1, len(weight) + 1, dtype=rank.dtype, device=x.device)
+        # one root above all images makes one search of them
+        root = batch * length
+        roots = np.arange(0, root, length)
+        graph = csr_array(
+            (
+                np.concatenate([rank.cpu().numpy(), np.full(batch, 0.5)]),
+                (np.concatenate([start, np.full(batch, root)]), np.concatenate([end, roots])),
+            ),
+            shape=(root + 1, root + 1),
+        )
+        visited = breadth_first_order(minimum_spanning_tree(graph), root, directed=False, return_predecessors=False)[1:]
+        by_image = visited[np.argsort(visited // length, kind='stable')]
+        return torch.from_numpy(by_image.reshape(batch, length).astype(np.int64) % length)
