@@ -46,6 +46,8 @@ class DefMamba(BaseModule):
         formulation: 'paper' follows the paper's text, 'released' the authors' released code, whose checkpoints need
             it. They differ in five points of the deformable scan, see docs/concepts.md.
         scans: the scans of every block, in order; each a registered name or a dict with ``type`` and arguments.
+        dw_conv: whether each DSSM convolves its signal depthwise before the scans. Without it only the scans mix
+            the tokens of a block, which tells scan orders apart; the other parameters keep their names.
         in_channels: channels of the images.
         pretrain_img_size: height and width of the images that the network is pretrained with; sets the size of the
             offset bias tables ('paper'), not which images it takes.
@@ -66,6 +68,7 @@ class DefMamba(BaseModule):
         arch='tiny',
         formulation='paper',
         scans=SCANS,
+        dw_conv=True,
         in_channels=3,
         pretrain_img_size=224,
         out_indices=(0, 1, 2, 3),
@@ -101,7 +104,7 @@ class DefMamba(BaseModule):
         map_size = tuple(-(-side // 4) for side in _pair(pretrain_img_size))
         for stage, (dims, depth) in enumerate(zip(self.embed_dims, self.depths, strict=True)):
             context = ScanContext(dims, stage, map_size, formulation)
-            blocks = (DMBlock(context, scans, next(drop_paths), scan_backend) for _ in range(depth))
+            blocks = (DMBlock(context, scans, next(drop_paths), dw_conv, scan_backend) for _ in range(depth))
             self.stages.append(nn.Sequential(*blocks))
             map_size = tuple(-(-side // 2) for side in map_size)
         for stage in self.out_indices:

@@ -15,14 +15,15 @@ class DMBlock(nn.Module):
         context: the :class:`~mmdefmamba.scans.ScanContext` of its stage.
         scans: configurations of the scans, see :class:`DSSM`.
         drop_path: probability that a branch is dropped for an image in training.
+        dw_conv: whether the DSSM has its depthwise convolution.
         scan_backend: backend of the selective scan.
     """
 
-    def __init__(self, context, scans, drop_path=0.0, scan_backend='auto'):
+    def __init__(self, context, scans, drop_path=0.0, dw_conv=True, scan_backend='auto'):
         super().__init__()
         dims = context.embed_dims
         self.norm1 = nn.LayerNorm(dims)
-        self.dssm = DSSM(context, scans, scan_backend=scan_backend)
+        self.dssm = DSSM(context, scans, dw_conv=dw_conv, scan_backend=scan_backend)
         self.norm2 = nn.LayerNorm(dims)
         self.ffn = nn.Sequential(nn.Linear(dims, FFN_RATIO * dims), nn.GELU(), nn.Linear(FFN_RATIO * dims, dims))
         self.drop_path = DropPath(drop_path)

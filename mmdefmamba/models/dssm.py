@@ -21,12 +21,13 @@ class DSSM(nn.Module):
         context: the :class:`~mmdefmamba.scans.ScanContext` of its stage.
         scans: K scan configurations, registered names or dicts with ``type``.
         d_state: N, numbers in the state of a channel.
+        dw_conv: convolve the signal depthwise before the scans.
         scan_backend: backend of the selective scan, see :func:`mmdefmamba.ops.selective_scan`.
 
     Legend for shapes: B batch, H height, W width, L = H * W, C channels, K scans, N states, R rank of the time step.
     """
 
-    def __init__(self, context, scans, d_state=D_STATE, scan_backend='auto'):
+    def __init__(self, context, scans, d_state=D_STATE, dw_conv=True, scan_backend='auto'):
         super().__init__()
         dims, num_scans = context.embed_dims, len(scans)
         self.d_state = d_state
@@ -34,7 +35,7 @@ class DSSM(nn.Module):
         self.scan_backend = scan_backend
 
         self.in_proj = nn.Linear(dims, 2 * dims, bias=False)
-        self.conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims)
+        self.conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims) if dw_conv else nn.Identity()
         self.scans = nn.ModuleList(build_scan(scan, context) for scan in scans)
         self.x_proj_weight = nn.Parameter(torch.empty(num_scans, self.dt_rank + 2 * d_state, dims))
         self.dt_proj_weight = nn.Parameter(torch.empty(num_scans, dims, self.dt_rank))

@@ -116,6 +116,21 @@ def test_initialisation_survives_init_weights():
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
+def test_without_depthwise_convolution_only_scans_mix_tokens():
+    """Scans that walk a map of one column from the top: a token feels those before it, and none after."""
+    names = {name for name, _ in build().named_parameters()}
+    model = build(dw_conv=False)
+    missing = names - {name for name, _ in model.named_parameters()}
+    assert missing == {name for name in names if 'dssm.conv.' in name} and len(missing) == 2 * sum(model.depths)
+    torch.manual_seed(0)
+    for dw_conv in (True, False):
+        block = DMBlock(ScanContext(8), ['raster'], dw_conv=dw_conv).double()
+        x = torch.randn(1, 6, 1, 8, dtype=torch.float64, requires_grad=True)
+        block(x)[0, 2].sum().backward()
+        felt = x.grad[0, :, 0].abs().sum(1) > 0
+        assert felt.tolist() == [True, True, True, dw_conv, False, False]
+
+
 def test_with_cp_changes_nothing_but_memory():
     x = torch.randn(1, 3, 32, 32)
     grads = []
