@@ -55,8 +55,12 @@ class Digits(BaseDataset):
         self.split = split
         super().__init__(**kwargs)
 
+    def load_images(self):
+        """Images (n, height, width), uint8, and labels (n,), int64."""
+        return load_digits_split(self.split)
+
     def load_data_list(self):
-        images, labels = load_digits_split(self.split)
+        images, labels = self.load_images()
         shape = images.shape[1:]
         return [
             {
