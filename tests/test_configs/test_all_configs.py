@@ -12,8 +12,11 @@ import mmdefmamba  # noqa: F401  before the libraries' models
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TREES = ('classification', 'detection', 'segmentation')
-NAMES = sorted(str(path.relative_to(CONFIGS)) for tree in TREES for path in (CONFIGS / tree).glob('*.py'))
+FOLDERS = (*TREES, 'classification/ablation/pico_digits', 'classification/ablation/tiny_in1k')
+NAMES = sorted(str(path.relative_to(CONFIGS)) for tree in FOLDERS for path in (CONFIGS / tree).glob('*.py'))
 SIDE = 64
+# Rows of an ablation differ in their scans, which a block a stage shows as well.
+SHALLOW = dict(embed_dims=(48, 96, 192, 384), depths=(1, 1, 1, 1))
 # The full models, on few proposals: the box head alone would take most of the time.
 FEW_PROPOSALS = {'model.train_cfg.rpn_proposal.max_per_img': 20, 'model.train_cfg.rcnn.sampler.num': 12}
 
@@ -25,6 +28,8 @@ def build(name):
         cfg.merge_from_dict({'model.data_preprocessor.size': (SIDE, SIDE)})
     if name.startswith('detection'):
         cfg.merge_from_dict(FEW_PROPOSALS)
+    if 'ablation/tiny' in name:
+        cfg.model.backbone.arch = SHALLOW
     if name.startswith('classification'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return cfg, MODELS.build(cfg.model)

@@ -1,0 +1,4 @@
+# Table 4 (3): a continuous branch beside forward and backward.
+_base_ = 'base.py'
+
+model = dict(backbone=dict(scans=('raster', 'raster_reverse', 'continuous')))

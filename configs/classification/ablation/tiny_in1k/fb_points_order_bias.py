@@ -1,0 +1,4 @@
+# Table 5 (5): points, order and offset bias.
+_base_ = '../../defmamba_t_in1k.py'
+
+model = dict(backbone=dict(scans=('raster', 'raster_reverse', dict(type='deformable', channel_attention=False))))
