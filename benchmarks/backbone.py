@@ -5,8 +5,9 @@ import argparse
 import torch
 import torchvision
 from loops import materialising_loop
-from timing import alternate, describe, print_table
+from timing import describe, print_table
 
+from mmdefmamba.analysis.timing import alternate
 from mmdefmamba.models import ARCHITECTURES, DefMamba
 from mmdefmamba.ops.selective_scan import use_backend
 

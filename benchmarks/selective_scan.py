@@ -4,8 +4,9 @@ import argparse
 
 import torch
 from loops import materialising_loop
-from timing import alternate, describe, print_table
+from timing import describe, print_table
 
+from mmdefmamba.analysis.timing import alternate
 from mmdefmamba.ops import selective_scan
 from mmdefmamba.ops.selective_scan import BACKENDS, unavailable_reason, use_backend
 

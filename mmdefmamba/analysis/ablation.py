@@ -1,10 +1,16 @@
 """Several configs, several seeds each, one table."""
 
+import csv
 import json
 import statistics
 from pathlib import Path
 
+import torch
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+
+from .config_complexity import config_complexity
+from .timing import alternate
 
 
 def run_once(cfg, seed, work_dir):
@@ -36,23 +42,154 @@ def run_once(cfg, seed, work_dir):
     return json.loads(result.read_text())
 
 
-def summarise(results):
-    """Mean and spread of each config as a Markdown table.
+def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
+    """Count each config's model, and time its backbone's inference, all by turns in one run.
+
+    Args:
+        cfgs: dict of name to an MMEngine Config.
+        shape: (height, width) of the images, or one number for both; by default the config's ``image_size`` where it
+            has one, otherwise the paper's for the task.
+        rounds: passes that are timed, of which the median counts; 0 times nothing.
+        batch: images a pass.
+        device: where to time.
+
+    Returns:
+        dict of name to dict: ``params`` and ``flops`` of the whole model, ``flops_without_scan``, and with rounds
+        ``img/s`` of the backbone.
+    """
+    costs, passes = {}, {}
+    for name, cfg in cfgs.items():
+        side = cfg.get('image_size')
+        counted, size = config_complexity(cfg, shape or (side and (side,)))
+        costs[name] = {key: counted[key] for key in ('params', 'flops', 'flops_without_scan')}
+        if rounds:
+            init_default_scope(cfg.default_scope)
+            backbone = MODELS.build(cfg.model.backbone).to(device).eval()
+            images = torch.randn(batch, 3, *size, device=device)
+            passes[name] = lambda backbone=backbone, images=images: backbone(images)
+    with torch.inference_mode():
+        for name, seconds in alternate(passes, rounds, device).items():
+            costs[name]['img/s'] = batch / seconds
+    return costs
+
+
+def summarise(results, costs=None):
+    """Mean and spread of each config, and what it costs.
 
     Args:
         results: dict of config name to a list of metrics, one dict a seed.
+        costs: as :func:`measure_costs` returns, or None.
 
     Returns:
-        The table; "±" is the standard deviation over seeds (n - 1), "-" with a single seed.
+        One dict a config: ``config``, ``seeds``; for each metric its mean, its standard deviation over seeds (n - 1,
+        None for a single seed) under ``metric std``, and its values under ``metric each``; then the costs.
     """
-    metrics = sorted({name for runs in results.values() for run in runs for name in run})
-    lines = [f'| config | seeds | {" | ".join(metrics)} |', '|---' * (len(metrics) + 2) + '|']
+    rows = []
     for name, runs in results.items():
-        cells = []
-        for metric in metrics:
+        row = {'config': name, 'seeds': len(runs)}
+        for metric in metrics_of(results):
             values = [run[metric] for run in runs]
-            spread = f'{statistics.stdev(values):.2f}' if len(values) > 1 else '-'
-            each = ', '.join(f'{value:.2f}' for value in values)
-            cells.append(f'{statistics.mean(values):.2f} ± {spread} ({each})')
-        lines.append(f'| {name} | {len(runs)} | {" | ".join(cells)} |')
-    return '\n'.join(lines)
+            row[metric] = statistics.mean(values)
+            row[f'{metric} std'] = statistics.stdev(values) if len(values) > 1 else None
+            row[f'{metric} each'] = values
+        rows.append(row | (costs or {}).get(name, {}))
+    return rows
+
+
+def metrics_of(results):
+    """Names of all metrics, sorted."""
+    return sorted({metric for runs in results.values() for run in runs for metric in run})
+
+
+def f_ratio(results, metric):
+    """Whether configs differ more than seeds do: one-way analysis of variance.
+
+    Args:
+        results: as for :func:`summarise`; configs with one seed are left out.
+        metric: name of the metric.
+
+    Returns:
+        F, the variance between configs over that within them, and the probability of so large an F if all configs
+        were the same; (None, None) with less than two configs of two seeds, or no variance within any.
+    """
+    # imported here: only this needs SciPy
+    from scipy.stats import f_oneway
+
+    groups = [[run[metric] for run in runs] for runs in results.values() if len(runs) > 1]
+    if len(groups) < 2 or not any(statistics.variance(group) for group in groups):
+        return None, None
+    return tuple(float(number) for number in f_oneway(*groups))
+
+
+def write_table(folder, results, costs=None):
+    """Write ``table.md``, ``table.csv`` and ``table.png`` into a folder.
+
+    Args:
+        folder: exists afterwards.
+        results, costs: as for :func:`summarise`.
+
+    Returns:
+        The text of ``table.md``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, metrics = summarise(results, costs), metrics_of(results)
+    text = markdown(rows, metrics)
+    for metric in metrics:
+        ratio, probability = f_ratio(results, metric)
+        if ratio is not None:
+            text += f'\n\n{metric}: variance between configs over variance between seeds, F = {ratio:.2f}, '
+            text += f'p = {probability:.2g}.'
+    (folder / 'table.md').write_text(text + '\n')
+    with (folder / 'table.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: ' '.join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
+    plot(folder / 'table.png', results, metrics)
+    return text
+
+
+def markdown(rows, metrics):
+    """Rows of :func:`summarise` as a Markdown table, scores as mean ± deviation (each seed)."""
+    costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan', 'img/s': 'img/s'}
+    costs = {key: title for key, title in costs.items() if any(key in row for row in rows)}
+    header = ['config', 'seeds', *metrics, *costs.values()]
+    lines = [header, ['---'] * len(header)]
+    for row in rows:
+        cells = [row['config'], row['seeds']]
+        for metric in metrics:
+            spread = '-' if row[f'{metric} std'] is None else f'{row[f"{metric} std"]:.2f}'
+            each = ', '.join(f'{value:.2f}' for value in row[f'{metric} each'])
+            cells.append(f'{row[metric]:.2f} ± {spread} ({each})')
+        for key in costs:
+            # counts of 1e6 and more in M, all else as whole numbers: a table of one network in many variants
+            cells.append('-' if key not in row else _number(row[key]))
+        lines.append(cells)
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def _number(value):
+    for scale, unit in ((1e9, ' G'), (1e6, ' M')):
+        if value >= scale:
+            return f'{value / scale:.3f}{unit}'
+    return f'{value:,.0f}'
+
+
+def plot(path, results, metrics):
+    """Draw every run as a dot and every config's mean as a bar, one panel a metric."""
+    # imported here: nothing else needs a drawing library
+    from matplotlib.figure import Figure
+
+    names = list(results)
+    figure = Figure(figsize=(6 * len(metrics), 1 + 0.28 * len(names)), layout='constrained')
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        for y, name in enumerate(names):
+            values = [run[metric] for run in results[name]]
+            axes.plot(values, [y] * len(values), 'o', color='tab:blue', alpha=0.5, markersize=4)
+            axes.plot(statistics.mean(values), y, '|', color='black', markersize=12)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.grid(axis='x', alpha=0.3)
+        axes.set_xlabel(f'{metric}: each seed, and the mean')
+    figure.savefig(path, dpi=120)

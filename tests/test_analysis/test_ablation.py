@@ -1,5 +1,7 @@
+import csv
 import json
 
+import pytest
 from mmengine.config import Config
 
 from mmdefmamba.analysis import ablation
@@ -13,6 +15,8 @@ OPTIONS = {
     'train_dataloader.dataset.indices': 128,
     'val_dataloader.dataset.indices': 60,
 }
+RESULTS = {'a': [{'top1': 97.0}, {'top1': 99.0}], 'b': [{'top1': 50.0}]}
+COSTS = {'a': {'params': 1_234_567, 'flops': 2.5e9, 'flops_without_scan': 2e9, 'img/s': 1234.4}}
 
 
 def test_a_run_is_reproducible_and_kept(tmp_path, monkeypatch):
@@ -27,11 +31,41 @@ def test_a_run_is_reproducible_and_kept(tmp_path, monkeypatch):
     assert json.loads((tmp_path / 'first/seed_3/result.json').read_text()) == results[0]
 
 
-def test_summary_by_hand():
-    table = ablation.summarise({'a': [{'top1': 97.0}, {'top1': 99.0}], 'b': [{'top1': 50.0}]})
-    assert table.splitlines() == [
-        '| config | seeds | top1 |',
-        '|---|---|---|',
-        '| a | 2 | 98.00 ± 1.41 (97.00, 99.00) |',
-        '| b | 1 | 50.00 ± - (50.00) |',
+def test_table_by_hand(tmp_path):
+    text = ablation.write_table(tmp_path / 'new', RESULTS, COSTS)
+    assert text.splitlines() == [
+        '| config | seeds | top1 | params | FLOPs | with the scan | img/s |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
+        '| a | 2 | 98.00 ± 1.41 (97.00, 99.00) | 1.235 M | 2.000 G | 2.500 G | 1,234 |',
+        '| b | 1 | 50.00 ± - (50.00) | - | - | - | - |',
     ]
+    assert (tmp_path / 'new/table.md').read_text() == text + '\n'
+    with (tmp_path / 'new/table.csv').open() as file:
+        first, second = csv.DictReader(file)
+    assert first['config'] == 'a' and float(first['top1']) == 98 and first['top1 each'] == '97.0 99.0'
+    assert float(first['top1 std']) == pytest.approx(2**0.5) and float(first['img/s']) == 1234.4
+    assert (second['seeds'], second['top1 std'], second['params']) == ('1', '', '')
+    assert (tmp_path / 'new/table.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_f_ratio_by_hand():
+    # means 1 and 4, variances 1 and 1 of 3 seeds each: between 3 * 4.5 = 13.5, within 1
+    results = {'a': [{'top1': x} for x in (0.0, 1.0, 2.0)], 'b': [{'top1': x} for x in (3.0, 4.0, 5.0)]}
+    ratio, probability = ablation.f_ratio(results, 'top1')
+    assert ratio == pytest.approx(13.5) and 0.02 < probability < 0.03
+    assert ablation.f_ratio(RESULTS, 'top1') == (None, None)
+    assert ablation.f_ratio({'a': [{'top1': 1.0}] * 2, 'b': [{'top1': 2.0}] * 2}, 'top1') == (None, None)
+
+
+def test_costs_are_counted_and_timed_at_the_size_of_the_config():
+    cfgs = {}
+    for name in ('fb', 'fb_raster'):
+        cfgs[name] = Config.fromfile(f'configs/classification/ablation/pico_digits/{name}.py')
+    costs = ablation.measure_costs(cfgs, rounds=1, batch=2)
+    assert costs['fb']['params'] == 26_650 and costs['fb_raster']['params'] == 29_210
+    assert all(cost['img/s'] > 0 for cost in costs.values())
+    larger = ablation.measure_costs(cfgs, shape=(64,), rounds=0)
+    # four times the pixels: four times all but the head
+    head = 10 * 32
+    assert larger['fb']['flops'] - head == 4 * (costs['fb']['flops'] - head)
+    assert 'img/s' not in larger['fb']
