@@ -15,11 +15,14 @@ class TokenOrder(NamedTuple):
 
     Step ``i`` of a scan visits place ``order[i]``; place ``j`` of the map is visited at step ``inverse[j]``. Where
     ``backwards`` is true the order is the row-major one from its end, so that a kernel need not look places up.
+    ``keys``, (B, L), are the numbers that were sorted, where :func:`~mmdefmamba.ops.multi_scan` is to give them a
+    gradient.
     """
 
     order: torch.Tensor
     inverse: torch.Tensor
     backwards: bool = False
+    keys: torch.Tensor | None = None
 
     @classmethod
     def from_order(cls, order, backwards=False):

@@ -11,6 +11,7 @@ from .offset_bias import OffsetBias
 # Depthwise kernel of the offset network, by stage; a fifth stage and later ones use the last.
 KERNEL_SIZES = (9, 7, 5, 3)
 CHANNEL_ATTENTION_REDUCTION = 16
+ORDER_GRADIENTS = ('paper', 'released', 'swap')
 
 
 class ChannelAttention(nn.Module):
@@ -106,10 +107,12 @@ class DeformableScan(Scan):
         offset_bias: add a learned feature that depends on each point's displacement; needs ``points``.
         channel_attention: weight the channels in the offset network; needs ``points`` or ``order``.
         kernel_size: of the offset network's depthwise convolution; by default 9, 7, 5, 3 for stages 1 to 4.
-        order_gradient: surrogate gradient of the order, 'paper' or 'released'; by default the formulation's.
+        order_gradient: gradient of the order, 'paper' or 'released', see :func:`~mmdefmamba.ops.learned_order`, or
+            'swap', see :func:`~mmdefmamba.ops.multi_scan.swap_gradient.swap_gradient`; by default the formulation's.
 
     Raises:
-        ValueError: parts that need one that is off, or a kernel size that is not odd and positive.
+        ValueError: parts that need one that is off, a kernel size that is not odd and positive, or an unknown
+            ``order_gradient``.
     """
 
     def __init__(
@@ -132,6 +135,8 @@ class DeformableScan(Scan):
             raise ValueError(f'kernel_size must be odd and positive, got {kernel_size}')
         self.points, self.order = points, order
         self.order_gradient = order_gradient or context.formulation
+        if self.order_gradient not in ORDER_GRADIENTS:
+            raise ValueError(f'order_gradient must be one of {ORDER_GRADIENTS}, got {order_gradient!r}')
         self.offset_network = None
         if points or order:
             offsets = 2 * points + order
@@ -183,7 +188,9 @@ class DeformableScan(Scan):
         reference = reference_index(
             index_offset.shape[-1], self.context.formulation, index_offset.dtype, index_offset.device
         )
-        return TokenOrder.from_order((index_offset.detach() + reference).argsort(dim=-1, stable=True))
+        keys = index_offset + reference
+        order = TokenOrder.from_order(keys.detach().argsort(dim=-1, stable=True))
+        return order._replace(keys=keys) if self.order_gradient == 'swap' else order
 
     def forward(self, x):
         point_offset, index_offset = self.offsets(x)
@@ -192,4 +199,6 @@ class DeformableScan(Scan):
         if index_offset is None:
             return x, None
         order = self.token_order(index_offset)
+        if self.order_gradient == 'swap':
+            return x, order
         return learned_order(x, index_offset, order, self.order_gradient), order

@@ -45,6 +45,8 @@ def test_names_say_what_is_scanned(folder):
             assert (*first, last) == ('raster', 'raster_reverse')
         elif name == 'db':
             assert (*first, last) == ('deformable',)
+        elif '_gradient_' in name:
+            assert last == dict(type='deformable', order_gradient=name.split('_')[-1])
         else:
             assert first == ['raster', 'raster_reverse']
             words = name.removeprefix('fb_').replace('_bias', '_offset_bias')

@@ -136,3 +136,19 @@ def test_every_part_has_its_parameters():
 
 def test_kernel_sizes_by_stage():
     assert [make_scan(stage=s).offset_network.dwconv.kernel_size[0] for s in range(6)] == [9, 7, 5, 3, 3, 3]
+
+
+@pytest.mark.parametrize('order_gradient', ['paper', 'released', 'swap'])
+def test_every_order_gradient_reaches_the_offset_network(order_gradient):
+    from mmdefmamba.models.dssm import DSSM
+
+    torch.manual_seed(0)
+    scan = dict(type='deformable', points=False, offset_bias=False, order_gradient=order_gradient)
+    dssm = DSSM(ScanContext(DIMS, 1, (8, 6)), ['raster', scan]).double()
+    # L = 1 as well: nothing to order, and a gradient of zero at most
+    for size in ((5, 4), (1, 1)):
+        dssm.zero_grad()
+        dssm(torch.randn(2, *size, DIMS, dtype=torch.float64)).square().sum().backward()
+        grad = dssm.scans[1].offset_network.proj.weight.grad
+        assert grad.isfinite().all() and (grad.any() or size == (1, 1))
+    assert order_gradient != 'swap' or not grad.any()

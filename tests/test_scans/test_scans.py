@@ -82,6 +82,7 @@ def test_cached_orders_are_bounded(monkeypatch):
             {'type': 'deformable', 'points': False, 'order': False, 'offset_bias': False},
             'channel_attention=True needs points=True or order=True',
         ),
+        ({'type': 'deformable', 'order_gradient': 'soft'}, "order_gradient must be one of .* got 'soft'"),
         ({'type': 'deformable', 'kernel_size': 4}, 'kernel_size must be odd and positive, got 4'),
     ],
 )

@@ -1,6 +1,9 @@
 """The contract of the multi-scan, and its checks."""
 
+import torch
+
 from .plain import multi_scan_plain
+from .swap_gradient import swap_gradient
 
 
 def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
@@ -24,6 +27,7 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
         D: weight of the skip, (K*channels,).
         delta_bias: (K*channels,).
         orders: K entries, a :class:`~mmdefmamba.ops.TokenOrder` of (L,) or (batch, L) each, or None: row by row.
+            Where one has ``keys`` these get the gradient of :func:`.swap_gradient.swap_gradient`.
         backend: see :func:`~mmdefmamba.ops.selective_scan`.
 
     Returns:
@@ -36,7 +40,21 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
     Source: DefMamba, section 3.2, with the orders inside instead of around.
     """
     _check(maps, delta, A, B, C, orders)
-    return multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
+    y = multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
+    if not torch.is_grad_enabled() or all(order is None or order.keys is None for order in orders):
+        return y
+    return _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders)
+
+
+def _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders):
+    results = []
+    for k, (u, order) in enumerate(zip(maps, orders, strict=True)):
+        result, channels = y[:, k], slice(k * u.shape[2], (k + 1) * u.shape[2])
+        if order is not None and order.keys is not None:
+            inputs = (u, delta[:, k], A[channels], B[:, k], C[:, k], delta_bias[channels])
+            result = swap_gradient(result, *inputs, order)
+        results.append(result)
+    return torch.stack(results, dim=1)
 
 
 def _check(maps, delta, A, B, C, orders):
