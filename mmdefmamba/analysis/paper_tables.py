@@ -12,7 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Row(NamedTuple):
-    """A row of the paper. ``scores``: by the name that a metafile's ``Results`` give the metric. None: not printed."""
+    """A row of the paper; ``arch`` is its size, or in the ablations of tiny what it is made of.
+
+    ``scores``: by the name that a metafile's ``Results`` give the metric. None: not printed.
+    """
 
     table: str
     arch: str
@@ -31,8 +34,15 @@ _AP = ('box AP', 'box AP50', 'box AP75', 'mask AP', 'mask AP50', 'mask AP75')
 _IOU = ('mIoU', 'mIoU(ms+flip)')
 
 
+_ABLATION = 'configs/classification/ablation/tiny_in1k/{}.py'
+
+
 def _scores(names, *values):
     return dict(zip(names, values, strict=True))
+
+
+def _top1(score):
+    return {'Top 1 Accuracy': score}
 
 
 PAPER = (
@@ -43,6 +53,17 @@ PAPER = (
     Row('B2', 'base', _DETECTION.format('b'), None, '349G', _scores(_AP, 48.7, 70.5, 53.8, 43.7, 67.7, 47.0)),
     Row('3', 'small', _SEGMENTATION.format('s'), '65M', '946G', _scores(_IOU, 48.8, 49.6)),
     Row('C3', 'base', _SEGMENTATION.format('b'), '84M', '1024G', _scores(_IOU, 50.8, 51.7)),
+    Row('4', '(1) forward, backward', _ABLATION.format('fb'), '7.3M', '1.1G', _top1(76.9)),
+    Row('4', '(2) deformable', _ABLATION.format('db'), '8.1M', '1.1G', _top1(76.5)),
+    Row('4', '(3) (1) + continuous', _ABLATION.format('fb_continuous'), '7.5M', '1.1G', _top1(77.3)),
+    Row('4', '(4) (1) + local', _ABLATION.format('fb_local'), '7.5M', '1.1G', _top1(77.1)),
+    Row('4', '(5) (1) + deformable', _CLASSIFICATION.format('t'), '8.3M', '1.2G', _top1(78.6)),
+    Row('5', '(1) none', _ABLATION.format('fb_raster'), '7.5M', '1.1G', _top1(77.0)),
+    Row('5', '(2) points', _ABLATION.format('fb_points'), '7.5M', '1.2G', _top1(77.4)),
+    Row('5', '(3) order', _ABLATION.format('fb_order'), '7.5M', '1.2G', _top1(77.2)),
+    Row('5', '(4) points, order', _ABLATION.format('fb_points_order'), '7.5M', '1.2G', _top1(77.9)),
+    Row('5', '(5) (4) + offset bias', _ABLATION.format('fb_points_order_bias'), '8.2M', '1.2G', _top1(78.2)),
+    Row('5', '(6) (5) + channel attention', _CLASSIFICATION.format('t'), '8.3M', '1.2G', _top1(78.6)),
 )
 HEADER = (
     'Table',
@@ -62,7 +83,7 @@ def paper_tables(tables=None, root=ROOT, count=config_complexity):
     """The rows, as a Markdown table, one line a score.
 
     Args:
-        tables: names of tables, '1', '2', '3', 'B2', 'C3'; all by default.
+        tables: names of tables, '1', '2', '3', 'B2', 'C3', '4', '5'; all by default.
         root: of the repository, where configs and metafiles are.
         count: as :func:`config_complexity`; it takes about half a minute for each row of detection and segmentation.
 
@@ -98,7 +119,10 @@ def paper_tables(tables=None, root=ROOT, count=config_complexity):
 
 
 def measured_scores(root, config):
-    """Metrics that the metafile beside a config gives for it, ``{name: value}``."""
-    entries = yaml.safe_load((Path(root) / config).with_name('metafile.yml').read_text())['Models']
+    """Metrics that the metafile beside a config gives for it, ``{name: value}``; none without a metafile."""
+    metafile = (Path(root) / config).with_name('metafile.yml')
+    if not metafile.is_file():
+        return {}
+    entries = yaml.safe_load(metafile.read_text())['Models']
     results = [result for entry in entries if entry['Config'] == config for result in entry.get('Results', ())]
     return {name: value for result in results for name, value in result['Metrics'].items()}
