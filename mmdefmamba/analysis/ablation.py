@@ -59,8 +59,8 @@ def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
     """
     costs, passes = {}, {}
     for name, cfg in cfgs.items():
-        side = cfg.get('image_size')
-        counted, size = config_complexity(cfg, shape or (side and (side,)))
+        own = cfg.get('image_size')
+        counted, size = config_complexity(cfg, shape or ((own,) if isinstance(own, int) else own))
         costs[name] = {key: counted[key] for key in ('params', 'flops', 'flops_without_scan')}
         if rounds:
             init_default_scope(cfg.default_scope)

@@ -1,5 +1,7 @@
 import csv
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -61,6 +63,7 @@ def test_costs_are_counted_and_timed_at_the_size_of_the_config():
     cfgs = {}
     for name in ('fb', 'fb_raster'):
         cfgs[name] = Config.fromfile(f'configs/classification/ablation/pico_digits/{name}.py')
+    cfgs['fb_raster'].image_size = (32, 32)
     costs = ablation.measure_costs(cfgs, rounds=1, batch=2)
     assert costs['fb']['params'] == 26_650 and costs['fb_raster']['params'] == 29_210
     assert all(cost['img/s'] > 0 for cost in costs.values())
@@ -69,3 +72,23 @@ def test_costs_are_counted_and_timed_at_the_size_of_the_config():
     head = 10 * 32
     assert larger['fb']['flops'] - head == 4 * (costs['fb']['flops'] - head)
     assert 'img/s' not in larger['fb']
+
+
+def test_the_tool_goes_through_all_configs_before_the_next_seed(tmp_path, monkeypatch, capsys):
+    runs = []
+
+    def run_once(cfg, seed, work_dir):
+        runs.append((work_dir.relative_to(tmp_path), seed, cfg.model.backbone.dw_conv))
+        return {'top1': float(seed)}
+
+    monkeypatch.setattr(ablation, 'run_once', run_once)
+    monkeypatch.setattr(ablation, 'measure_costs', lambda cfgs, *_: {name: {'params': 1} for name in cfgs})
+    main = runpy.run_path('tools/ablation.py')['main']
+    folder = 'configs/classification/ablation/pico_digits'
+    options = ['--work-dir', str(tmp_path), '--cfg-options', 'model.backbone.dw_conv=False']
+    main([f'{folder}/fb.py', f'{folder}/db.py', '--seeds', '2', *options])
+    assert runs == [(Path(name), seed, False) for seed in (0, 1) for name in ('fb', 'db')]
+    assert (tmp_path / 'table.md').read_text().splitlines()[2] == '| fb | 2 | 0.50 ± 0.71 (0.00, 1.00) | 1 |'
+    with pytest.raises(SystemExit):
+        main([f'{folder}/fb.py', 'configs/classification/ablation/tiny_in1k/fb.py', *options])
+    assert 'two configs of the same file name would share a folder' in capsys.readouterr().err
