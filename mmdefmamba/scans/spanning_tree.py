@@ -28,7 +28,7 @@ class SpanningTreeScan(ContentScan):
         except ImportError as error:
             raise ImportError('the spanning_tree scan needs SciPy: pip install scipy') from error
 
-        batch, _, height, width = x.shape
+        batch, _, height, width = map(int, x.shape)  # tensors where the network is traced
         length = height * width
         places = np.arange(batch * length).reshape(batch, height, width)
         start = np.concatenate([places[:, :, :-1].ravel(), places[:, :-1].ravel()])

@@ -6,11 +6,13 @@ from collections import deque
 import pytest
 import torch
 
+from mmdefmamba.analysis import complexity
 from mmdefmamba.models import DefMamba
 from mmdefmamba.ops import permute_tokens
 from mmdefmamba.scans import build_scan
 
 SIZES = [(1, 1), (1, 5), (6, 1), (4, 4), (7, 5)]
+ARCH = dict(embed_dims=(8, 16), depths=(1, 1))
 CONTENT = ['quadtree', 'spanning_tree']
 
 
@@ -140,9 +142,12 @@ def test_half_precision_maps_are_ordered_in_float32(name):
 
 def test_content_dependent_scans_train_in_a_backbone():
     torch.manual_seed(0)
-    model = DefMamba(dict(embed_dims=(8, 16), depths=(1, 1)), out_indices=1, scans=(*CONTENT, 'deformable'))
+    model = DefMamba(ARCH, out_indices=1, scans=(*CONTENT, 'deformable'))
     model(torch.randn(2, 3, 32, 24))[-1].square().mean().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    counted = complexity(model, (3, 32, 24))
+    static = complexity(DefMamba(ARCH, scans=('raster', 'raster', 'deformable'), out_indices=1), (3, 32, 24))
+    assert (counted['params'], counted['scan_flops']) == (static['params'], static['scan_flops'])
 
 
 def test_a_missing_scipy_is_named(monkeypatch):
