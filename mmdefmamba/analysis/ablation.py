@@ -5,6 +5,7 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
@@ -82,15 +83,19 @@ def summarise(results, costs=None):
 
     Returns:
         One dict a config: ``config``, ``seeds``; for each metric its mean, its standard deviation over seeds (n - 1,
-        None for a single seed) under ``metric std``, and its values under ``metric each``; then the costs.
+        None for a single seed) under ``metric std``, its values under ``metric each``, and under ``metric gain`` and
+        ``metric gain std`` mean and deviation of its difference to the first config with the same seed; then the costs.
     """
     rows = []
+    first = next(iter(results.values()))
     for name, runs in results.items():
         row = {'config': name, 'seeds': len(runs)}
         for metric in metrics_of(results):
             values = [run[metric] for run in runs]
-            row[metric] = statistics.mean(values)
-            row[f'{metric} std'] = statistics.stdev(values) if len(values) > 1 else None
+            gains = [run[metric] - other[metric] for run, other in zip(runs, first, strict=False)]
+            for key, numbers in ((metric, values), (f'{metric} gain', gains)):
+                row[key] = statistics.mean(numbers)
+                row[f'{key} std'] = statistics.stdev(numbers) if len(numbers) > 1 else None
             row[f'{metric} each'] = values
         rows.append(row | (costs or {}).get(name, {}))
     return rows
@@ -102,23 +107,34 @@ def metrics_of(results):
 
 
 def f_ratio(results, metric):
-    """Whether configs differ more than seeds do: one-way analysis of variance.
+    """Whether configs differ more than chance, seed by seed: analysis of variance in randomised blocks.
+
+    A seed draws the order of the data and the first weights for all configs alike, so what it does to all of them
+    is not noise between them and is taken out.
 
     Args:
-        results: as for :func:`summarise`; configs with one seed are left out.
+        results: as for :func:`summarise`; only the seeds that every config has count.
         metric: name of the metric.
 
     Returns:
-        F, the variance between configs over that within them, and the probability of so large an F if all configs
-        were the same; (None, None) with less than two configs of two seeds, or no variance within any.
+        F, the variance between configs over that of what neither config nor seed explains, and the probability of so
+        large an F if all configs were the same; (None, None) with less than two configs or seeds, or no such variance.
     """
     # imported here: only this needs SciPy
-    from scipy.stats import f_oneway
+    from scipy.stats import f
 
-    groups = [[run[metric] for run in runs] for runs in results.values() if len(runs) > 1]
-    if len(groups) < 2 or not any(statistics.variance(group) for group in groups):
+    seeds = min(len(runs) for runs in results.values())
+    scores = np.array([[run[metric] for run in runs[:seeds]] for runs in results.values()], float)
+    configs = len(scores)
+    if configs < 2 or seeds < 2:
         return None, None
-    return tuple(float(number) for number in f_oneway(*groups))
+    of_config = scores.mean(1, keepdims=True) - scores.mean()
+    rest = scores - scores.mean(0) - of_config
+    degrees = configs - 1, (configs - 1) * (seeds - 1)
+    between, within = seeds * np.square(of_config).sum() / degrees[0], np.square(rest).sum() / degrees[1]
+    if np.allclose(rest, 0):
+        return None, None
+    return float(between / within), float(f.sf(between / within, *degrees))
 
 
 def write_table(folder, results, costs=None):
@@ -138,8 +154,8 @@ def write_table(folder, results, costs=None):
     for metric in metrics:
         ratio, probability = f_ratio(results, metric)
         if ratio is not None:
-            text += f'\n\n{metric}: variance between configs over variance between seeds, F = {ratio:.2f}, '
-            text += f'p = {probability:.2g}.'
+            text += f'\n\n{metric}: variance between configs over what neither config nor seed explains, '
+            text += f'F = {ratio:.2f}, p = {probability:.2g}.'
     (folder / 'table.md').write_text(text + '\n')
     with (folder / 'table.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
@@ -151,17 +167,21 @@ def write_table(folder, results, costs=None):
 
 
 def markdown(rows, metrics):
-    """Rows of :func:`summarise` as a Markdown table, scores as mean ± deviation (each seed)."""
+    """Rows of :func:`summarise` as a Markdown table: scores as mean ± deviation (each seed), then gain ± deviation."""
     costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan', 'img/s': 'img/s'}
     costs = {key: title for key, title in costs.items() if any(key in row for row in rows)}
-    header = ['config', 'seeds', *metrics, *costs.values()]
+    scores = [title for metric in metrics for title in (metric, f'to {rows[0]["config"]}')]
+    header = ['config', 'seeds', *scores, *costs.values()]
     lines = [header, ['---'] * len(header)]
     for row in rows:
         cells = [row['config'], row['seeds']]
         for metric in metrics:
-            spread = '-' if row[f'{metric} std'] is None else f'{row[f"{metric} std"]:.2f}'
-            each = ', '.join(f'{value:.2f}' for value in row[f'{metric} each'])
-            cells.append(f'{row[metric]:.2f} ± {spread} ({each})')
+            spread, gain_spread = (
+                '-' if row[f'{key} std'] is None else f'{row[f"{key} std"]:.1f}' for key in (metric, f'{metric} gain')
+            )
+            each = ', '.join(f'{value:.1f}' for value in row[f'{metric} each'])
+            cells.append(f'{row[metric]:.1f} ± {spread} ({each})')
+            cells.append('' if row is rows[0] else f'{row[f"{metric} gain"]:+.1f} ± {gain_spread}')
         for key in costs:
             # counts of 1e6 and more in M, all else as whole numbers: a table of one network in many variants
             cells.append('-' if key not in row else _number(row[key]))

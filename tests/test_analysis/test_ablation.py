@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from scipy.stats import ttest_rel
 
 from mmdefmamba.analysis import ablation
 
@@ -36,25 +37,33 @@ def test_a_run_is_reproducible_and_kept(tmp_path, monkeypatch):
 def test_table_by_hand(tmp_path):
     text = ablation.write_table(tmp_path / 'new', RESULTS, COSTS)
     assert text.splitlines() == [
-        '| config | seeds | top1 | params | FLOPs | with the scan | img/s |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
-        '| a | 2 | 98.00 ± 1.41 (97.00, 99.00) | 1.235 M | 2.000 G | 2.500 G | 1,234 |',
-        '| b | 1 | 50.00 ± - (50.00) | - | - | - | - |',
+        '| config | seeds | top1 | to a | params | FLOPs | with the scan | img/s |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- |',
+        '| a | 2 | 98.0 ± 1.4 (97.0, 99.0) |  | 1.235 M | 2.000 G | 2.500 G | 1,234 |',
+        '| b | 1 | 50.0 ± - (50.0) | -47.0 ± - | - | - | - | - |',
     ]
     assert (tmp_path / 'new/table.md').read_text() == text + '\n'
     with (tmp_path / 'new/table.csv').open() as file:
         first, second = csv.DictReader(file)
     assert first['config'] == 'a' and float(first['top1']) == 98 and first['top1 each'] == '97.0 99.0'
     assert float(first['top1 std']) == pytest.approx(2**0.5) and float(first['img/s']) == 1234.4
-    assert (second['seeds'], second['top1 std'], second['params']) == ('1', '', '')
+    assert (second['seeds'], second['top1 std'], second['top1 gain'], second['params']) == ('1', '', '-47.0', '')
     assert (tmp_path / 'new/table.png').read_bytes()[:4] == b'\x89PNG'
 
 
 def test_f_ratio_by_hand():
-    # means 1 and 4, variances 1 and 1 of 3 seeds each: between 3 * 4.5 = 13.5, within 1
-    results = {'a': [{'top1': x} for x in (0.0, 1.0, 2.0)], 'b': [{'top1': x} for x in (3.0, 4.0, 5.0)]}
+    # gains of b over a: 1, 2, 3, mean 2; a seed's own effect, 10 for the last, is not noise. Between: 3 * (1 + 1) / 1;
+    # what is left of each pair is -1/2, 0, 1/2 either way: 4 * 1/4 / 2
+    results = {'a': [{'top1': x} for x in (0.0, 1.0, 11.0)], 'b': [{'top1': x} for x in (1.0, 3.0, 14.0)]}
     ratio, probability = ablation.f_ratio(results, 'top1')
-    assert ratio == pytest.approx(13.5) and 0.02 < probability < 0.03
+    assert ratio == pytest.approx(6 / 0.5)
+    # of two configs F is the square of the paired t, here 2 / (1 / sqrt(3))
+    assert probability == pytest.approx(float(ttest_rel([0, 1, 11], [1, 3, 14]).pvalue))
+    gain = ablation.summarise(results)[1]
+    assert (gain['top1 gain'], gain['top1 gain std']) == (2, 1)
+    # seeds that one config does not have yet do not count
+    longer = {'a': [*results['a'], {'top1': 99.0}], 'b': results['b']}
+    assert ablation.f_ratio(longer, 'top1') == (ratio, probability)
     assert ablation.f_ratio(RESULTS, 'top1') == (None, None)
     assert ablation.f_ratio({'a': [{'top1': 1.0}] * 2, 'b': [{'top1': 2.0}] * 2}, 'top1') == (None, None)
 
@@ -88,7 +97,7 @@ def test_the_tool_goes_through_all_configs_before_the_next_seed(tmp_path, monkey
     options = ['--work-dir', str(tmp_path), '--cfg-options', 'model.backbone.dw_conv=False']
     main([f'{folder}/fb.py', f'{folder}/db.py', '--seeds', '2', *options])
     assert runs == [(Path(name), seed, False) for seed in (0, 1) for name in ('fb', 'db')]
-    assert (tmp_path / 'table.md').read_text().splitlines()[2] == '| fb | 2 | 0.50 ± 0.71 (0.00, 1.00) | 1 |'
+    assert (tmp_path / 'table.md').read_text().splitlines()[2] == '| fb | 2 | 0.5 ± 0.7 (0.0, 1.0) |  | 1 |'
     with pytest.raises(SystemExit):
         main([f'{folder}/fb.py', 'configs/classification/ablation/tiny_in1k/fb.py', *options])
     assert 'two configs of the same file name would share a folder' in capsys.readouterr().err
