@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 import importlib.util
 import json
 import os
@@ -5,17 +6,27 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+=======
+import os
+>>>>>>> df620ba ([Scan] Add Triton kernels of the multi-scan, forward and backward)
 
 import pytest
+import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
+<<<<<<< HEAD
 ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
     parser.addoption('--kills', type=int, default=3, help='how often test_interruption.py kills a training')
+=======
+# Without a GPU Triton's own interpreter runs the kernels. It asks once, when triton is first imported: before any test.
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'
+>>>>>>> df620ba ([Scan] Add Triton kernels of the multi-scan, forward and backward)
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -61,7 +61,7 @@ class DSSM(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
         maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
-        y = self.state_space([m.flatten(2).transpose(1, 2) for m in maps], orders).mean(1).view_as(z)
+        y = self.state_space(_tokens(maps), orders).mean(1).view_as(z)
         return self.out_proj(y * F.silu(z))
 
     def state_space(self, maps, orders):
@@ -90,3 +90,12 @@ class DSSM(nn.Module):
             orders,
             backend=self.scan_backend,
         )
+
+
+def _tokens(maps):
+    """Maps (B, C, H, W) as tokens (B, L, C): one view of each map, so that scans that share it read one tensor."""
+    tokens = []
+    for i, x in enumerate(maps):
+        same = [j for j in range(i) if maps[j] is x]
+        tokens.append(tokens[same[0]] if same else x.flatten(2).transpose(1, 2))
+    return tokens

@@ -78,6 +78,7 @@ class StaticScan(Scan):
         """The scan order of a map: int64 (height * width,), position i holds the index of the i-th token's place."""
         raise NotImplementedError
 
+    @torch.compiler.assume_constant_result  # torch.compile takes the order of a size as it finds it
     def token_order(self, height, width, device):
         """The cached :class:`~mmdefmamba.ops.TokenOrder` of a map size on a device, None for row by row.
 

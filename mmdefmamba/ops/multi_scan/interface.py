@@ -2,6 +2,8 @@
 
 import torch
 
+from ..selective_scan.interface import check_kinds, choose_backend
+from ..triton_scan import multi_scan_triton
 from .plain import multi_scan_plain
 from .swap_gradient import swap_gradient
 
@@ -28,7 +30,8 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
         delta_bias: (K*channels,).
         orders: K entries, a :class:`~mmdefmamba.ops.TokenOrder` of (L,) or (batch, L) each, or None: row by row.
             Where one has ``keys`` these get the gradient of :func:`.swap_gradient.swap_gradient`.
-        backend: see :func:`~mmdefmamba.ops.selective_scan`.
+        backend: see :func:`~mmdefmamba.ops.selective_scan`. 'triton' reads and writes in the scans' orders itself;
+            for any other the tokens are brought into order and back.
 
     Returns:
         y, (batch, K, L, channels), dtype of the maps.
@@ -39,8 +42,12 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
 
     Source: DefMamba, section 3.2, with the orders inside instead of around.
     """
-    _check(maps, delta, A, B, C, orders)
-    y = multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
+    _check(maps, delta, A, B, C, D, delta_bias, orders)
+    if choose_backend(backend, maps[0]) == 'triton':
+        with torch.autocast(maps[0].device.type, enabled=False):
+            y = multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders)
+    else:
+        y = multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
     if not torch.is_grad_enabled() or all(order is None or order.keys is None for order in orders):
         return y
     return _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders)
@@ -57,7 +64,7 @@ def _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders):
     return torch.stack(results, dim=1)
 
 
-def _check(maps, delta, A, B, C, orders):
+def _check(maps, delta, A, B, C, D, delta_bias, orders):
     if not maps or len(orders) != len(maps):
         raise ValueError(f'every map needs an order and there must be one at least, got {len(maps)} and {len(orders)}')
     if maps[0].ndim != 3:
@@ -66,6 +73,14 @@ def _check(maps, delta, A, B, C, orders):
     for u in maps:
         if u.shape != maps[0].shape or u.dtype != maps[0].dtype:
             raise ValueError(f'maps must share shape and dtype, got {[(tuple(u.shape), str(u.dtype)) for u in maps]}')
+    tensors = {'maps': maps[0], 'delta': delta, 'A': A, 'B': B, 'C': C, 'D': D, 'delta_bias': delta_bias}
+    check_kinds(tensors)
+    rows = len(maps) * channels
+    if A.ndim != 2 or len(A) != rows or tuple(D.shape) != (rows,) or tuple(delta_bias.shape) != (rows,):
+        raise ValueError(
+            f'A must be ({rows}, N), D and delta_bias ({rows},) to fit {len(maps)} maps of {channels} channels, got '
+            f'{tuple(A.shape)}, {tuple(D.shape)} and {tuple(delta_bias.shape)}'
+        )
     expected = (batch, len(maps), length)
     for name, x, last in (('delta', delta, channels), ('B', B, A.shape[-1]), ('C', C, A.shape[-1])):
         if tuple(x.shape) != (*expected, last):

@@ -6,7 +6,7 @@ import logging
 import torch
 from mmengine.logging import print_log
 
-from . import blockwise, mamba_ssm
+from . import blockwise, mamba_ssm, triton
 from .reference import selective_scan_reference
 
 #: name -> (function, reason why it cannot run on these tensors or None)
@@ -14,6 +14,7 @@ BACKENDS = {
     'reference': (selective_scan_reference, lambda u: None),
     'blockwise': (blockwise.selective_scan_blockwise, lambda u: None),
     'mamba_ssm': (mamba_ssm.selective_scan_mamba_ssm, mamba_ssm.unavailable_reason),
+    'triton': (triton.selective_scan_triton, triton.unavailable_reason),
 }
 _forced_backend = None
 _logged_choices = set()
@@ -39,8 +40,9 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
         D: weight of the skip, (K*channels,), or None.
         delta_bias: (K*channels,), or None.
         delta_softplus: whether delta passes through a softplus.
-        backend: 'auto', or one of ``BACKENDS``: 'reference', 'blockwise', 'mamba_ssm'. 'auto' takes mamba_ssm for
-            CUDA tensors where its kernel is installed and blockwise otherwise, and logs the choice once.
+        backend: 'auto', or one of ``BACKENDS``: 'reference', 'blockwise', 'mamba_ssm', 'triton'. 'auto' takes
+            blockwise on a CPU; for CUDA tensors mamba_ssm where its kernel is installed, else triton, else blockwise;
+            and logs the choice once.
 
     Returns:
         y, (batch, K*channels, length), dtype of ``u``.
@@ -53,7 +55,8 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
     Source: Mamba (Gu and Dao, 2023), algorithm 2; argument names as in mamba-ssm.
     """
     _check(u, delta, A, B, C, D, delta_bias)
-    function = _choose(_forced_backend or backend, u)
+    backend = choose_backend(backend, u)
+    function = backend if callable(backend) else BACKENDS[backend][0]
     with torch.autocast(u.device.type, enabled=False):
         return function(u, delta, A, B, C, D, delta_bias, delta_softplus)
 
@@ -92,40 +95,63 @@ def auto_backend(u):
     """What 'auto' chooses for a tensor like ``u``: the backend's name, and why."""
     if not u.is_cuda:
         return 'blockwise', f'tensors on {u.device.type}'
-    reason = unavailable_reason('mamba_ssm', u)
-    if reason is None:
-        return 'mamba_ssm', 'CUDA tensors and its kernel is installed'
-    return 'blockwise', f'slow on CUDA; mamba_ssm cannot run: {reason}'
+    # mamba-ssm's kernels have years of use behind them; the Triton ones stand behind until measured on GPUs.
+    reasons = {}
+    for name in ('mamba_ssm', 'triton'):
+        reasons[name] = unavailable_reason(name, u)
+        if reasons[name] is None:
+            return name, '; '.join(['CUDA tensors', *(f'{n} cannot run: {r}' for n, r in reasons.items() if r)])
+    return 'blockwise', '; '.join(['slow on CUDA', *(f'{name} cannot run: {r}' for name, r in reasons.items())])
 
 
-def _choose(backend, u):
+def choose_backend(backend, u):
+    """The backend that runs for a tensor like ``u`` where a caller asks for ``backend``.
+
+    Args:
+        backend: as in :func:`selective_scan`; :func:`use_backend` overrides it.
+        u: a tensor of the kind that will be scanned.
+
+    Returns:
+        A name of ``BACKENDS``, or the function that was given to :func:`use_backend`.
+
+    Raises:
+        ValueError: unknown backend.
+        RuntimeError: the named backend cannot run here; the message says why.
+    """
+    backend = _forced_backend or backend
     if callable(backend):
         return backend
     if backend == 'auto':
         backend, why = auto_backend(u)
-        if (backend, why) not in _logged_choices:
+        if not torch.compiler.is_compiling() and (backend, why) not in _logged_choices:
             _logged_choices.add((backend, why))
             level = logging.WARNING if u.is_cuda and backend == 'blockwise' else logging.INFO
             print_log(f'selective_scan: backend {backend} ({why})', logger='current', level=level)
-        return BACKENDS[backend][0]
+        return backend
     reason = unavailable_reason(backend, u)
     if reason is not None:
         raise RuntimeError(f'selective_scan backend {backend!r} cannot run: {reason}')
-    return BACKENDS[backend][0]
+    return backend
+
+
+def check_kinds(tensors):
+    """Raise unless all tensors, a dict by name, are floating point, on one device, and all or none of them float64."""
+    first, u = next(iter(tensors.items()))
+    for name, x in tensors.items():
+        if not x.is_floating_point():
+            raise TypeError(f'{name} must be a floating point tensor, got {x.dtype}')
+        if x.device != u.device:
+            raise ValueError(f'{name} is on {x.device}, {first} on {u.device}: all tensors must share a device')
+    wide = [name for name, x in tensors.items() if x.dtype == torch.float64]
+    if wide and len(wide) < len(tensors):
+        narrow = sorted(set(tensors) - set(wide))
+        raise TypeError(f'{wide} are float64 and {narrow} are not: convert all of them, or none')
 
 
 def _check(u, delta, A, B, C, D, delta_bias):
     tensors = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C, 'D': D, 'delta_bias': delta_bias}
     tensors = {name: x for name, x in tensors.items() if x is not None}
-    for name, x in tensors.items():
-        if not x.is_floating_point():
-            raise TypeError(f'{name} must be a floating point tensor, got {x.dtype}')
-        if x.device != u.device:
-            raise ValueError(f'{name} is on {x.device}, u on {u.device}: all tensors must share a device')
-    wide = [name for name, x in tensors.items() if x.dtype == torch.float64]
-    if wide and len(wide) < len(tensors):
-        narrow = sorted(set(tensors) - set(wide))
-        raise TypeError(f'{wide} are float64 and {narrow} are not: convert all of them, or none')
+    check_kinds(tensors)
 
     if u.ndim != 3 or 0 in u.shape:
         raise ValueError(f'u must be (batch, channels, length), none of them 0, got {tuple(u.shape)}')

@@ -1,0 +1,281 @@
+"""Backward kernel: states recomputed from checkpoints a tile at a time, gradients on the way back."""
+
+import triton
+import triton.language as tl
+
+from .blocks import LN_2, LOG2_E, row, scan_source, scan_walk, sigmoid_of, time_step, token_places
+
+
+@triton.jit
+def spread_channels(x_tc, N_HIGH: tl.constexpr, N_LOW: tl.constexpr, C_HIGH: tl.constexpr, C_LOW: tl.constexpr):
+    """(t, c) -> (t, n_high, c_high, n_low, c_low)."""
+    T: tl.constexpr = x_tc.shape[0]
+    x = tl.reshape(x_tc, [T, C_HIGH, C_LOW])[:, None, :, None, :]
+    return tl.broadcast_to(x, [T, N_HIGH, C_HIGH, N_LOW, C_LOW])
+
+
+@triton.jit
+def spread_states(x_tn, N_HIGH: tl.constexpr, N_LOW: tl.constexpr, C_HIGH: tl.constexpr, C_LOW: tl.constexpr):
+    """(t, n) -> (t, n_high, c_high, n_low, c_low)."""
+    T: tl.constexpr = x_tn.shape[0]
+    x = tl.reshape(x_tn, [T, N_HIGH, N_LOW])[:, :, None, :, None]
+    return tl.broadcast_to(x, [T, N_HIGH, C_HIGH, N_LOW, C_LOW])
+
+
+@triton.jit
+def pick(tile, index, i: tl.constexpr, AXIS: tl.constexpr):
+    """Like ``row``, along another axis that lies in one lane's registers."""
+    return tl.sum(tl.where(index == i, tile.to(tl.int32, bitcast=True), 0), AXIS).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def dot_channels(x, y):
+    """Sum of x * y, (n_high, c_high, n_low, c_low) -> (n_high, n_low); fused within a lane, then between lanes."""
+    index = tl.arange(0, x.shape[1])[None, :, None, None]
+    total = pick(x, index, 0, 1) * pick(y, index, 0, 1)
+    for i in tl.static_range(1, x.shape[1]):
+        total += pick(x, index, i, 1) * pick(y, index, i, 1)
+    return tl.sum(total, 2)
+
+
+@triton.jit
+def dot_states(x, y):
+    """Sum of x * y, (n_high, c_high, n_low, c_low) -> (c_high, c_low)."""
+    index = tl.arange(0, x.shape[0])[:, None, None, None]
+    total = row(x, index, 0) * row(y, index, 0)
+    for i in tl.static_range(1, x.shape[0]):
+        total += row(x, index, i) * row(y, index, i)
+    return tl.sum(total, 1)
+
+
+@triton.jit(
+    do_not_specialize=['walks'],
+    do_not_specialize_on_alignment=[
+        'u0',
+        'u1',
+        'u2',
+        'u3',
+        'delta',
+        'A',
+        'D',
+        'bias',
+        'dy',
+        'states',
+        'scratch',
+        'du',
+        'ddelta',
+    ],
+)
+def scan_backward(
+    u0,
+    u1,
+    u2,
+    u3,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    bias,
+    order,
+    dy,
+    states,
+    scratch,
+    after,
+    du,
+    ddelta,
+    dA,
+    dB,
+    dC,
+    dD,
+    dbias,
+    walks,
+    length,
+    channels,
+    chunk_length,
+    u_b,
+    u_k,
+    u_l,
+    delta_b,
+    delta_k,
+    delta_l,
+    B_b,
+    B_k,
+    B_l,
+    C_b,
+    C_k,
+    C_l,
+    dy_b,
+    dy_k,
+    dy_l,
+    order_k,
+    order_b,
+    N: tl.constexpr,
+    N_HIGH: tl.constexpr,
+    N_LOW: tl.constexpr,
+    C_HIGH: tl.constexpr,
+    C_LOW: tl.constexpr,
+    T: tl.constexpr,
+    TILES: tl.constexpr,
+    CHECKPOINT: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    HAS_AFTER: tl.constexpr,
+):
+    """Gradients of one chunk of one scan for a block of channels.
+
+    Sums run both ways here: over channels for dB and dC, over states for du and ddelta. A lane therefore holds a square
+    of states and channels (n_high x c_high), and lanes form a rectangle (n_low x c_low): both sums are mostly within a
+    lane. With a channel's states all in one lane, as in the forward kernel, dB and dC alone would take 20
+    instructions a state element.
+    """
+    C_BLOCK: tl.constexpr = C_HIGH * C_LOW
+    N_PADDED: tl.constexpr = N_HIGH * N_LOW
+    blocks = tl.cdiv(channels, C_BLOCK)
+    block = tl.program_id(0) % blocks
+    chunk = tl.program_id(0) // blocks
+    chunks = tl.num_programs(0) // blocks
+    k = tl.program_id(1)
+    b = tl.program_id(2).to(tl.int64)
+    bk = b * tl.num_programs(1) + k
+    walk = scan_walk(walks, k)
+
+    c = block * C_BLOCK + tl.arange(0, C_BLOCK)
+    n = tl.arange(0, N_PADDED)
+    t_row = tl.arange(0, T)
+    t_tile = t_row[:, None, None, None, None]
+    t_small = t_row[:, None, None]
+    in_c = c < channels
+    in_n = n < N
+
+    u = scan_source(walk, u0, u1, u2, u3) + b * u_b + k * u_k + c
+    delta += b * delta_b + k * delta_k + c
+    B += b * B_b + k * B_k + n
+    C += b * C_b + k * C_k + n
+    dy += b * dy_b + k * dy_k + c
+    if HAS_ORDER:
+        order += ((walk >> 3) - 1) * order_k + b * order_b
+    du += bk * length * channels + c
+    ddelta += bk * length * channels + c
+    dB += (bk * blocks + block) * length * N + n
+    dC += (bk * blocks + block) * length * N + n
+    states += bk * tl.cdiv(length, CHECKPOINT) * N * channels
+
+    n_square = (tl.arange(0, N_HIGH)[:, None] * N_LOW + tl.arange(0, N_LOW)[None, :])[:, None, :, None]
+    c_square = (tl.arange(0, C_HIGH)[:, None] * C_LOW + tl.arange(0, C_LOW)[None, :])[None, :, None, :]
+    c_square += block * C_BLOCK
+    in_square = (n_square < N) & (c_square < channels)
+    state_square = n_square * channels + c_square
+
+    program = (b * tl.num_programs(1) + k) * tl.num_programs(0) + tl.program_id(0)
+    tile_states = scratch + program * TILES * N_PADDED * C_BLOCK
+    tile_states += n_square * C_BLOCK + (c_square - block * C_BLOCK)
+
+    A_square = tl.load(A + k * N * channels + state_square, mask=in_square, other=0.0) * LOG2_E
+    D_c = tl.load(D + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_D else 0.0
+    bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+
+    # gradient of the state before the tokens seen so far, and sums over tokens
+    if HAS_AFTER:
+        g = tl.load(after + (bk * chunks + chunk) * N * channels + state_square, mask=in_square, other=0.0)
+    else:
+        g = tl.zeros([N_HIGH, C_HIGH, N_LOW, C_LOW], tl.float32)
+    dA_square = tl.zeros([N_HIGH, C_HIGH, N_LOW, C_LOW], tl.float32)
+    dD_c = tl.zeros([C_BLOCK], tl.float32)
+    dbias_c = tl.zeros([C_BLOCK], tl.float32)
+
+    begin = chunk * chunk_length
+    end = tl.minimum(begin + chunk_length, length)
+    segments = tl.cdiv(end - begin, CHECKPOINT)
+    for step in range(segments):
+        segment = begin + (segments - 1 - step) * CHECKPOINT
+        tiles = tl.cdiv(tl.minimum(segment + CHECKPOINT, end) - segment, T)
+
+        # On to the segment's end once, for the state at the start of each tile.
+        checkpoint = states + segment // CHECKPOINT * N * channels
+        h = tl.load(checkpoint + state_square, mask=in_square, other=0.0)
+        for i_tile in range(tiles - 1):
+            tl.store(tile_states + i_tile * N_PADDED * C_BLOCK, h)
+            place = token_places(walk, order, segment + i_tile * T + t_row, t_row < T, length, HAS_ORDER)
+            u_tc = tl.load(u + place[:, None] * u_l, mask=in_c[None, :], other=0.0).to(tl.float32)
+            raw_tc = tl.load(delta + place[:, None] * delta_l, mask=in_c[None, :], other=0.0).to(tl.float32)
+            B_tn = tl.load(B + place[:, None] * B_l, mask=in_n[None, :], other=0.0).to(tl.float32)
+            delta_tc = time_step(raw_tc, bias_c, in_c[None, :], SOFTPLUS)
+            delta_sq = spread_channels(delta_tc, N_HIGH, N_LOW, C_HIGH, C_LOW)
+            delta_u_sq = spread_channels(delta_tc * u_tc, N_HIGH, N_LOW, C_HIGH, C_LOW)
+            B_sq = spread_states(B_tn, N_HIGH, N_LOW, C_HIGH, C_LOW)
+            for i in tl.static_range(T):
+                decay = tl.exp2(row(delta_sq, t_tile, i) * A_square)
+                h = decay * h + row(delta_u_sq, t_tile, i) * row(B_sq, t_tile, i)
+        tl.store(tile_states + (tiles - 1) * N_PADDED * C_BLOCK, h)
+        tl.debug_barrier()  # read below by whichever lane
+
+        for back in range(tiles):
+            i_tile = tiles - 1 - back
+            h = tl.load(tile_states + i_tile * N_PADDED * C_BLOCK)
+            t = segment + i_tile * T + t_row
+            inside = (t < end)[:, None]
+            place = token_places(walk, order, t, t < end, length, HAS_ORDER)
+            in_tc = inside & in_c[None, :]
+            in_tn = inside & in_n[None, :]
+            u_tc = tl.load(u + place[:, None] * u_l, mask=in_tc, other=0.0).to(tl.float32)
+            raw_tc = tl.load(delta + place[:, None] * delta_l, mask=in_tc, other=0.0).to(tl.float32)
+            B_tn = tl.load(B + place[:, None] * B_l, mask=in_tn, other=0.0).to(tl.float32)
+            C_tn = tl.load(C + place[:, None] * C_l, mask=in_tn, other=0.0).to(tl.float32)
+            dy_tc = tl.load(dy + place[:, None] * dy_l, mask=in_tc, other=0.0).to(tl.float32)
+            delta_tc = time_step(raw_tc, bias_c, inside, SOFTPLUS)
+
+            delta_sq = spread_channels(delta_tc, N_HIGH, N_LOW, C_HIGH, C_LOW)
+            delta_u_sq = spread_channels(delta_tc * u_tc, N_HIGH, N_LOW, C_HIGH, C_LOW)
+            dy_sq = spread_channels(dy_tc, N_HIGH, N_LOW, C_HIGH, C_LOW)
+            B_sq = spread_states(B_tn, N_HIGH, N_LOW, C_HIGH, C_LOW)
+            C_sq = spread_states(C_tn, N_HIGH, N_LOW, C_HIGH, C_LOW)
+
+            before = tl.zeros([T, N_HIGH, C_HIGH, N_LOW, C_LOW], tl.float32)
+            for i in tl.static_range(T):
+                before = tl.where(t_tile == i, h[None], before)
+                h = tl.exp2(row(delta_sq, t_tile, i) * A_square) * h + row(delta_u_sq, t_tile, i) * row(B_sq, t_tile, i)
+
+            dB_tn = tl.zeros([T, N_HIGH, N_LOW], tl.float32)
+            dC_tn = tl.zeros([T, N_HIGH, N_LOW], tl.float32)
+            ddelta_u_tc = tl.zeros([T, C_HIGH, C_LOW], tl.float32)
+            dexponent_tc = tl.zeros([T, C_HIGH, C_LOW], tl.float32)
+            for i in tl.static_range(T - 1, -1, -1):
+                delta_i = row(delta_sq, t_tile, i)
+                dy_i = row(dy_sq, t_tile, i)
+                g += dy_i * row(C_sq, t_tile, i)
+                dC_tn = tl.where(t_small == i, dot_channels(h, dy_i)[None], dC_tn)
+                dB_tn = tl.where(t_small == i, dot_channels(g, row(delta_u_sq, t_tile, i))[None], dB_tn)
+                ddelta_u_tc = tl.where(t_small == i, dot_states(g, row(B_sq, t_tile, i))[None], ddelta_u_tc)
+                h = row(before, t_tile, i)
+                g *= tl.exp2(delta_i * A_square)
+                exponent = g * h
+                dA_square += exponent * delta_i
+                dexponent_tc = tl.where(t_small == i, dot_states(exponent, A_square)[None], dexponent_tc)
+
+            dB_tn = tl.reshape(dB_tn, [T, N_PADDED])
+            dC_tn = tl.reshape(dC_tn, [T, N_PADDED])
+            tl.store(dB + place[:, None] * N, dB_tn, mask=in_tn)
+            tl.store(dC + place[:, None] * N, dC_tn, mask=in_tn)
+            ddelta_u_tc = tl.reshape(ddelta_u_tc, [T, C_BLOCK])
+            # A is in units of log2(e) here
+            ddelta_tc = tl.reshape(dexponent_tc, [T, C_BLOCK]) * LN_2 + ddelta_u_tc * u_tc
+            if SOFTPLUS:
+                ddelta_tc *= sigmoid_of(raw_tc + bias_c)
+            du_tc = ddelta_u_tc * delta_tc + dy_tc * D_c
+            tl.store(du + place[:, None] * channels, du_tc.to(du.dtype.element_ty), mask=in_tc)
+            tl.store(ddelta + place[:, None] * channels, ddelta_tc.to(ddelta.dtype.element_ty), mask=in_tc)
+            if HAS_D:
+                dD_c += tl.sum(dy_tc * u_tc, 0)
+            if HAS_BIAS:
+                dbias_c += tl.sum(tl.where(inside, ddelta_tc, 0.0), 0)
+        tl.debug_barrier()  # before the next segment overwrites them
+
+    part = bk * chunks + chunk
+    tl.store(dA + part * N * channels + state_square, dA_square, mask=in_square)
+    if HAS_D:
+        tl.store(dD + part * channels + c, dD_c, mask=in_c)
+    if HAS_BIAS:
+        tl.store(dbias + part * channels + c, dbias_c, mask=in_c)

@@ -1,0 +1,139 @@
+"""Kernels that carry states from chunk to chunk, where a sequence is cut so that more programs can work on it.
+
+The recurrence is linear: what a chunk leaves behind is what it makes of a zero state plus its decay times the state
+that reaches it. So all chunks are walked at once from zero, the states are passed on, and the forward or backward
+kernel then walks each chunk from its true start. All exponents are of sums of delta * A, never above zero.
+"""
+
+import triton
+import triton.language as tl
+
+from .blocks import LOG2_E, row, scan_source, scan_walk, time_step, token_places
+
+
+@triton.jit(
+    do_not_specialize=['walks'],
+    do_not_specialize_on_alignment=['u0', 'u1', 'u2', 'u3', 'delta', 'A', 'bias', 'ends', 'delta_sums'],
+)
+def chunk_ends(
+    u0,
+    u1,
+    u2,
+    u3,
+    delta,
+    A,
+    W,
+    bias,
+    order,
+    ends,
+    delta_sums,
+    walks,
+    length,
+    channels,
+    chunk_length,
+    u_b,
+    u_k,
+    u_l,
+    delta_b,
+    delta_k,
+    delta_l,
+    W_b,
+    W_k,
+    W_l,
+    order_k,
+    order_b,
+    N: tl.constexpr,
+    N_PADDED: tl.constexpr,
+    C_BLOCK: tl.constexpr,
+    T: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    ADJOINT: tl.constexpr,
+):
+    """What each chunk makes of a zero state, and the sum of its time steps.
+
+    ADJOINT False: the state at its end, with W = B. True: the gradient of the state at its start, walking backwards,
+    with W = C and the gradient of y in place of u.
+    """
+    blocks = tl.cdiv(channels, C_BLOCK)
+    chunk = tl.program_id(0) // blocks
+    chunks = tl.num_programs(0) // blocks
+    k = tl.program_id(1)
+    b = tl.program_id(2).to(tl.int64)
+    bk = b * tl.num_programs(1) + k
+    walk = scan_walk(walks, k)
+
+    c = (tl.program_id(0) % blocks) * C_BLOCK + tl.arange(0, C_BLOCK)
+    n = tl.arange(0, N_PADDED)
+    t_row = tl.arange(0, T)
+    t_tile = t_row[:, None, None]
+    in_c = c < channels
+    in_n = n < N
+    in_nc = in_n[:, None] & in_c[None, :]
+
+    u = scan_source(walk, u0, u1, u2, u3) + b * u_b + k * u_k + c
+    delta += b * delta_b + k * delta_k + c
+    W += b * W_b + k * W_k + n
+    if HAS_ORDER:
+        order += ((walk >> 3) - 1) * order_k + b * order_b
+    state_nc = n[:, None] * channels + c[None, :]
+    A_nc = tl.load(A + k * N * channels + state_nc, mask=in_nc, other=0.0) * LOG2_E
+    bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+
+    begin = chunk * chunk_length
+    end = tl.minimum(begin + chunk_length, length)
+    h = tl.zeros([N_PADDED, C_BLOCK], tl.float32)
+    delta_sum_c = tl.zeros([C_BLOCK], tl.float32)
+    for step in range(0, end - begin, T):
+        t = end - 1 - step - t_row if ADJOINT else begin + step + t_row
+        inside = (t >= begin) & (t < end)
+        place = token_places(walk, order, t, inside, length, HAS_ORDER)
+        in_tc = inside[:, None] & in_c[None, :]
+        u_tc = tl.load(u + place[:, None] * u_l, mask=in_tc, other=0.0).to(tl.float32)
+        raw_tc = tl.load(delta + place[:, None] * delta_l, mask=in_tc, other=0.0).to(tl.float32)
+        W_tn = tl.load(W + place[:, None] * W_l, mask=inside[:, None] & in_n[None, :], other=0.0).to(tl.float32)
+        delta_tc = time_step(raw_tc, bias_c, inside[:, None], SOFTPLUS)
+        delta_sum_c += tl.sum(delta_tc, 0)
+        x_tc = u_tc if ADJOINT else delta_tc * u_tc
+        delta_tnc = tl.broadcast_to(delta_tc[:, None, :], [T, N_PADDED, C_BLOCK])
+        x_tnc = tl.broadcast_to(x_tc[:, None, :], [T, N_PADDED, C_BLOCK])
+        W_tnc = tl.broadcast_to(W_tn[:, :, None], [T, N_PADDED, C_BLOCK])
+        for i in tl.static_range(T):
+            decay = tl.exp2(row(delta_tnc, t_tile, i) * A_nc)
+            added = row(x_tnc, t_tile, i) * row(W_tnc, t_tile, i)
+            h = decay * (h + added) if ADJOINT else decay * h + added
+
+    part = bk * chunks + chunk
+    tl.store(ends + part * N * channels + state_nc, h, mask=in_nc)
+    tl.store(delta_sums + part * channels + c, delta_sum_c, mask=in_c)
+
+
+@triton.jit
+def pass_carries(
+    ends,
+    delta_sums,
+    A,
+    chunks,
+    channels,
+    N: tl.constexpr,
+    N_PADDED: tl.constexpr,
+    C_BLOCK: tl.constexpr,
+    ADJOINT: tl.constexpr,
+):
+    """Turn what each chunk makes of zero, in place, into the state that reaches it; from the last one on if ADJOINT."""
+    k = tl.program_id(1)
+    bk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + k
+    c = tl.program_id(0) * C_BLOCK + tl.arange(0, C_BLOCK)
+    n = tl.arange(0, N_PADDED)
+    in_c = c < channels
+    in_nc = (n < N)[:, None] & in_c[None, :]
+    state_nc = n[:, None] * channels + c[None, :]
+    A_nc = tl.load(A + k * N * channels + state_nc, mask=in_nc, other=0.0) * LOG2_E
+    h = tl.zeros([N_PADDED, C_BLOCK], tl.float32)
+    for step in range(chunks):
+        part = bk * chunks + (chunks - 1 - step if ADJOINT else step)
+        delta_sum_c = tl.load(delta_sums + part * channels + c, mask=in_c, other=0.0)
+        end = tl.load(ends + part * N * channels + state_nc, mask=in_nc, other=0.0)
+        tl.store(ends + part * N * channels + state_nc, h, mask=in_nc)
+        h = tl.exp2(delta_sum_c[None, :] * A_nc) * h + end

@@ -1,0 +1,239 @@
+"""Grids, buffers and strides of the kernels."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from . import op
+from .backward import scan_backward
+from .chunks import chunk_ends, pass_carries
+from .forward import scan_forward
+
+#: Whether Triton interprets the kernels on a CPU (TRITON_INTERPRET=1 when they were imported)
+INTERPRETED = not isinstance(scan_forward, triton.JITFunction)
+
+C_BLOCK = 32
+T = 4  # tokens of a tile
+# The backward's lanes: rectangles of 4 states by 8 channels, each lane a square of n / 4 states and 4 channels.
+N_LOW, C_LOW = 4, 8
+# A warp has about enough to do by itself to keep a quarter of its share of the special function units busy.
+WARPS_PER_MULTIPROCESSOR = 8
+MIN_CHUNK = 256
+MAX_OFFSET = 2**31 - 1
+
+
+@dataclass
+class _Grid:
+    """Sizes of one call and what follows from them."""
+
+    batch: int
+    scans: int
+    length: int
+    channels: int
+    states: int
+    chunk_length: int
+
+    def __post_init__(self):
+        self.states_padded = max(N_LOW, triton.next_power_of_2(self.states))
+        self.blocks = triton.cdiv(self.channels, C_BLOCK)
+        self.chunks = triton.cdiv(self.length, self.chunk_length)
+        # 16 numbers of a state a lane, as many as registers can hold with all that goes with them
+        self.warps = max(1, self.states_padded * C_BLOCK // 512)
+
+    def __call__(self, chunks=None):
+        return (self.blocks * (self.chunks if chunks is None else chunks), self.scans, self.batch)
+
+    @property
+    def programs(self):
+        return self.blocks * self.chunks * self.scans * self.batch
+
+
+def choose_chunk_length(programs, length, device):
+    """Tokens that one program walks: all of them, unless there would be too few programs to fill the card.
+
+    Chunks take two walks instead of one, so they must double the number of programs at least.
+    """
+    if device.type != 'cuda':
+        return length
+    wanted = WARPS_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+    if programs * 2 > wanted:
+        return length
+    chunk_length = max(MIN_CHUNK, triton.cdiv(length, wanted // programs))
+    return min(length, triton.cdiv(chunk_length, op.CHECKPOINT) * op.CHECKPOINT)
+
+
+def _grid(delta, A, chunk_length):
+    batch, scans, length, channels = delta.shape
+    if chunk_length % op.CHECKPOINT:
+        raise ValueError(f'chunk_length must be a multiple of {op.CHECKPOINT}, got {chunk_length}')
+    programs = batch * scans * triton.cdiv(channels, C_BLOCK)
+    chunk_length = min(chunk_length, length) or choose_chunk_length(programs, length, delta.device)
+    return _Grid(batch, scans, length, channels, A.shape[1], chunk_length)
+
+
+def _channel_last(x):
+    """Lanes read neighbouring channels (or states): without unit stride each would fetch a sector of its own."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _packed(walks):
+    return sum(walk << 8 * k for k, walk in enumerate(walks))
+
+
+class _Inputs:
+    """Inputs as the kernels want them, and the arguments that all kernels share."""
+
+    def __init__(self, sources, delta, A, B, C, D, delta_bias, order, walks):
+        self.sources = [_channel_last(u) for u in sources]
+        if any(u.stride() != self.sources[0].stride() for u in self.sources):
+            self.sources = [u.contiguous() for u in self.sources]
+        self.delta, self.B, self.C = _channel_last(delta), _channel_last(B), _channel_last(C)
+        scans = delta.shape[1]
+        self.A = A.float().unflatten(0, (scans, -1)).transpose(1, 2).contiguous()
+        self.D, self.delta_bias = (None if x is None else x.contiguous() for x in (D, delta_bias))
+        self.order, self.walks = order, _packed(walks)
+        self.walks_of_dy = _packed([walk & ~3 for walk in walks])  # one tensor for all scans in place of the maps
+        for name, x in (('maps', self.sources[0]), ('delta', self.delta), ('B', self.B), ('C', self.C)):
+            check_offsets(name, x)
+
+    def pointers(self, x, sources=None):
+        """Four sources, whether there are so many or not."""
+        sources = sources or self.sources
+        return *(sources[min(i, len(sources) - 1)] for i in range(4)), *x
+
+    @property
+    def u_strides(self):
+        u = self.sources[0]
+        return u.stride(0), u.stride(1) if u.shape[1] > 1 else 0, u.stride(2)
+
+    @property
+    def order_strides(self):
+        if self.order is None:
+            return 0, 0
+        return self.order.stride(0), self.order.stride(1) if self.order.shape[1] > 1 else 0
+
+
+def check_offsets(name, x):
+    if x.shape[2] * x.stride(2) > MAX_OFFSET:
+        raise ValueError(f'the Triton kernels address one scan with 32 bits: {name} {tuple(x.shape)} is too large')
+
+
+def _strides(x):
+    return x.stride()[:3]
+
+
+def _carries(grid, inputs, sources, u_strides, W, delta_softplus, adjoint):
+    """The state that reaches each chunk, (B, K, chunks, N, C); of the gradient, from behind, if ``adjoint``."""
+    x = inputs
+    shape = (grid.batch, grid.scans, grid.chunks, grid.states, grid.channels)
+    ends = x.delta.new_empty(shape, dtype=torch.float32)
+    delta_sums = ends.new_empty(grid.batch, grid.scans, grid.chunks, grid.channels)
+    chunk_ends[grid()](
+        *x.pointers((x.delta, x.A, W, x.delta_bias, x.order, ends, delta_sums), sources),
+        *(x.walks_of_dy if adjoint else x.walks, grid.length, grid.channels, grid.chunk_length),
+        *(*u_strides, *_strides(x.delta), *_strides(W), *x.order_strides),
+        N=grid.states,
+        N_PADDED=grid.states_padded,
+        C_BLOCK=C_BLOCK,
+        T=T,
+        SOFTPLUS=delta_softplus,
+        HAS_BIAS=x.delta_bias is not None,
+        HAS_ORDER=x.order is not None,
+        ADJOINT=adjoint,
+        num_warps=grid.warps,
+    )
+    pass_carries[grid(chunks=1)](
+        *(ends, delta_sums, x.A, grid.chunks, grid.channels),
+        N=grid.states,
+        N_PADDED=grid.states_padded,
+        C_BLOCK=C_BLOCK,
+        ADJOINT=adjoint,
+        num_warps=grid.warps,
+    )
+    return ends
+
+
+def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states):
+    """y and the states at checkpoints; arguments as in the operator's schema."""
+    grid = _grid(delta, A, chunk_length)
+    y, states = op.empty_results(sources, delta, A, save_states)
+    x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
+    check_offsets('y', y)
+    with torch.cuda.device_of(y):
+        starts = None
+        if grid.chunks > 1:
+            starts = _carries(grid, x, None, x.u_strides, x.B, delta_softplus, adjoint=False)
+        scan_forward[grid()](
+            *x.pointers((x.delta, x.A, x.B, x.C, x.D, x.delta_bias, x.order, starts, y, states)),
+            *(x.walks, grid.length, grid.channels, grid.chunk_length),
+            *(*x.u_strides, *_strides(x.delta), *_strides(x.B), *_strides(x.C), *x.order_strides),
+            N=grid.states,
+            N_PADDED=grid.states_padded,
+            C_BLOCK=C_BLOCK,
+            T=T,
+            CHECKPOINT=op.CHECKPOINT,
+            SOFTPLUS=delta_softplus,
+            HAS_D=x.D is not None,
+            HAS_BIAS=x.delta_bias is not None,
+            HAS_ORDER=x.order is not None,
+            HAS_STARTS=starts is not None,
+            SAVE_STATES=save_states,
+            num_warps=grid.warps,
+        )
+    return y, states
+
+
+def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length):
+    """Gradients of u by scan (B, K, L, C), delta, A, B, C, D, delta_bias; empty where there is no D or delta_bias.
+
+    Sums over programs (over images for A, D and the bias, over blocks of channels for B and C) are written in parts
+    and added up here: no atomics, so every run gives the same bits.
+    """
+    grid = _grid(delta, A, chunk_length)
+    x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
+    dy = _channel_last(dy)
+    check_offsets('the gradient of y', dy)
+
+    def parts(*shape):
+        return delta.new_empty(shape, dtype=torch.float32)
+
+    du, ddelta = sources[0].new_empty(delta.shape), delta.new_empty(delta.shape)
+    batch_scans = (grid.batch, grid.scans)
+    dA = parts(*batch_scans, grid.chunks, grid.states, grid.channels)
+    dD, dbias = (None if p is None else parts(*batch_scans, grid.chunks, grid.channels) for p in (D, delta_bias))
+    dB, dC = (parts(*batch_scans, grid.blocks, grid.length, grid.states) for _ in range(2))
+    tiles = triton.cdiv(min(op.CHECKPOINT, grid.length), T)
+    scratch = parts(grid.programs, tiles, grid.states_padded, C_BLOCK)
+    with torch.cuda.device_of(du):
+        after = None
+        if grid.chunks > 1:
+            after = _carries(grid, x, [dy], _strides(dy), x.C, delta_softplus, adjoint=True)
+        scan_backward[grid()](
+            *x.pointers((x.delta, x.A, x.B, x.C, x.D, x.delta_bias, x.order, dy, states, scratch, after)),
+            *(du, ddelta, dA, dB, dC, dD, dbias, x.walks, grid.length, grid.channels, grid.chunk_length),
+            *(*x.u_strides, *_strides(x.delta), *_strides(x.B), *_strides(x.C), *_strides(dy), *x.order_strides),
+            N=grid.states,
+            N_HIGH=grid.states_padded // N_LOW,
+            N_LOW=N_LOW,
+            C_HIGH=C_BLOCK // C_LOW,
+            C_LOW=C_LOW,
+            T=T,
+            TILES=tiles,
+            CHECKPOINT=op.CHECKPOINT,
+            SOFTPLUS=delta_softplus,
+            HAS_D=x.D is not None,
+            HAS_BIAS=x.delta_bias is not None,
+            HAS_ORDER=x.order is not None,
+            HAS_AFTER=after is not None,
+            num_warps=grid.warps,
+        )
+    return (
+        du,
+        ddelta,
+        dA.sum((0, 2)).transpose(1, 2).flatten(0, 1).to(A.dtype),
+        dB.sum(2).to(B.dtype),
+        dC.sum(2).to(C.dtype),
+        delta.new_empty(0) if D is None else dD.sum((0, 2)).flatten().to(D.dtype),
+        delta.new_empty(0) if delta_bias is None else dbias.sum((0, 2)).flatten().to(delta_bias.dtype),
+    )
