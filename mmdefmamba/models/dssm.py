@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ops import multi_scan
+from ..ops import merge_scans, multi_scan
 from ..ops.precision import at_least_float32
 from ..scans import build_scan
 
@@ -61,8 +61,8 @@ class DSSM(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
         maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
-        y = self.state_space(_tokens(maps), orders).mean(1).view_as(z)
-        return self.out_proj(y * F.silu(z))
+        y = self.state_space(_tokens(maps), orders)
+        return self.out_proj(merge_scans(y, z.flatten(1, 2), backend=self.scan_backend).unflatten(1, z.shape[1:3]))
 
     def state_space(self, maps, orders):
         """Walk K maps, each in its order, through their state space models.

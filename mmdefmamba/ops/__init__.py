@@ -1,5 +1,6 @@
 """Numbers only: functions on tensors, without modules, parameters or registries."""
 
+from .merge import merge_scans
 from .multi_scan import multi_scan
 from .sampling import sample_points
 from .selective_scan import selective_scan
@@ -8,6 +9,7 @@ from .token_order import TokenOrder, learned_order, permute_tokens, restore_toke
 __all__ = [
     'TokenOrder',
     'learned_order',
+    'merge_scans',
     'multi_scan',
     'permute_tokens',
     'restore_tokens',

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mmdefmamba.models import DefMamba
-from mmdefmamba.ops import TokenOrder, multi_scan, selective_scan
+from mmdefmamba.ops import TokenOrder, merge_scans, multi_scan, selective_scan
 from mmdefmamba.ops.triton_scan import multi_scan_triton, op, unavailable_reason
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -250,6 +250,37 @@ def test_what_cannot_run_says_why():
         multi_scan_triton(maps, *others, orders, chunk_length=3)
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('sizes', [(2, 3, 35, 40), (1, 1, 1, 1), (1, 5, 7, 2)], ids=str)
+def test_merge_matches_plain(sizes, dtype):
+    torch.manual_seed(0)
+    batch, _, length, channels = sizes
+    y = torch.randn(sizes).to(DEVICE, dtype).requires_grad_()
+    # as in the DSSM: one half of a linear layer's result
+    halves = torch.randn(batch, length, 2 * channels).to(DEVICE, dtype).requires_grad_()
+    exact_y, exact_halves = (x.detach().double().requires_grad_() for x in (y, halves))
+    actual = merge_scans(y, halves[..., channels:], backend='triton')
+    expected = merge_scans(exact_y, exact_halves[..., channels:])
+    tolerance = 1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps
+    assert actual.dtype == dtype and relative(actual, expected) < tolerance
+    weight = torch.randn_like(actual)
+    gradients = torch.autograd.grad(actual, (y, halves), weight)
+    for got, want in zip(
+        gradients, torch.autograd.grad(expected, (exact_y, exact_halves), weight.double()), strict=True
+    ):
+        assert got.dtype == dtype and relative(got, want) < tolerance
+
+
+def test_merge_keeps_the_rules_of_torch_library():
+    y, z = torch.randn(2, 3, 5, 4, device=DEVICE), torch.randn(2, 5, 4, device=DEVICE)
+    torch.library.opcheck(torch.ops.mmdefmamba.merge_scans.default, (y.requires_grad_(), z.requires_grad_()))
+
+
+def test_merge_names_what_does_not_fit():
+    with pytest.raises(ValueError, match=r'got \(2, 3, 5, 4\) and \(2, 5, 3\)'):
+        merge_scans(torch.zeros(2, 3, 5, 4), torch.zeros(2, 5, 3))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == 'cpu', reason='no CUDA device')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -260,7 +291,7 @@ def test_what_cannot_run_says_why():
         ((3, 785, 192, 16), 0),
         ((8, 49, 768, 16), 0),
         ((1, 5000, 96, 16), 512),
-        ((2, 70, 40, 256), 0),
+        ((2, 70, 40, 64), 0),
     ],
     ids=str,
 )

@@ -64,6 +64,10 @@ def dot_states(x, y):
         'scratch',
         'du',
         'ddelta',
+        'dA',
+        'dD',
+        'dbias',
+        'after',
     ],
 )
 def scan_backward(

@@ -1,0 +1,176 @@
+"""Compile the Triton kernels for a GPU that need not be there, and count what they consist of.
+
+Launches the kernels on tensors without data, takes the arguments down instead of running them, compiles for the
+compute capability asked for and reads the machine code: registers, bytes spilled, and instructions in the loop over
+tokens for each element of the state (tokens x states x channels a lane works on). Not a measurement of time.
+"""
+
+import argparse
+import collections
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from timing import print_table
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mmdefmamba.ops.triton_scan import launch
+
+KERNELS = ('scan_forward', 'scan_backward', 'chunk_ends', 'pass_carries')
+CASES = {
+    'row by row': dict(ordered=False, training=False),
+    'with an order': dict(training=False),
+    'training': {},
+    'in chunks': dict(chunk_length=512),
+}
+TOOLS = Path(triton.__file__).parent / 'backends/nvidia/bin'
+TRITON_TYPES = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16', torch.int32: 'i32'}
+
+
+@contextlib.contextmanager
+def recorded_launches():
+    """Within the block kernels are not run; yields the list of (kernel, positional, keyword arguments)."""
+    launches = []
+
+    class Recorder:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            return lambda *args, **kwargs: launches.append((self.kernel, args, kwargs))
+
+    kernels = {name: getattr(launch, name) for name in KERNELS}
+    try:
+        for name, kernel in kernels.items():
+            setattr(launch, name, Recorder(kernel))
+        yield launches
+    finally:
+        for name, kernel in kernels.items():
+            setattr(launch, name, kernel)
+
+
+def record(batch, scans, length, channels, states, dtype, ordered=True, chunk_length=0, training=True):
+    """The launches of one multi-scan, and of its backward if ``training``: two maps, an order for the last scan."""
+
+    def empty(*shape, dtype=dtype):
+        return torch.empty(shape, dtype=dtype, device='meta')
+
+    rows = scans * channels
+    maps = [empty(batch, 1, length, channels) for _ in range(2)]
+    inputs = [
+        maps,
+        empty(batch, scans, length, channels),
+        empty(rows, states, dtype=torch.float32),
+        empty(batch, scans, length, states),
+        empty(batch, scans, length, states),
+        empty(rows, dtype=torch.float32),
+        empty(rows, dtype=torch.float32),
+        empty(1, batch, length, dtype=torch.int32) if ordered else None,
+        [0, 4, 1 | ordered << 3][-scans:],
+    ]
+    with recorded_launches() as launches:
+        y, checkpoints = launch.launch_forward(*inputs, True, chunk_length, training)
+        if training:
+            launch.launch_backward(y, checkpoints, *inputs, True, chunk_length)
+    return launches
+
+
+def compile_launch(kernel, args, kwargs, capability):
+    """Compile a kernel for the arguments of a launch, specialised as Triton would at run time."""
+    options = {'num_warps': kwargs['num_warps']}
+    values = dict(zip(kernel.arg_names, args, strict=False), **{k: v for k, v in kwargs.items() if k != 'num_warps'})
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        value = values[parameter.name]
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name] = '*' + TRITON_TYPES[value.dtype]
+            aligned = not parameter.do_not_specialize_on_alignment
+        elif parameter.is_constexpr or value is None or (value == 1 and not parameter.do_not_specialize):
+            signature[parameter.name] = 'constexpr'
+            constants[(i,)] = value
+            continue
+        else:
+            signature[parameter.name] = 'i64' if value > 2**31 - 1 else 'i32'
+            aligned = value % 16 == 0 and not parameter.do_not_specialize
+        if aligned:
+            attributes[(i,)] = [['tt.divisibility', 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
+
+
+def machine_code(compiled):
+    """Disassembly, registers and spilled bytes of a compiled kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'kernel.cubin')
+        path.write_bytes(compiled.asm['cubin'])
+        code = subprocess.run([TOOLS / 'nvdisasm', '-c', path], capture_output=True, text=True, check=True).stdout
+        usage = subprocess.run([TOOLS / 'cuobjdump', '-res-usage', path], capture_output=True, text=True, check=True)
+    registers, stack = re.search(r'REG:(\d+) STACK:(\d+)', usage.stdout + usage.stderr).groups()
+    return code, int(registers), int(stack)
+
+
+def innermost_loops(code):
+    """Instruction counts by name of each innermost loop, in the order of the code."""
+    lines = code.splitlines()
+    labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r'\s*(\.L_x_\d+):', line))}
+    loops = []
+    for i, line in enumerate(lines):
+        branch = re.search(r'BRA.*`\((\.L_x_\d+)\)', line)
+        if branch and labels.get(branch[1], i) < i:
+            loops.append((labels[branch[1]], i))
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    counts = []
+    for begin, end in sorted(inner):
+        names = re.findall(r'/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)', '\n'.join(lines[begin : end + 1]))
+        counts.append(collections.Counter(name.split('.')[0] for name in names))
+    # branches to themselves, where a program waits or ends
+    return [count for count in counts if sum(count.values()) > 10]
+
+
+def inspect(kernel, args, kwargs, capability):
+    """One row a loop over tokens: registers, spilled bytes, and instructions for each element of the state."""
+    code, registers, stack = machine_code(compile_launch(kernel, args, kwargs, capability))
+    states = kwargs.get('N_PADDED') or kwargs['N_HIGH'] * kwargs['N_LOW']
+    channels = kwargs.get('C_BLOCK') or kwargs['C_HIGH'] * kwargs['C_LOW']
+    elements = kwargs.get('T', 1) * states * channels / 32 / kwargs['num_warps']
+    rows = []
+    for loop in innermost_loops(code):
+        per_element = [sum(loop.values()), loop['MUFU'], loop['SHFL'], loop['LDL'] + loop['STL']]
+        rows.append([registers, stack, *(f'{count / elements:.2f}' for count in per_element)])
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--capability', type=int, default=90, help='compute capability, 90 for H100 and H200')
+    parser.add_argument('--dtype', default='bfloat16', choices=['float32', 'bfloat16', 'float16'])
+    parser.add_argument('--states', type=int, default=16)
+    parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES))
+    args = parser.parse_args()
+    if launch.INTERPRETED or os.environ.get('TRITON_INTERPRET') == '1':
+        raise SystemExit('inspect_kernels.py compiles: unset TRITON_INTERPRET')
+
+    dtype = getattr(torch, args.dtype)
+    sizes = dict(batch=8, scans=3, length=3136, channels=96, states=args.states, dtype=dtype)
+    cases = {name: record(**sizes, **CASES[name]) for name in args.cases}
+    print(f'sm_{args.capability}, {args.dtype}, N = {args.states}, Triton {triton.__version__}')
+    rows, seen = [], set()
+    for case, launches in cases.items():
+        for kernel, arguments, options in launches:
+            key = (kernel.__name__, str([type(a) for a in arguments]), str(options))
+            if key not in seen:
+                seen.add(key)
+                name = kernel.__name__ + (' (adjoint)' if options.get('ADJOINT') else '')
+                rows += [[name, case, *row] for row in inspect(kernel, arguments, options, args.capability)]
+    header = ['kernel', 'case', 'registers', 'bytes spilled', 'instructions', 'special function', 'shuffles', 'spills']
+    print_table(header, rows)
+
+
+if __name__ == '__main__':
+    main()

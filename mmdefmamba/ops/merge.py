@@ -1,0 +1,36 @@
+"""The end of a DSSM's scans: their mean, gated."""
+
+import torch
+import torch.nn.functional as F
+
+from .selective_scan.interface import choose_backend
+from .triton_scan import merge_scans_triton
+
+
+def merge_scans(y, z, *, backend='auto'):
+    """Average the scans and gate the mean: mean_k(y_k) * SiLU(z).
+
+    Args:
+        y: results of K scans, every token at its own place, (batch, K, L, channels), any floating dtype.
+        z: gate, (batch, L, channels), any strides.
+        backend: as of the scans before, see :func:`~mmdefmamba.ops.selective_scan`: 'triton' reads y once and rounds
+            once, any other takes PyTorch's own operators.
+
+    Returns:
+        (batch, L, channels), the wider of the dtypes of ``y`` and ``z``.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        and what :func:`~mmdefmamba.ops.selective_scan` raises of backends.
+
+    Source: DefMamba, figure 3a.
+    """
+    if y.ndim != 4 or (y.shape[0], *y.shape[2:]) != tuple(z.shape):
+        raise ValueError(
+            'y must be (batch, K, L, channels) and z (batch, L, channels) of the same sizes, '
+            f'got {tuple(y.shape)} and {tuple(z.shape)}'
+        )
+    if choose_backend(backend, y) == 'triton':
+        with torch.autocast(y.device.type, enabled=False):
+            return merge_scans_triton(y, z)
+    return y.mean(1) * F.silu(z)

@@ -1,0 +1,34 @@
+"""The kernels compile for a GPU that is not there, and stay as lean as docs/benchmarks.md says."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='triton is not installed')
+def test_kernels_compile_for_sm90_without_a_gpu():
+    environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    command = [sys.executable, 'benchmarks/inspect_kernels.py', '--cases', 'in chunks']
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in result.stdout.splitlines() if '|' in line]
+    header, rows = rows[0], rows[2:]
+    loops = [dict(zip(header, row, strict=True)) for row in rows]
+    instructions = {}
+    for loop in loops:
+        instructions[loop['kernel']] = instructions.get(loop['kernel'], 0) + float(loop['instructions'])
+        if loop['kernel'] != 'scan_backward':
+            assert loop['bytes spilled'] == '0', loop
+    assert set(instructions) == {
+        *('chunk_ends', 'pass_carries', 'scan_forward'),
+        *('chunk_ends (adjoint)', 'pass_carries (adjoint)', 'scan_backward'),
+    }
+    # as counted with Triton 3.8, with room for another release; a layout gone wrong costs two times as much
+    assert instructions['scan_forward'] < 12
+    assert instructions['scan_backward'] < 40
