@@ -164,7 +164,9 @@ class DeformableScan(Scan):
             size = (height, width)
             if self.context.formulation == 'released':
                 size = (max(height - 1, 1), max(width - 1, 1))
-            point_offset = raw[:, :2].permute(0, 2, 3, 1) / raw.new_tensor(size)
+            # filled where it is needed: a tensor copied from the host could not be part of a CUDA graph
+            size = torch.stack([raw.new_full((), float(side)) for side in size])
+            point_offset = raw[:, :2].permute(0, 2, 3, 1) / size
         if self.order:
             index_offset = raw[:, -1].flatten(1)
         return point_offset, index_offset

@@ -255,7 +255,7 @@ def kernel(monkeypatch):
         assert all(x.stride(-1) == 1 for x in (u, delta, B, C))
         assert all(x is None or x.dtype == torch.float32 for x in (A, D, delta_bias))
         assert A.shape[1] <= 256 and u.shape[1] % B.shape[1] == 0
-        calls.append(u.shape[-1])
+        calls.append((len(u), u.shape[-1]))
 
     def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
         assert z is None
@@ -294,7 +294,7 @@ def test_mamba_ssm_adapter_matches_reference(kernel, dtype, optional):
     for name, gradient in gradients(actual, given).items():
         assert gradient.dtype == dtype
         assert relative(gradient, expected_gradients[name]) < tolerance, name
-    assert kernel == [128, 128], 'the kernel was not called once each way on its even path'
+    assert kernel == [(2, 128), (2, 128)], 'the kernel was not called once each way on its even path'
 
 
 def test_mamba_ssm_adapter_makes_what_the_kernel_wants_of_any_strides_and_dtypes(kernel):
@@ -306,12 +306,46 @@ def test_mamba_ssm_adapter_makes_what_the_kernel_wants_of_any_strides_and_dtypes
     inputs['B'] = inputs['B'].bfloat16()
     actual = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True)
     assert actual.dtype == torch.float32 and relative(actual, expected) < 0.01
-    assert kernel == [128]
+    assert kernel == [(1, 128)]
 
 
 def test_mamba_ssm_adapter_refuses_too_many_states(kernel):
     with pytest.raises(ValueError, match='at most 256 states, got 300'):
         mamba_ssm.selective_scan_mamba_ssm(*make_inputs((1, 1, 1, 300, 2), torch.float32).values(), True)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_mamba_ssm_packs_short_sequences(kernel, dtype):
+    """Five images, three a sequence and room for a sixth: the state starts anew at each, and so do the gradients."""
+    assert mamba_ssm.images_per_sequence(5, 30) == 3
+    inputs = make_inputs((5, 2, 3, 4, 30), dtype)
+    inputs['A'] = (inputs['A'].detach() * 1e-4).requires_grad_()  # decays so slow that only a true reset hides them
+    expected = selective_scan(**inputs, backend='reference')
+    actual = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True, pack=True)
+    tolerance = 16 * torch.finfo(dtype).eps
+    assert actual.shape == expected.shape and relative(actual, expected) < tolerance
+    expected_gradients = gradients(expected, inputs)
+    for name, gradient in gradients(actual, inputs).items():
+        assert relative(gradient, expected_gradients[name]) < tolerance, name
+    assert kernel == [(2, 128), (2, 128)]
+
+
+def test_mamba_ssm_does_not_pack_float16(kernel):
+    inputs = make_inputs((5, 1, 3, 4, 49), torch.float16)
+    mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True, pack=True)
+    assert kernel == [(5, 128)]
+
+
+@pytest.mark.parametrize(
+    ('batch', 'length', 'images'),
+    [(128, 49, 5), (128, 196, 5), (128, 784, 1), (1, 49, 1), (5, 49, 5), (8, 3136, 1), (2, 127, 1)],
+)
+def test_packing_walks_fewer_tokens_or_does_not_happen(batch, length, images):
+    packed = mamba_ssm.images_per_sequence(batch, length)
+    assert packed == images
+    if packed > 1:
+        walked = -(-batch // packed) * mamba_ssm.padded_length(packed * (length + 1))
+        assert walked < batch * mamba_ssm.padded_length(length)
 
 
 @pytest.mark.parametrize(
@@ -339,3 +373,21 @@ def test_backend_matches_reference_on_cuda(backend, dtype, shape):
     expected_gradients = gradients(expected, exact)
     for name, gradient in gradients(actual, inputs).items():
         assert relative(gradient.cpu(), expected_gradients[name]) < 4 * tolerance, name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('length', [49, 196])
+def test_mamba_ssm_packs_on_cuda(length, dtype):
+    inputs = make_inputs((13, 3, 32, 16, length), dtype, 'cuda')
+    reason = mamba_ssm.unavailable_reason(inputs['u'])
+    if reason:
+        pytest.skip(reason)
+    assert mamba_ssm.images_per_sequence(13, length) > 1
+    packed, alone = (mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True, pack=pack) for pack in (True, False))
+    tolerance = 1e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
+    assert relative(packed, alone) < tolerance
+    expected = gradients(alone, inputs)
+    for name, gradient in gradients(packed, inputs).items():
+        assert relative(gradient, expected[name]) < 4 * tolerance, name

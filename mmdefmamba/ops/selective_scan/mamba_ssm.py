@@ -14,6 +14,9 @@ MAX_STATES = 256  # a limit compiled into the kernel
 # Items a block of threads works through at a time, by length. Where the length is a multiple, the kernel takes its
 # path of wide loads without bounds checks.
 CHUNKS = (128, 256, 512, 1024, 2048)
+# Time step of a token that resets the state: exp(1e20 * A) is 0 for any decay there is. With u = B = C = 0 the token
+# adds nothing and all its gradients are 0; 1e20 leaves them room to be computed in float32.
+SEPARATOR = 1e20
 INSTALL = '`make mamba-recipe` or docs/install.md tells how to build it'
 
 
@@ -58,22 +61,58 @@ class _KernelScan(torch.autograd.Function):
         return du, ddelta, dA, dB.to(B.dtype), dC.to(C.dtype), dD, dbias, None
 
 
-def selective_scan_mamba_ssm(u, delta, A, B, C, D, delta_bias, delta_softplus):
+def images_per_sequence(batch, length):
+    """How many images to lay end to end, a separator after each, so that the kernel walks the fewest tokens in all."""
+
+    def tokens(images):
+        return -(-batch // images) * padded_length(images * (length + 1))
+
+    fitting = range(2, min(batch, CHUNKS[-1] // (length + 1)) + 1)
+    best = min(fitting, key=tokens, default=1)
+    return best if best > 1 and tokens(best) < batch * padded_length(length) else 1
+
+
+def _pack(x, images, separator):
+    """(b, ..., l) -> (b / images, ..., images * (l + 1)), a separator after each image; the last row filled up."""
+    missing = -len(x) % images
+    x = F.pad(F.pad(x, (0, 1), value=separator), (0, 0) * (x.ndim - 1) + (0, missing))
+    return x.unflatten(0, (-1, images)).movedim(1, -2).flatten(-2)
+
+
+def _unpack(y, images, batch, length):
+    """The inverse of :func:`_pack`, separators dropped."""
+    y = y[..., : images * (length + 1)].unflatten(-1, (images, length + 1))[..., :length]
+    return y.movedim(-2, 1).flatten(0, 1)[:batch]
+
+
+def selective_scan_mamba_ssm(u, delta, A, B, C, D, delta_bias, delta_softplus, pack=False):
     """Selective scan by mamba-ssm's kernel; arguments as in :func:`..interface.selective_scan`, checked there.
+
+    Args:
+        pack: lay short sequences end to end, with a token between them that resets the state. The kernel gives a
+            sequence of 49 tokens as much room as one of 128, so a model expects half the time or less; not the default
+            because no GPU has measured it yet. Not in float16, which cannot hold the separator.
 
     Raises:
         ValueError: more than 256 states, the kernel's limit.
     """
     if A.shape[1] > MAX_STATES:
         raise ValueError(f'mamba_ssm takes at most {MAX_STATES} states, got {A.shape[1]}')
-    length = u.shape[-1]
-    pad = padded_length(length) - length
+    batch, _, length = u.shape
+    images = images_per_sequence(batch, length) if pack and u.dtype != torch.float16 else 1
+    tokens = images * (length + 1) if images > 1 else length
+    tail = padded_length(tokens) - tokens
 
-    def prepare(x):
+    def prepare(x, separator=0.0):
         # The kernel wants u, delta, B and C in one dtype with unit last stride. A tail of zeros changes nothing
         # before it and receives no gradient: there u = B = C = 0 and the gradient of y is cut off by the slice.
-        return F.pad(x.to(u.dtype), (0, pad)).contiguous()
+        x = x.to(u.dtype)
+        if images > 1:
+            x = _pack(x, images, separator)
+        return F.pad(x, (0, tail)).contiguous()
 
     A, D, delta_bias = (None if x is None else x.float().contiguous() for x in (A, D, delta_bias))
-    y = _KernelScan.apply(prepare(u), prepare(delta), A, prepare(B), prepare(C), D, delta_bias, delta_softplus)
-    return y[..., :length]
+    y = _KernelScan.apply(
+        prepare(u), prepare(delta, SEPARATOR), A, prepare(B), prepare(C), D, delta_bias, delta_softplus
+    )
+    return y[..., :length] if images == 1 else _unpack(y, images, batch, length)
