@@ -1,13 +1,66 @@
 #!/usr/bin/env bash
-# Every GPU path against the reference, then the benchmark tables; a few minutes on one GPU. Builds nothing: where
-# mamba-ssm's kernel is not installed, that is said and its rows are left out.
-# Usage: [PYTHON=python] bash benchmarks/gpu.sh
+# Everything that a GPU decides: first every GPU path against the reference, then the tables, each as CSV and plot too.
+# One part a call, each under nine minutes on an H100:
+#   bash benchmarks/gpu.sh checks       tests marked gpu
+#   bash benchmarks/gpu.sh scan         the scan alone, all backends, short and long
+#   bash benchmarks/gpu.sh backbone     images/s: backends, modes, architectures, torchvision's networks
+#   bash benchmarks/gpu.sh tasks        resolution; Mask R-CNN and UperNet against Swin-T
+#   bash benchmarks/gpu.sh kernel       build mamba-ssm's kernel, where nvcc is there (first, if it is to be compared)
+#   bash benchmarks/gpu.sh              checks, scan, backbone and tasks, one after another
+# PYTHON=python names the interpreter, OUT=work_dirs/benchmarks the folder for CSV files and plots.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
+OUT=${OUT:-work_dirs/benchmarks}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+NINE_MINUTES=540
 
 "$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "gpu.sh needs a CUDA device, torch sees none"'
-"$PYTHON" -m pytest -q -m gpu
-"$PYTHON" benchmarks/selective_scan.py --dtype float32
-"$PYTHON" benchmarks/selective_scan.py --dtype bfloat16 --shape 32 3 96 16 3136
-"$PYTHON" benchmarks/backbone.py --batch 64
+
+bench() {
+    timeout "$NINE_MINUTES" "$PYTHON" "benchmarks/$1.py" --out "$OUT" --dtype bfloat16 "${@:2}"
+}
+
+checks() {
+    timeout "$NINE_MINUTES" "$PYTHON" -m pytest -q -x -m gpu tests/test_ops
+    timeout "$NINE_MINUTES" "$PYTHON" -m pytest -q tests/test_ops/test_triton_scan.py -m 'not gpu'
+}
+
+scan() {
+    bench selective_scan --dtype float32 --no-loops
+    bench selective_scan --shape 128 3 96 16 3136 --no-loops --lengths
+    bench selective_scan --shape 128 3 768 16 49 --no-loops --lengths
+    bench selective_scan --shape 2 3 96 16 66800 --no-loops --lengths 4096 65536
+}
+
+backbone() {
+    local against='small small:mamba_ssm small:triton swin_t convnext_t'
+    # shellcheck disable=SC2086
+    bench backbone --networks $against --modes eager compile graph --batch 128
+    # shellcheck disable=SC2086
+    bench backbone --networks $against --modes eager compile --batch 128 --training
+    bench backbone --networks tiny:triton base:triton --modes eager graph --batch 128 --out "$OUT/tiny_base"
+    bench backbone --networks tiny:triton base:triton --modes eager --batch 128 --training --out "$OUT/tiny_base"
+}
+
+tasks() {
+    bench resolution --networks small swin_t
+    bench resolution --networks small swin_t --training --sizes 224 448 896 1280
+    bench detectors --backbones swin_t small small:triton
+}
+
+kernel() {
+    command -v nvcc > /dev/null || { echo 'no nvcc here: mamba-ssm stays out of the comparison'; return 0; }
+    "$PYTHON" -m pip install setuptools wheel packaging ninja
+    MAMBA_KEEP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE timeout "$NINE_MINUTES" \
+        "$PYTHON" -m pip install --no-build-isolation --no-deps mamba-ssm
+    "$PYTHON" -c 'import torch, selective_scan_cuda'
+}
+
+for part in "${@:-all}"; do
+    case $part in
+        all) checks; scan; backbone; tasks ;;
+        checks | scan | backbone | tasks | kernel) "$part" ;;
+        *) echo "unknown part: $part; see the head of this file" >&2; exit 2 ;;
+    esac
+done

@@ -1,14 +1,20 @@
 """The selective scan alone: every backend that can run here, against per-token loops, by turns in one run."""
 
 import argparse
+import functools
 
 import torch
 from loops import materialising_loop
-from timing import describe, print_table
+from timing import add_arguments, attempt, describe, peak_memory, report
 
 from mmdefmamba.analysis.timing import alternate
-from mmdefmamba.ops import selective_scan
-from mmdefmamba.ops.selective_scan import BACKENDS, unavailable_reason, use_backend
+from mmdefmamba.ops import TokenOrder, multi_scan, selective_scan
+from mmdefmamba.ops.selective_scan import BACKENDS, mamba_ssm, unavailable_reason, use_backend
+
+FUNCTIONS = {
+    'materialising loop': materialising_loop,
+    'mamba_ssm, packed': functools.partial(mamba_ssm.selective_scan_mamba_ssm, pack=True),
+}
 
 
 def make_inputs(batch, groups, channels, states, length, device, dtype, requires_grad):
@@ -31,29 +37,45 @@ def make_inputs(batch, groups, channels, states, length, device, dtype, requires
     return [x.requires_grad_(requires_grad) for x in inputs]
 
 
-def calls(names, inputs, backward):
-    """name -> a function that runs it once."""
+def run(name, inputs, backward):
+    with use_backend(FUNCTIONS.get(name, name)):
+        y = selective_scan(*inputs)
+    if backward:
+        torch.autograd.grad(y.sum(), inputs)
 
-    def call(name):
-        context = use_backend(materialising_loop if name == 'materialising loop' else name)
-        with context:
-            y = selective_scan(*inputs)
-            if backward:
-                torch.autograd.grad(y.sum(), inputs)
 
-    return {name: lambda name=name: call(name) for name in names}
+def run_multi(name, maps, inputs, orders, backward):
+    with use_backend(name):
+        y = multi_scan(maps, *inputs, orders)
+    if backward:
+        torch.autograd.grad(y.sum(), [*maps[-2:], *inputs])
+
+
+def multi_scan_steps(names, batch, groups, channels, states, length, device, dtype, backward):
+    """The scans of a DefMamba block with their orders: forward, backward (of the same map), and a learned one."""
+    u, delta, A, B, C, D, bias = make_inputs(batch, groups, channels, states, length, device, dtype, False)
+    orders = torch.rand(batch, length, device=device).argsort(-1)
+    last_first = torch.arange(length, device=device).flip(0)
+    orders = [None, TokenOrder.from_order(last_first, backwards=True), TokenOrder.from_order(orders)][:groups]
+    shared, sampled = (x.transpose(1, 2).contiguous() for x in u.unflatten(1, (groups, -1))[:, [0, -1]].unbind(1))
+    maps = [shared, shared, sampled][:groups]
+    delta = delta.unflatten(1, (groups, -1)).transpose(2, 3)
+    inputs = [delta, A, B.transpose(2, 3), C.transpose(2, 3), D, bias]
+    for x in [*maps, *inputs]:
+        x.requires_grad_(backward)
+    return {name: functools.partial(run_multi, name, maps, inputs, orders, backward) for name in names}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16', 'float16'])
+    add_arguments(parser)
     parser.add_argument('--shape', type=int, nargs=5, default=[4, 1, 96, 16, 3136], metavar=tuple('BKDNL'))
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--lengths', type=int, nargs='+', default=[4096, 16384, 65536], help='for the growth with L')
+    parser.add_argument('--lengths', type=int, nargs='*', default=[4096, 16384, 65536], help='for the growth with L')
+    parser.add_argument('--no-loops', dest='loops', action='store_false', help='backends only; for long sequences')
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
-    print(f'{describe(args.device, dtype)}\nB, K, D, N, L = {args.shape}')
+    title = f'{describe(args.device, dtype)}; B, K, D, N, L = {args.shape}'
+    print(title)
 
     probe = torch.empty(1, device=args.device, dtype=dtype)
     backends = [name for name in BACKENDS if name != 'reference']
@@ -61,31 +83,51 @@ def main():
         if reason := unavailable_reason(name, probe):
             print(f'{name}: not here, {reason}')
     backends = [name for name in backends if unavailable_reason(name, probe) is None]
+    methods = backends + [name for name in FUNCTIONS if name.partition(',')[0] in backends]
 
-    rows = []
+    rows, header = [], ['op', 'pass', 'method', 'ms', 'times faster than the first', 'peak GiB', 'error']
+    tag = f'{args.dtype}_{"x".join(map(str, args.shape))}'
     for backward, loop in ((False, 'materialising loop'), (True, 'reference')):
+        what = 'forward + backward' if backward else 'forward'
         inputs = make_inputs(*args.shape, args.device, dtype, requires_grad=backward)
-        seconds = alternate(calls([loop, *backends], inputs, backward), args.rounds, args.device)
-        for name, value in seconds.items():
-            what = 'forward + backward' if backward else 'forward'
-            rows.append([what, name, f'{value * 1e3:.1f}', f'{seconds[loop] / value:.1f}x'])
-    print_table(['', 'method', 'ms', 'against the loop'], rows)
+        names = [loop, *methods] if args.loops else methods
+        candidates = {name: functools.partial(run, name, inputs, backward) for name in names}
+        rows += measure('selective_scan', what, candidates, args)
+        if args.shape[1] in (1, 2, 3):
+            candidates = multi_scan_steps(backends, *args.shape, args.device, dtype, backward)
+            rows += measure('multi_scan', what, candidates, args)
+    report(f'selective_scan_{tag}', header, rows, args.out, value='ms', label=header[:3], title=title)
 
-    print('\nGrowth with the length, forward + backward, B 1, K 1, D 96, N 16')
-    functions = {}
-    for length in args.lengths:
-        inputs = make_inputs(1, 1, 96, 16, length, args.device, dtype, requires_grad=True)
-        for name, function in calls(backends, inputs, backward=True).items():
-            functions[name, length] = function
+    if args.lengths:
+        print('Growth with the length, forward + backward, B 1, K 1, D 96, N 16')
+        functions = {}
+        for length in args.lengths:
+            inputs = make_inputs(1, 1, 96, 16, length, args.device, dtype, requires_grad=True)
+            for name in backends:
+                functions[name, length] = functools.partial(run, name, inputs, True)
+                functions[name, length]()
+        seconds = alternate(functions, args.rounds, args.device)
+        base = args.lengths[0]
+        rows = [[*key, value * 1e3, value / seconds[key[0], base]] for key, value in seconds.items()]
+        header = ['method', 'L', 'ms', f'against L = {base}']
+        report(f'length_{args.dtype}', header, rows, args.out, value='ms', label=['method'], x='L', title=title)
+
+
+def measure(op, what, candidates, args):
+    """Rows of the table: time, speed against the first, memory."""
+    functions, rows = {}, []
+    for name, function in candidates.items():
+        step, error = attempt(lambda function=function: function, args.device)
+        if step:
+            functions[name] = step
+        else:
+            rows.append([op, what, name, None, None, None, error])
     seconds = alternate(functions, args.rounds, args.device)
-    base = args.lengths[0]
-    print_table(
-        ['method', 'L', 'ms', f'against L = {base}'],
-        [
-            [name, length, f'{value * 1e3:.1f}', f'{value / seconds[name, base]:.1f}x']
-            for (name, length), value in seconds.items()
-        ],
-    )
+    first = next(iter(seconds.values()), None)
+    return rows + [
+        [op, what, name, value * 1e3, first / value, peak_memory(functions[name], args.device), '']
+        for name, value in seconds.items()
+    ]
 
 
 if __name__ == '__main__':

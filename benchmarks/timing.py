@@ -1,18 +1,129 @@
-"""What benchmarks print beside their times."""
+"""What the benchmarks share: trying candidates, peak memory, and results as table, CSV and plot."""
 
+import contextlib
+import csv
 import platform
+from pathlib import Path
 
+import matplotlib
 import torch
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+
+MODES = ('eager', 'compile', 'graph')
+
+
+def add_arguments(parser, rounds=5):
+    """Arguments that every benchmark takes."""
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', choices=['cpu', 'cuda'])
+    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16', 'float16'])
+    parser.add_argument('--rounds', type=int, default=rounds, help='timed calls of each candidate')
+    parser.add_argument('--out', default='work_dirs/benchmarks', help='folder for CSV files and plots')
+
+
+def synchronize(device):
+    if device == 'cuda':
+        torch.cuda.synchronize()
+
+
+def attempt(make, device):
+    """Make a function and call it once.
+
+    Returns:
+        (function, ''), or (None, the first line of the error): one candidate that cannot be compiled or runs out of
+        memory is named in the table and does not take the others with it.
+    """
+    try:
+        function = make()
+        function()
+        synchronize(device)
+    except Exception as error:  # whatever it is, the table says it
+        return None, f'{type(error).__name__}: {error}'.splitlines()[0]
+    return function, ''
+
+
+def peak_memory(function, device):
+    """GiB on the GPU at most while ``function`` runs, what is there before included; None on a CPU."""
+    if device != 'cuda':
+        return None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+def autocast(device, dtype):
+    """Mixed precision as trainers use it, none for float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device, dtype=dtype)
+
+
+def recorded(function):
+    """``function`` as a CUDA graph: its launches are recorded once and replayed without Python."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
 
 
 def describe(device, dtype=torch.float32):
     """One line on where and how: device, threads, dtype, TF32, versions."""
     name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     tf32 = f', TF32 {"on" if torch.backends.cuda.matmul.allow_tf32 else "off"}' if device == 'cuda' else ''
-    return f'{name}, {dtype}{tf32}, eager, torch {torch.__version__}, Python {platform.python_version()}'
+    return f'{name}, {dtype}{tf32}, torch {torch.__version__}, Python {platform.python_version()}'
+
+
+def _text(value):
+    if value is None:
+        return '-'
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
 def print_table(header, rows):
     """Print rows as a Markdown table."""
     for row in (header, ['---'] * len(header), *rows):
-        print('| ' + ' | '.join(str(cell) for cell in row) + ' |', flush=True)
+        print('| ' + ' | '.join(_text(cell) for cell in row) + ' |', flush=True)
+
+
+def report(name, header, rows, out, value, label=None, x=None, title=''):
+    """Print a table, and write it as ``out/name.csv`` and ``out/name.png``.
+
+    Args:
+        value: the column to plot.
+        label: columns that name a bar, or a line where there is an ``x``.
+        x: column of the horizontal axis of a line plot; bars without it.
+    """
+    print_table(header, rows)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / f'{name}.csv', 'w', newline='') as file:
+        csv.writer(file).writerows([header, *rows])
+
+    rows = [dict(zip(header, row, strict=True)) for row in rows]
+    rows = [row for row in rows if isinstance(row[value], (int, float))]
+    names = [', '.join(str(row[column]) for column in label or ()) for row in rows]
+    figure, axes = plt.subplots(figsize=(8, max(3, 0.3 * len(rows))) if x is None else (8, 5), layout='constrained')
+    if x is None:
+        axes.barh(range(len(rows)), [row[value] for row in rows])
+        axes.set_yticks(range(len(rows)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel(value)
+    else:
+        for line in dict.fromkeys(names):
+            points = [(row[x], row[value]) for row, of in zip(rows, names, strict=True) if of == line]
+            axes.plot(*zip(*points, strict=True), marker='o', label=line)
+        axes.set(xlabel=x, ylabel=value, ylim=(0, None))
+        axes.legend()
+    axes.set_title(title, fontsize='small')
+    figure.savefig(out / f'{name}.png', dpi=120)
+    plt.close(figure)
+    print(f'-> {out / name}.csv, .png\n', flush=True)

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 import importlib.util
 import json
 import os
@@ -6,9 +5,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-=======
-import os
->>>>>>> df620ba ([Scan] Add Triton kernels of the multi-scan, forward and backward)
 
 import pytest
 import torch
@@ -16,17 +12,16 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
-<<<<<<< HEAD
 ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
     parser.addoption('--kills', type=int, default=3, help='how often test_interruption.py kills a training')
-=======
+
+
 # Without a GPU Triton's own interpreter runs the kernels. It asks once, when triton is first imported: before any test.
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
->>>>>>> df620ba ([Scan] Add Triton kernels of the multi-scan, forward and backward)
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -74,3 +69,23 @@ def logged_metrics():
         return json.loads(log.read_text().splitlines()[-1])
 
     return read
+
+
+@pytest.fixture(scope='session')
+def quick_interpreter():
+    """Triton's interpreter prepares its language anew in every call of a device function, for a millisecond: do it
+    only where it is not prepared. Tests that run kernels take ten times as long without this, and are right as well."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    prepare = interpreter._patch_lang
+
+    def prepare_once(function):
+        languages = [module for module in function.__globals__.values() if module is tl or module is tl.core]
+        if any(tl.core.is_builtin(language.load) for language in languages):
+            return prepare(function)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = prepare_once
+    yield
+    interpreter._patch_lang = prepare

@@ -1,0 +1,67 @@
+"""The networks that are compared, and what one step of each is."""
+
+import torch
+import torchvision
+from loops import materialising_loop
+from timing import autocast, recorded
+
+from mmdefmamba.models import ARCHITECTURES, DefMamba
+from mmdefmamba.ops.selective_scan import BACKENDS, unavailable_reason, use_backend
+
+TORCHVISION = ('swin_t', 'convnext_t')
+# A model of an H200, bf16, batch 128, 224 x 224, counted and not measured: images/s (inference, forward + backward) at
+# most
+H200_LIMITS = {'tiny': (51_000, 15_000), 'small': (23_000, 7_100), 'base': (14_000, 4_400)}
+NAMES = [*ARCHITECTURES, *(f'{arch}:{backend}' for arch in ARCHITECTURES for backend in [*BACKENDS, 'loop'])]
+NAMES += TORCHVISION
+
+
+def build(name, device):
+    """'small' on the backend that 'auto' chooses, 'small:triton' on that one, 'small:loop', or one of torchvision's."""
+    torch.manual_seed(0)
+    if name in TORCHVISION:
+        return getattr(torchvision.models, {'swin_t': 'swin_t', 'convnext_t': 'convnext_tiny'}[name])().to(device)
+    arch, _, backend = name.partition(':')
+    backend = 'auto' if backend in ('', 'loop') else backend
+    return DefMamba(arch, out_indices=(3,), scan_backend=backend).to(device)
+
+
+def unavailable(name, device, dtype):
+    """Why a network cannot run here, or None."""
+    backend = name.partition(':')[2]
+    if backend in ('', 'loop'):
+        return None
+    return unavailable_reason(backend, torch.empty(1, device=device, dtype=dtype))
+
+
+def make_step(name, model, images, dtype, training, mode):
+    """A function that runs one step.
+
+    Args:
+        training: forward and backward with a loss that reaches everything, instead of inference.
+        mode: 'eager', 'compile' (torch.compile) or 'graph' (CUDA graph).
+    """
+    device = images.device.type
+    model.train(training)
+    network = torch.compile(model) if mode == 'compile' else model
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def run():
+        with autocast(device, dtype):
+            out = network(images)
+        return out if isinstance(out, torch.Tensor) else out[-1]
+
+    def infer():
+        with torch.no_grad():
+            return run()
+
+    def train():
+        loss = run().float().square().mean()
+        return torch.autograd.grad(loss, parameters)
+
+    def looped():
+        with use_backend(materialising_loop):
+            return infer()
+
+    step = train if training else looped if name.endswith(':loop') else infer
+    return recorded(step) if mode == 'graph' else step
