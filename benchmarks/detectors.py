@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from timing import add_arguments, attempt, autocast, describe, peak_memory, report
@@ -32,12 +32,14 @@ DETECTORS = {
 }
 
 
-def build(detector, backbone, scan_backend):
+def build(detector, backbone, scan_backend, cfg_options=None):
     """Mask R-CNN or UperNet with random weights on 'small', DefMamba-S, or 'swin_t'."""
     if backbone not in ('small', 'swin_t'):
         raise ValueError(f"the heads fit the widths of 'small' and 'swin_t', got {backbone!r}")
     scope, path = DETECTORS[detector]
-    model = copy.deepcopy(Config.fromfile(CONFIGS / path).model)
+    config = Config.fromfile(CONFIGS / path)
+    config.merge_from_dict(cfg_options or {})
+    model = config.model
     if backbone == 'swin_t':
         model.backbone = dict(type='SwinTransformer', **SWIN_T)
     else:
@@ -111,6 +113,7 @@ def main():
     parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--detection-size', type=int, nargs=2, default=[800, 1333], metavar=('H', 'W'))
     parser.add_argument('--segmentation-size', type=int, nargs=2, default=[512, 512], metavar=('H', 'W'))
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the configs')
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     title = f'{describe(args.device, dtype)}, batch {args.batch}, training step without the optimizer'
@@ -123,7 +126,8 @@ def main():
         steps = {}
         for backbone in args.backbones:
             name, _, backend = backbone.partition(':')
-            make = functools.partial(make_step, build(detector, name, backend or 'auto'), data, args.device, dtype)
+            model = build(detector, name, backend or 'auto', args.cfg_options)
+            make = functools.partial(make_step, model, data, args.device, dtype)
             step, error = attempt(make, args.device)
             if step:
                 steps[backbone] = step

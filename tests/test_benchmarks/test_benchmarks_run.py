@@ -20,6 +20,7 @@ RUNS = {
         ['resolution_training_float32'],
     ],
     'detectors': [
+        *('--cfg-options', 'model.train_cfg.rcnn.sampler.num=8', 'model.roi_head.bbox_head.fc_out_channels=16'),
         *('--batch', 1, '--detection-size', 32, 48, '--detectors', 'mask_rcnn', '--backbones', 'small'),
         ['detectors_float32'],
     ],
