@@ -76,8 +76,7 @@ class DSSM(nn.Module):
         Returns:
             (B, K, L, C), every token at its own place.
         """
-        parameters_KBLP = torch.stack([F.linear(u, w) for u, w in zip(maps, self.x_proj_weight, strict=True)])
-        dt, B, C = parameters_KBLP.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt, B, C = self._project(maps).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = torch.bmm(dt.flatten(1, 2), self.dt_proj_weight.transpose(1, 2)).unflatten(1, dt.shape[1:3])
         return multi_scan(
             maps,
@@ -90,6 +89,18 @@ class DSSM(nn.Module):
             orders,
             backend=self.scan_backend,
         )
+
+    def _project(self, maps):
+        """x_proj of every map, (K, B, L, R + 2N); scans that share a map share one matrix product."""
+        rows = self.x_proj_weight.shape[1]
+        projected = [None] * len(maps)
+        for i, u in enumerate(maps):
+            if projected[i] is None:
+                readers = [k for k in range(i, len(maps)) if maps[k] is u]
+                parameters = F.linear(u, torch.cat([self.x_proj_weight[k] for k in readers])).split(rows, dim=-1)
+                for k, parameters_BLP in zip(readers, parameters, strict=True):
+                    projected[k] = parameters_BLP
+        return torch.stack(projected)
 
 
 def _tokens(maps):
