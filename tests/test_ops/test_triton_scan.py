@@ -92,6 +92,21 @@ def test_kernels_match_reference(kinds, sources, sizes):
     compare(kinds, sources, sizes)
 
 
+def test_keys_of_a_learned_order_get_their_gradient():
+    maps, others, _ = make_inputs(['forward', 'learned'], [0, 1], 2, 5, 3, 4)
+    keys = torch.randn(2, 5, device=DEVICE)
+    order = TokenOrder.from_order(keys.argsort(stable=True))
+    received = {}
+    for backend, dtype in (('triton', torch.float32), ('reference', torch.float64)):
+        given = keys.to(dtype).requires_grad_()
+        inputs = [x.detach().to(dtype) for x in maps + others]
+        y = multi_scan(inputs[:2], *inputs[2:], [None, order._replace(keys=given)], backend=backend)
+        weight = torch.arange(y.numel(), dtype=dtype, device=DEVICE).view_as(y).sin()
+        (received[backend],) = torch.autograd.grad((y * weight).sum(), given)
+    assert received['reference'].abs().min() > 0
+    assert relative(received['triton'], received['reference']) < 1e-5
+
+
 def test_segments_between_checkpoints(monkeypatch):
     monkeypatch.setattr(op, 'CHECKPOINT', 8)
     compare(['backward', 'learned'], [0, 1], (1, 19, 3, 4))
