@@ -1,5 +1,6 @@
 """A training that is killed loses nothing, and ends with the weights of one that was not."""
 
+import contextlib
 import errno
 import gc
 import os
@@ -204,19 +205,22 @@ def test_what_the_run_called_its_last_comes_first(three_epochs, tmp_path):
     assert find_resumable_checkpoint(tmp_path / 'nowhere') is None
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def little_room():
-    """Files may not grow beyond 4 KiB: to a program what a full disk is."""
+    """Files may not grow beyond 4 KiB: to a program what a full disk is. Nothing else may write meanwhile, logs too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, little_room):
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
     backend = AtomicLocalBackend()
     backend.put_text('first', tmp_path / 'new/epoch_1.pth')
-    with pytest.raises(OSError, match=r'epoch_1.pth \(0.5 MiB\) could not be written.*make room.*--resume') as raised:
+    message = r'epoch_1.pth \(0.5 MiB\) could not be written.*make room.*--resume'
+    with pytest.raises(OSError, match=message) as raised, little_room():
         backend.put(bytes(2**19), tmp_path / 'new/epoch_1.pth')
     assert raised.value.errno == errno.EFBIG
     assert (tmp_path / 'new/epoch_1.pth').read_text() == 'first'
