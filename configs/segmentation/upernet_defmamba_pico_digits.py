@@ -36,10 +36,11 @@ model = dict(
     ),
 )
 optim_wrapper = dict(optimizer=dict(lr=3e-3), clip_grad=dict(max_norm=5.0))
-max_iters = 1700
+max_iters = 2000
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=100, end=max_iters),
 ]
 default_hooks = dict(checkpoint=dict(interval=max_iters // 2))
+randomness = dict(seed=0)
