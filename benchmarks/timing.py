@@ -11,6 +11,8 @@ import torch
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
+from mmdefmamba.analysis.markdown import markdown_table
+
 MODES = ('eager', 'compile', 'graph')
 
 
@@ -90,8 +92,7 @@ def _text(value):
 
 def print_table(header, rows):
     """Print rows as a Markdown table."""
-    for row in (header, ['---'] * len(header), *rows):
-        print('| ' + ' | '.join(_text(cell) for cell in row) + ' |', flush=True)
+    print(markdown_table([header, *([_text(cell) for cell in row] for row in rows)]), flush=True)
 
 
 def report(name, header, rows, out, value, label=None, x=None, title=''):

@@ -10,7 +10,9 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
+from ..engine.safe_checkpoints import AtomicLocalBackend, resume_if_possible
 from .config_complexity import config_complexity
+from .markdown import markdown_table
 from .timing import alternate
 
 
@@ -32,14 +34,12 @@ def run_once(cfg, seed, work_dir):
     result = folder / 'result.json'
     if not result.is_file():
         cfg = cfg.copy()
-        cfg.update(work_dir=str(folder), resume=True, experiment_name=f'{Path(work_dir).name}_seed_{seed}')
+        cfg.update(work_dir=str(folder), experiment_name=f'{Path(work_dir).name}_seed_{seed}')
         cfg.merge_from_dict({'randomness.seed': seed})
+        resume_if_possible(cfg)
         runner = Runner.from_cfg(cfg)
         runner.train()
-        metrics = runner.val()
-        partial = result.with_suffix('.tmp')
-        partial.write_text(json.dumps(metrics))
-        partial.replace(result)
+        AtomicLocalBackend().put_text(json.dumps(runner.val()), result)
     return json.loads(result.read_text())
 
 
@@ -172,7 +172,7 @@ def markdown(rows, metrics):
     costs = {key: title for key, title in costs.items() if any(key in row for row in rows)}
     scores = [title for metric in metrics for title in (metric, f'to {rows[0]["config"]}')]
     header = ['config', 'seeds', *scores, *costs.values()]
-    lines = [header, ['---'] * len(header)]
+    lines = [header]
     for row in rows:
         cells = [row['config'], row['seeds']]
         for metric in metrics:
@@ -186,7 +186,7 @@ def markdown(rows, metrics):
             # counts of 1e6 and more in M, all else as whole numbers: a table of one network in many variants
             cells.append('-' if key not in row else _number(row[key]))
         lines.append(cells)
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+    return markdown_table(lines)
 
 
 def _number(value):

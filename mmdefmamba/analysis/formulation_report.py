@@ -123,12 +123,6 @@ def cost_table():
     return rows
 
 
-def markdown(rows):
-    """A table in Markdown; the first row is its head."""
-    rows = [list(rows[0]), ['---'] * len(rows[0]), *rows[1:]]
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
-
-
 def plot_reads(path):
     """Draw what a token loses at the border and which entries of the bias table are read, to a PNG."""
     plt = _pyplot()

@@ -7,6 +7,7 @@ import yaml
 from mmengine.config import Config
 
 from .config_complexity import config_complexity
+from .markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,11 +31,9 @@ _CLASSIFICATION, _DETECTION, _SEGMENTATION = (
     'configs/detection/mask_rcnn_defmamba_{}_1x.py',
     'configs/segmentation/upernet_defmamba_{}_160k.py',
 )
+_ABLATION = 'configs/classification/ablation/tiny_in1k/{}.py'
 _AP = ('box AP', 'box AP50', 'box AP75', 'mask AP', 'mask AP50', 'mask AP75')
 _IOU = ('mIoU', 'mIoU(ms+flip)')
-
-
-_ABLATION = 'configs/classification/ablation/tiny_in1k/{}.py'
 
 
 def _scores(names, *values):
@@ -46,9 +45,9 @@ def _top1(score):
 
 
 PAPER = (
-    Row('1', 'tiny', _CLASSIFICATION.format('t'), '8M', '1.2G', {'Top 1 Accuracy': 78.6}),
-    Row('1', 'small', _CLASSIFICATION.format('s'), '32M', '4.8G', {'Top 1 Accuracy': 83.5}),
-    Row('1', 'base', _CLASSIFICATION.format('b'), '51M', '8.5G', {'Top 1 Accuracy': 84.2}),
+    Row('1', 'tiny', _CLASSIFICATION.format('t'), '8M', '1.2G', _top1(78.6)),
+    Row('1', 'small', _CLASSIFICATION.format('s'), '32M', '4.8G', _top1(83.5)),
+    Row('1', 'base', _CLASSIFICATION.format('b'), '51M', '8.5G', _top1(84.2)),
     Row('2', 'small', _DETECTION.format('s'), None, '268G', _scores(_AP, 47.5, 69.6, 51.7, 42.8, 66.3, 46.2)),
     Row('B2', 'base', _DETECTION.format('b'), None, '349G', _scores(_AP, 48.7, 70.5, 53.8, 43.7, 67.7, 47.0)),
     Row('3', 'small', _SEGMENTATION.format('s'), '65M', '946G', _scores(_IOU, 48.8, 49.6)),
@@ -99,7 +98,7 @@ def paper_tables(tables=None, root=ROOT, count=config_complexity):
         if table not in known:
             raise ValueError(f'table must be one of {known}, got {table!r}')
     root = Path(root)
-    lines = [HEADER, ('---',) * len(HEADER)]
+    lines = [HEADER]
     for row in PAPER:
         if tables and row.table not in tables:
             continue
@@ -115,7 +114,7 @@ def paper_tables(tables=None, root=ROOT, count=config_complexity):
         for i, (name, score) in enumerate(row.scores.items()):
             first = (row.table, row.arch, *costs) if i == 0 else ('',) * 7
             lines.append((*first, name, f'{score:.1f}', measured.get(name, '-')))
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+    return markdown_table(lines)
 
 
 def measured_scores(root, config):

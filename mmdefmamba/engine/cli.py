@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 from .config_errors import check_keys, explain_argument
 from .distributed import init_without_gpu
-from .safe_checkpoints import find_resumable_checkpoint
+from .safe_checkpoints import resume_if_possible
 
 # How the three libraries' hooks are told to draw what is tested, and where to.
 _VISUALIZATION_HOOKS = {
@@ -105,11 +105,7 @@ def train_config(args):
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.resume == 'auto':
-        # MMEngine resumes from load_from. Where nothing can be resumed, it keeps its own meaning.
-        last = find_resumable_checkpoint(cfg.work_dir)
-        cfg.resume = last is not None
-        if cfg.resume:
-            cfg.load_from = last
+        resume_if_possible(cfg)
     elif args.resume:
         cfg.resume, cfg.load_from = True, _existing(args.resume, 'checkpoint')
     if args.amp:

@@ -108,6 +108,22 @@ class SafeCheckpointHook(CheckpointHook):
                 remove(path)
 
 
+def resume_if_possible(cfg):
+    """Have a training go on from its last whole checkpoint, see :func:`find_resumable_checkpoint`.
+
+    Args:
+        cfg: an MMEngine Config with ``work_dir``; ``resume`` is set, and ``load_from`` where there is one to resume
+            from. Where there is none, ``load_from`` keeps its own meaning.
+
+    Raises:
+        RuntimeError: there are checkpoints and all are damaged.
+    """
+    last = find_resumable_checkpoint(cfg.work_dir)
+    cfg.resume = last is not None
+    if cfg.resume:
+        cfg.load_from = last
+
+
 def find_resumable_checkpoint(work_dir):
     """The last whole checkpoint of a run, to resume from.
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..ops import merge_scans, multi_scan
 from ..ops.precision import at_least_float32
+from ..ops.tensors import distinct
 from ..scans import build_scan
 
 D_STATE = 16
@@ -94,19 +95,17 @@ class DSSM(nn.Module):
         """x_proj of every map, (K, B, L, R + 2N); scans that share a map share one matrix product."""
         rows = self.x_proj_weight.shape[1]
         projected = [None] * len(maps)
-        for i, u in enumerate(maps):
-            if projected[i] is None:
-                readers = [k for k in range(i, len(maps)) if maps[k] is u]
-                parameters = F.linear(u, torch.cat([self.x_proj_weight[k] for k in readers])).split(rows, dim=-1)
-                for k, parameters_BLP in zip(readers, parameters, strict=True):
-                    projected[k] = parameters_BLP
+        found, reads = distinct(maps)
+        for i, u in enumerate(found):
+            readers = [k for k, read in enumerate(reads) if read == i]
+            parameters = F.linear(u, torch.cat([self.x_proj_weight[k] for k in readers])).split(rows, dim=-1)
+            for k, parameters_BLP in zip(readers, parameters, strict=True):
+                projected[k] = parameters_BLP
         return torch.stack(projected)
 
 
 def _tokens(maps):
     """Maps (B, C, H, W) as tokens (B, L, C): one view of each map, so that scans that share it read one tensor."""
-    tokens = []
-    for i, x in enumerate(maps):
-        same = [j for j in range(i) if maps[j] is x]
-        tokens.append(tokens[same[0]] if same else x.flatten(2).transpose(1, 2))
-    return tokens
+    found, reads = distinct(maps)
+    tokens = [x.flatten(2).transpose(1, 2) for x in found]
+    return [tokens[read] for read in reads]

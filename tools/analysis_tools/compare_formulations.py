@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mmdefmamba.analysis import formulation_report as report
+from mmdefmamba.analysis.markdown import markdown_table
 
 WHAT = ('parity', 'distances', 'borders', 'bias', 'cost')
 
@@ -17,19 +18,19 @@ def main():
     args = parser.parse_args()
     file = args.data / 'checkpoint.pth'
     if 'parity' in args.only:
-        print(report.markdown(report.parity_table(file, args.data / 'expected.pth', args.device)), end='\n\n')
+        print(markdown_table(report.parity_table(file, args.data / 'expected.pth', args.device)), end='\n\n')
     if 'distances' in args.only:
         measured = report.measured_distances(file)
         for name, rows in report.distance_tables(measured):
-            print(f'{name}\n\n{report.markdown(rows)}', end='\n\n')
+            print(f'{name}\n\n{markdown_table(rows)}', end='\n\n')
         if args.plots:
             report.plot_distances(measured, args.plots / 'formulation_distances.png')
     if 'borders' in args.only:
-        print(report.markdown(report.border_table()), end='\n\n')
+        print(markdown_table(report.border_table()), end='\n\n')
     if 'bias' in args.only:
-        print(report.markdown(report.bias_table()), end='\n\n')
+        print(markdown_table(report.bias_table()), end='\n\n')
     if 'cost' in args.only:
-        print(report.markdown(report.cost_table()), end='\n\n')
+        print(markdown_table(report.cost_table()), end='\n\n')
     if args.plots:
         report.plot_reads(args.plots / 'formulation_reads.png')
 

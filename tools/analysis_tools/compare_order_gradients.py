@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
+from mmdefmamba.analysis.markdown import markdown_table
 from mmdefmamba.analysis.order_gradients import compare_order_gradients
 from mmdefmamba.engine.cli import CfgOptions
 
@@ -29,9 +30,10 @@ def main(argv=None):
     runner.load_or_resume()
     data = runner.model.data_preprocessor(next(iter(runner.test_dataloader)))
     labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-    print('| scan | gradient | cosine | sign |\n| --- | --- | --- | --- |')
+    rows = [('scan', 'gradient', 'cosine', 'sign')]
     for (scan, gradient), scores in compare_order_gradients(runner.model, data['inputs'], labels).items():
-        print(f'| {scan} | {gradient} | {scores["cosine"]:.2f} | {100 * scores["sign"]:.0f} % |')
+        rows.append((scan, gradient, f'{scores["cosine"]:.2f}', f'{100 * scores["sign"]:.0f} %'))
+    print(markdown_table(rows))
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
+from ..tensors import channel_last
 from . import op
 from .backward import scan_backward
 from .chunks import chunk_ends, pass_carries
@@ -72,11 +73,6 @@ def _grid(delta, A, chunk_length):
     return _Grid(batch, scans, length, channels, A.shape[1], chunk_length)
 
 
-def _channel_last(x):
-    """Lanes read neighbouring channels (or states): without unit stride each would fetch a sector of its own."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
 def _packed(walks):
     return sum(walk << 8 * k for k, walk in enumerate(walks))
 
@@ -85,10 +81,10 @@ class _Inputs:
     """Inputs as the kernels want them, and the arguments that all kernels share."""
 
     def __init__(self, sources, delta, A, B, C, D, delta_bias, order, walks):
-        self.sources = [_channel_last(u) for u in sources]
+        self.sources = [channel_last(u) for u in sources]
         if any(u.stride() != self.sources[0].stride() for u in self.sources):
             self.sources = [u.contiguous() for u in self.sources]
-        self.delta, self.B, self.C = _channel_last(delta), _channel_last(B), _channel_last(C)
+        self.delta, self.B, self.C = channel_last(delta), channel_last(B), channel_last(C)
         scans = delta.shape[1]
         self.A = A.float().unflatten(0, (scans, -1)).transpose(1, 2).contiguous()
         self.D, self.delta_bias = (None if x is None else x.contiguous() for x in (D, delta_bias))
@@ -192,7 +188,7 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
     """
     grid = _grid(delta, A, chunk_length)
     x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
-    dy = _channel_last(dy)
+    dy = channel_last(dy)
     check_offsets('the gradient of y', dy)
 
     def parts(*shape):

@@ -2,6 +2,8 @@
 
 import torch
 
+from ..tensors import channel_last
+
 BLOCK = 1024
 
 
@@ -12,7 +14,7 @@ def _merge(y, z):
     from .merge import merge_forward
 
     batch, scans, length, channels = y.shape
-    y, z = y.contiguous(), _channel_last(z)
+    y, z = y.contiguous(), channel_last(z)
     out = _empty_merged(y, z)
     size = length * channels
     with torch.cuda.device_of(y):
@@ -38,7 +40,7 @@ def _merge_backward(dout, y, z):
     from .merge import merge_backward
 
     batch, scans, length, channels = y.shape
-    dout, y, z = dout.contiguous(), y.contiguous(), _channel_last(z)
+    dout, y, z = dout.contiguous(), y.contiguous(), channel_last(z)
     dy, dz = y.new_empty(z.shape), z.new_empty(z.shape)
     size = length * channels
     with torch.cuda.device_of(y):
@@ -51,10 +53,6 @@ def _merge_backward(dout, y, z):
 @_merge_backward.register_fake
 def _(dout, y, z):
     return y.new_empty(z.shape), z.new_empty(z.shape)
-
-
-def _channel_last(z):
-    return z if z.stride(-1) == 1 else z.contiguous()
 
 
 def _save(ctx, inputs, output):

@@ -4,6 +4,8 @@ import importlib.util
 
 import torch
 
+from ..tensors import distinct
+
 # Rows that share one set of checkpoints of the state; the backward recomputes the states between them.
 CHECKPOINT = 64
 # Limits of the integer that tells a kernel what each of its scans reads, and of the kernel's arguments.
@@ -130,13 +132,9 @@ def multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders, delta_softplu
     Raises:
         ValueError: more than 256 states, or a tensor too large for 32-bit offsets.
     """
-    distinct, reads = [], []
-    for u in maps:
-        known = [i for i, other in enumerate(distinct) if other is u]
-        reads.append(known[0] if known else len(distinct))
-        distinct += [] if known else [u]
-    if len(distinct) <= MAX_SOURCES:
-        sources = [u.unsqueeze(1) for u in distinct]
+    found, reads = distinct(maps)
+    if len(found) <= MAX_SOURCES:
+        sources = [u.unsqueeze(1) for u in found]
     else:  # a copy of the maps, rare enough
         sources, reads = [torch.stack(maps, dim=1)], [0] * len(maps)
     walks, rows = [], []
