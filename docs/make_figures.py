@@ -79,9 +79,7 @@ def figures(models, folder):
     yield 'quickstart', draw_predictions(classifier, test_dataloader(classifier.cfg))[0]
 
     picture, trace = traced(classifier, digit, 0, 0)
-    yield 'points_digit', draw_points(picture, trace)
     yield 'scan_order_digit', draw_scan_order(picture, trace)
-    yield 'activation_digit', draw_activation_map(picture, trace, (4, 4))
     picture, trace = traced(detector, scene, 1, 0)
     yield 'points_scene', draw_points(picture, trace, zoom=(4, 4, 6, 6))
     yield 'scan_order_scene', draw_scan_order(picture, trace)
