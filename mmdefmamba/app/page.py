@@ -91,7 +91,9 @@ class Page:
             results = [session, said, prediction, found, block, scan, points, order, activation]
             settings = [session, model, as_digit]
             # one thing at a time, for all visitors: the processor is the same
-            options = dict(concurrency_id='explorer', concurrency_limit=1, api_visibility='private')
+            loading = dict(concurrency_id='explorer', concurrency_limit=1, api_visibility='private')
+            # what is touched while the page is busy counts, too: Gradio would drop it
+            options = dict(loading, trigger_mode='always_last')
             upload.upload(self.on_upload, [upload, *settings], results, **options)
             pad.submit(self.on_drawing, settings, results, **options)
             example.click(self.on_example, settings, results, **options)
@@ -100,7 +102,7 @@ class Page:
             block.input(self.on_block, [session, block], [session, scan, points, order, activation], **options)
             scan.input(self.on_scan, [session, block, scan], order, **options)
             activation.select(self.on_token, [session, block], [session, activation], **options)
-            page.load(self.on_example, settings, results, **options)
+            page.load(self.on_example, settings, results, **loading)
         return page
 
     def on_upload(self, path, session, model, as_digit):
