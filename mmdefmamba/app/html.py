@@ -14,7 +14,7 @@ CSS = """
 .picture figure {margin: 0}
 .picture img {width: 100%; max-width: 480px; display: block; margin: auto; border-radius: 6px; image-rendering: auto}
 .picture figcaption {padding-top: .4em; font-size: .9em; color: var(--body-text-color); opacity: .85}
-#prediction img {max-width: 340px}
+#prediction img {max-width: 400px}
 #found .verdict {font-size: 1.4em; font-weight: 600; margin: 0 0 .4em}
 .clickable img {cursor: crosshair; touch-action: manipulation}
 .clickable img:focus-visible {outline: 3px solid #0072B2; outline-offset: 2px}

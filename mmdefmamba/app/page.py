@@ -91,18 +91,22 @@ class Page:
             results = [session, said, prediction, found, block, scan, points, order, activation]
             settings = [session, model, as_digit]
             # one thing at a time, for all visitors: the processor is the same
-            loading = dict(concurrency_id='explorer', concurrency_limit=1, api_visibility='private')
+            alone = dict(concurrency_id='explorer', concurrency_limit=1, api_visibility='private')
             # what is touched while the page is busy counts, too: Gradio would drop it
-            options = dict(loading, trigger_mode='always_last')
+            mode = dict(alone, trigger_mode='always_last')
+            options = dict(mode, show_progress='minimal', show_progress_on=prediction)
             upload.upload(self.on_upload, [upload, *settings], results, **options)
             pad.submit(self.on_drawing, settings, results, **options)
             example.click(self.on_example, settings, results, **options)
             model.input(self.on_model, settings, [as_digit, *results], **options)
             as_digit.input(self.on_settings, settings, results, **options)
-            block.input(self.on_block, [session, block], [session, scan, points, order, activation], **options)
-            scan.input(self.on_scan, [session, block, scan], order, **options)
-            activation.select(self.on_token, [session, block], [session, activation], **options)
-            page.load(self.on_example, settings, results, **loading)
+            views = [session, scan, points, order, activation]
+            block.input(
+                self.on_block, [session, block], views, show_progress='minimal', show_progress_on=points, **mode
+            )
+            scan.input(self.on_scan, [session, block, scan], order, show_progress='minimal', **mode)
+            activation.select(self.on_token, [session, block], [session, activation], show_progress='hidden', **mode)
+            page.load(self.on_example, settings, results, **alone)
         return page
 
     def on_upload(self, path, session, model, as_digit):

@@ -15,7 +15,8 @@ MAX_FRAMES = 32
 SECONDS = 4.0
 HOLD_SECONDS = 1.5  # how long the whole path stays
 OPACITY = 0.55
-TAIL = 64  # steps of the path that are drawn; more would hide the image
+# Of a path of more steps than these only the latest are drawn: the whole would hide the image.
+WHOLE, LATEST = 64, 24
 
 
 def animate_scan(image, order, map_size):
@@ -71,7 +72,8 @@ def _frame(base, order, map_size, step):
     opacity = OPACITY * visited[..., None]
     frame = np.ascontiguousarray((base * (1 - opacity) + tint * opacity).astype(np.uint8))
     # centres of the places, in 16ths of a pixel
-    rows, columns = np.divmod(order[max(step - TAIL, 0) : step], map_size[1])
+    first = 0 if len(order) <= WHOLE else max(step - LATEST, 0)
+    rows, columns = np.divmod(order[first:step], map_size[1])
     centres = (np.stack([columns, rows], -1) + 0.5) * np.array(size) / np.array(map_size[::-1])
     path = np.round(centres * 16).astype(np.int32)
     cell = min(size[0] / map_size[1], size[1] / map_size[0])
