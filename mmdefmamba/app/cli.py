@@ -43,17 +43,17 @@ def main(argv=None):
     if importlib.util.find_spec('gradio') is None:
         print("error: the page needs Gradio, which is not installed: pip install -e '.[app]'", file=sys.stderr)
         return 2
-    try:
-        models = collect_models(args.checkpoint_dir or ['work_dirs'], args.model)
-    except (FileNotFoundError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
     # before Gradio is imported: it asks once, and would tell its makers that a page was started
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
-    from .page import serve
+    try:
+        models = collect_models(args.checkpoint_dir or ['work_dirs'], args.model)
+        from .page import serve
 
-    serve(models, args.device, args.host, args.port, args.open)
+        serve(models, args.device, args.host, args.port, args.open)
+    except (OSError, ValueError) as error:  # a port that is taken, and what has no model
+        print(f'error: {error}', file=sys.stderr)
+        return 2
     return 0
 
 
