@@ -21,14 +21,5 @@ def run(work_dir, cfg_options=None, train=TRAIN, val=VAL):
         ('mask mAP, IoU 0.50 to 0.95', 'coco/segm_mAP', 100),
     ]
     title = 'Mask R-CNN with DefMamba pico on digit scenes'
-    metrics = run_scenes(CONFIG, work_dir, cfg_options, train, val, title, scores, _enlarge)
+    metrics = run_scenes(CONFIG, work_dir, cfg_options, train, val, title, scores)
     return metrics['coco/bbox_mAP'], metrics['coco/segm_mAP']
-
-
-def _enlarge(sample, zoom):
-    sample.gt_instances.bboxes = sample.gt_instances.bboxes * zoom
-    masks = sample.gt_instances.masks
-    sample.gt_instances.masks = masks.resize((masks.height * zoom, masks.width * zoom))
-    sample.pred_instances.bboxes = sample.pred_instances.bboxes * zoom
-    masks = sample.pred_instances.masks
-    sample.pred_instances.masks = masks.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)

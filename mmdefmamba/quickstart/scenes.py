@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..datasets.digit_scenes import IMAGE_SIZE, write_digit_scenes
+from ..report.pictures import enlarge
 from .common import cost_rows, images_per_second, load_config, print_table, train_and_test
 
 TRAIN, VAL = 1600, 200
@@ -14,7 +15,7 @@ ZOOM = 3  # digits and labels are drawn on images of this many times their size
 COLUMNS = 2
 
 
-def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows, enlarge):
+def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows):
     """Write the scenes, train, test the saved checkpoint, print a table and draw a picture.
 
     Args:
@@ -24,7 +25,6 @@ def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows, enl
         train, val: number of scenes.
         title: of the table.
         score_rows: rows of the table, (name, key of the test's metrics, factor to percent).
-        enlarge: makes a tested data sample, in place, ``ZOOM`` times as large.
 
     Returns:
         the test's metrics.
@@ -41,7 +41,7 @@ def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows, enl
     with torch.no_grad():
         samples = model.test_step(batch)
     picture = work_dir / 'predictions.png'
-    _draw(picture, batch['inputs'], samples, enlarge, tester.visualizer)
+    _draw(picture, batch['inputs'], samples, tester.visualizer)
     speed = images_per_second(lambda: model.test_step(batch), len(samples))
     print_table(
         title,
@@ -78,7 +78,7 @@ def _first_scenes_with_digits(loader, count):
     return loader.collate_fn(chosen)
 
 
-def _draw(path, images, samples, enlarge, visualizer):
+def _draw(path, images, samples, visualizer):
     pairs = []
     for image, sample in zip(images, samples, strict=True):
         image = image.permute(1, 2, 0).numpy()[..., ::-1].repeat(ZOOM, 0).repeat(ZOOM, 1)
