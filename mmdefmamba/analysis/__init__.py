@@ -1,6 +1,20 @@
-"""What a network costs."""
+"""What a network costs, and what it does with an image, in numbers."""
 
+from .activation import activation_map
 from .complexity import complexity
 from .config_complexity import config_complexity, format_complexity
+from .offsets import BlockOffsets, offset_statistics
+from .receptive_field import effective_receptive_field
+from .trace import BlockTrace, trace_blocks
 
-__all__ = ['complexity', 'config_complexity', 'format_complexity']
+__all__ = [
+    'BlockOffsets',
+    'BlockTrace',
+    'activation_map',
+    'complexity',
+    'config_complexity',
+    'effective_receptive_field',
+    'format_complexity',
+    'offset_statistics',
+    'trace_blocks',
+]

@@ -62,13 +62,11 @@ class DSSM(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
         maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
-        y = self.state_space(_tokens(maps), orders)
+        y = self.state_space(tokens_of_maps(maps), orders)
         return self.out_proj(merge_scans(y, z.flatten(1, 2), backend=self.scan_backend).unflatten(1, z.shape[1:3]))
 
     def state_space(self, maps, orders):
         """Walk K maps, each in its order, through their state space models.
-
-        Time step, B and C depend on a token alone, so they are computed at its place, before any order.
 
         Args:
             maps: K tensors, (B, L, C).
@@ -77,19 +75,24 @@ class DSSM(nn.Module):
         Returns:
             (B, K, L, C), every token at its own place.
         """
+        parameters = self.state_space_parameters(maps)
+        return multi_scan(maps, *parameters, self.D, self.dt_proj_bias.flatten(), orders, backend=self.scan_backend)
+
+    def state_space_parameters(self, maps):
+        """What the state space models make of K maps.
+
+        Time step, B and C depend on a token alone, so they are computed at its place, before any order.
+
+        Args:
+            maps: K tensors, (B, L, C).
+
+        Returns:
+            delta, the time step before bias and softplus, (B, K, L, C); A (K * C, N); B and C (B, K, L, N).
+        """
         dt, B, C = self._project(maps).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = torch.bmm(dt.flatten(1, 2), self.dt_proj_weight.transpose(1, 2)).unflatten(1, dt.shape[1:3])
-        return multi_scan(
-            maps,
-            delta.transpose(0, 1),
-            -torch.exp(at_least_float32(self.A_log)),
-            B.transpose(0, 1),
-            C.transpose(0, 1),
-            self.D,
-            self.dt_proj_bias.flatten(),
-            orders,
-            backend=self.scan_backend,
-        )
+        A = -torch.exp(at_least_float32(self.A_log))
+        return delta.transpose(0, 1), A, B.transpose(0, 1), C.transpose(0, 1)
 
     def _project(self, maps):
         """x_proj of every map, (K, B, L, R + 2N); scans that share a map share one matrix product."""
@@ -104,7 +107,7 @@ class DSSM(nn.Module):
         return torch.stack(projected)
 
 
-def _tokens(maps):
+def tokens_of_maps(maps):
     """Maps (B, C, H, W) as tokens (B, L, C): one view of each map, so that scans that share it read one tensor."""
     found, reads = distinct(maps)
     tokens = [x.flatten(2).transpose(1, 2) for x in found]

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..datasets.digits import load_digits_split
-from ..visualization import draw_digits, trace_deformable
+from ..visualization import draw_digits, trace_blocks
 from .common import cost_rows, images_per_second, load_config, print_table, train_and_test
 
 CONFIG = 'classification/defmamba_pico_digits.py'
@@ -27,17 +26,11 @@ def run(work_dir, cfg_options=None):
     metrics, tester, checkpoint, seconds = train_and_test(cfg)
     model = tester.model.eval()
 
-    data = next(iter(tester.test_dataloader))
-    batch = model.data_preprocessor(data)
-    samples, traces = trace_deformable(model, **batch, mode='predict')
-    images, labels = load_digits_split('test')
-    predictions = np.array([int(sample.pred_label) for sample in samples])
-    chosen = _chosen(labels[: len(predictions)], predictions)
-    first = traces[0]._replace(order=traces[0].order[torch.from_numpy(chosen)])
+    figure, batch = draw_predictions(model, tester.test_dataloader)
     picture = Path(work_dir) / 'digits.png'
-    draw_digits(picture, images[chosen], labels[chosen], predictions[chosen], first)
+    figure.savefig(picture)
 
-    speed = images_per_second(lambda: model(**batch, mode='predict'), len(samples))
+    speed = images_per_second(lambda: model(**batch, mode='predict'), len(batch['inputs']))
     accuracy = metrics['accuracy/top1']
     print_table(
         'DefMamba pico on handwritten digits',
@@ -51,6 +44,20 @@ def run(work_dir, cfg_options=None):
         ],
     )
     return accuracy
+
+
+def draw_predictions(model, dataloader):
+    """Draw digits of the first batch of the held-out fifth with what a classifier takes them for.
+
+    Returns:
+        A matplotlib Figure, and the batch as the model was given it.
+    """
+    batch = model.data_preprocessor(next(iter(dataloader)))
+    samples, (first, *_) = trace_blocks(model, **batch, mode='predict', stages=0, state_space=False)
+    images, labels = load_digits_split('test')
+    predictions = np.array([int(sample.pred_label) for sample in samples])
+    chosen = _chosen(labels[: len(predictions)], predictions)
+    return draw_digits(images[chosen], labels[chosen], predictions[chosen], first.select(chosen)), batch
 
 
 def _chosen(labels, predictions):

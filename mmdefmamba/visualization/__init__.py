@@ -1,6 +1,28 @@
 """Pictures of what the network does."""
 
-from .deformable import DeformableTrace, trace_deformable
+from ..analysis.trace import BlockTrace, trace_blocks
+from .activation import draw_activation_map
+from .canvas import figure_to_rgb, map_to_image, token_at
 from .digits import draw_digits
+from .fields import draw_receptive_fields
+from .limitations import draw_limitation_cases, limitation_cases
+from .orders import draw_scan_order, draw_static_scans
+from .points import draw_points
+from .statistics import draw_offset_statistics
 
-__all__ = ['DeformableTrace', 'draw_digits', 'trace_deformable']
+__all__ = [
+    'BlockTrace',
+    'draw_activation_map',
+    'draw_digits',
+    'draw_limitation_cases',
+    'draw_offset_statistics',
+    'draw_points',
+    'draw_receptive_fields',
+    'draw_scan_order',
+    'draw_static_scans',
+    'figure_to_rgb',
+    'limitation_cases',
+    'map_to_image',
+    'token_at',
+    'trace_blocks',
+]

@@ -1,0 +1,72 @@
+"""Where the deformable scan may have little to hold on to (DefMamba, section 5 and figure 6)."""
+
+import cv2
+
+from ..analysis.offsets import BlockOffsets
+from .canvas import COLOURS, PANEL, as_rgb, draw_path, faded, image_panels, show
+from .points import draw_arrows
+
+
+def limitation_cases(image, part=0.5, tiles=3):
+    """The two cases of the paper's limitation, made of an image of one object.
+
+    Args:
+        image: (height, width) or (height, width, 3), uint8, RGB: a whole object.
+        part: side of the part that is cut out of the lower right corner, as a share of the image's.
+        tiles: copies of the object along each side of the regular pattern.
+
+    Returns:
+        dict of title to image, all of one size: the whole object, a part of it, a regular pattern of it.
+
+    Raises:
+        ValueError: ``part`` is not in (0, 1), or ``tiles`` is less than 2.
+    """
+    if not 0 < part < 1:
+        raise ValueError(f'part must be between 0 and 1, got {part}')
+    if tiles < 2:
+        raise ValueError(f'tiles must be at least 2, got {tiles}')
+    image = as_rgb(image)
+    height, width = image.shape[:2]
+    size = (width, height)
+    cut = image[int(height * (1 - part)) :, int(width * (1 - part)) :]
+    # as many whole tiles as asked for, resized to the image: a border that cuts them would be no regular pattern
+    small = cv2.resize(image, (max(width // tiles, 1), max(height // tiles, 1)), interpolation=cv2.INTER_AREA)
+    pattern = cv2.vconcat([cv2.hconcat([small] * tiles)] * tiles)
+    return {
+        'the whole object': image,
+        'a part of it': cv2.resize(cut, size, interpolation=cv2.INTER_CUBIC),
+        'a regular pattern of it': cv2.resize(pattern, size, interpolation=cv2.INTER_LINEAR),
+    }
+
+
+def draw_limitation_cases(images, trace, formulation='paper'):
+    """Draw, for each case, the image, its points and its order, with how far both have moved.
+
+    Args:
+        images: dict of title to image, what the network was given, uint8, RGB.
+        trace: a :class:`~mmdefmamba.analysis.BlockTrace` of the batch of these images, in this order.
+        formulation: of the network.
+
+    Returns:
+        A matplotlib Figure, a row a case.
+
+    Raises:
+        ValueError: the block learns no points, or has not as many images.
+    """
+    if trace.point_offset is None or len(trace.point_offset) != len(images):
+        raise ValueError(f'{trace.label} must have learned points for {len(images)} images')
+    grounds = {name: as_rgb(image) for name, image in images.items()}
+    figure, axes = image_panels(next(iter(grounds.values())), len(grounds), 4, size=0.8 * PANEL)
+    for i, (row, (name, image)) in enumerate(zip(axes, grounds.items(), strict=True)):
+        measured = BlockOffsets(trace, formulation)
+        measured.add(trace.select(slice(i, i + 1)))
+        show(row[0], image, name)
+        draw_arrows(row[1], image, trace, i)
+        title = f'moved by {measured.offset_length:.2f} tokens, varies by {measured.offset_variation:.2f}'
+        row[1].set_title(title, fontsize=8)
+        show(row[2], faded(image), f'{trace.label}: path')
+        k = trace.scan_index()
+        draw_path(row[2], trace.orders[k][i].numpy(), trace.map_size, image.shape[:2])
+        ranks = trace.ranks(i).numpy()
+        show(row[3], ranks, f'rank shifted by {measured.shift:.1%}', size=image.shape[:2], cmap=COLOURS)
+    return figure

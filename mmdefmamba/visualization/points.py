@@ -1,0 +1,90 @@
+"""Where the deformable scan reads the map (DefMamba, figure 5a)."""
+
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from .canvas import ACCENT, SECOND, as_rgb, faded, image_panels, map_to_image, show
+
+
+def draw_points(image, trace, index=0, zoom=None):
+    """Draw an arrow from the reference point of each token to the point where its features are read.
+
+    Args:
+        image: what the network was given, (height, width) or (height, width, 3), uint8, RGB.
+        trace: a :class:`~mmdefmamba.analysis.BlockTrace` of a batch with that image.
+        index: of the image in the batch.
+        zoom: (row, column, rows, columns) of tokens to show larger in a panel of their own, or None.
+
+    Returns:
+        A matplotlib Figure.
+
+    Raises:
+        ValueError: the block learns no points, or ``zoom`` lies outside of its map.
+    """
+    if trace.point_offset is None:
+        raise ValueError(f'{trace.label} learns no points: its scans are {", ".join(trace.scans)}')
+    image = as_rgb(image)
+    figure, axes = image_panels(image, 1, 2 if zoom is None else 3, size=3.6)
+    show(axes[0, 0], image, 'image')
+    length = token_offsets(trace, index)
+    title = f'{trace.label}: points, moved by {length.mean():.2f} tokens (most: {length.max():.2f})'
+    draw_arrows(axes[0, 1], image, trace, index)
+    axes[0, 1].set_title(title, fontsize=9)
+    if zoom is not None:
+        top, left, bottom, right = _window(zoom, trace.map_size, image.shape[:2])
+        for axis in axes[0, :2]:
+            axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=SECOND, lw=1.8))
+        draw_arrows(axes[0, 2], image, trace, index, magnified=max(image.shape[:2]) / max(bottom - top, right - left))
+        axes[0, 2].set(xlim=(left, right), ylim=(bottom, top))
+        axes[0, 2].set_title('the window, larger', fontsize=9)
+        for spine in axes[0, 2].spines.values():
+            spine.set(color=SECOND, linewidth=1.8)
+    return figure
+
+
+def token_offsets(trace, index=0):
+    """How far each point lies from its reference, in tokens: (H, W), float64 array."""
+    offset = trace.point_offset[index].double().numpy()
+    return np.linalg.norm(offset * (np.asarray(trace.map_size) - 1) / 2, axis=-1)
+
+
+def draw_arrows(axis, image, trace, index=0, magnified=1.0):
+    """Draw an image, faded, with an arrow for each token; ``magnified``: how much larger than the whole it appears."""
+    size = image.shape[:2]
+    show(axis, faded(image))
+    start = map_to_image(trace.reference.numpy(), trace.map_size, size).reshape(-1, 2)
+    end = map_to_image(trace.points[index].numpy(), trace.map_size, size).reshape(-1, 2)
+    cell = min(pixels / tokens for pixels, tokens in zip(size, trace.map_size, strict=True))
+    # a dot of an eighth of a cell's side; matplotlib wants its area in points
+    panel = axis.get_position().width * axis.figure.get_figwidth() * 72
+    dot = max((magnified * panel * cell / size[1] / 8) ** 2, 0.3)
+    axis.scatter(*start[:, ::-1].T, s=dot, color=SECOND, linewidths=0, zorder=2)
+    y, x = (end - start).T
+    axis.quiver(
+        *start[:, ::-1].T,
+        x,
+        y,
+        angles='xy',
+        scale_units='xy',
+        scale=1,
+        units='xy',
+        width=0.07 * cell,
+        headwidth=3.2,
+        headlength=3.2,
+        headaxislength=2.8,
+        minlength=0,
+        color=ACCENT,
+        zorder=3,
+    )
+
+
+def _window(zoom, map_size, image_size):
+    """(top, left, bottom, right) in pixels of a window of tokens."""
+    row, column, rows, columns = zoom
+    inside = row >= 0 and column >= 0 and row + rows <= map_size[0] and column + columns <= map_size[1]
+    if min(rows, columns) < 1 or not inside:
+        raise ValueError(
+            f'zoom must be (row, column, rows, columns) on a map of {map_size[0]} x {map_size[1]} tokens, got {zoom}'
+        )
+    cell_y, cell_x = (pixels / tokens for pixels, tokens in zip(image_size, map_size, strict=True))
+    return row * cell_y - 0.5, column * cell_x - 0.5, (row + rows) * cell_y - 0.5, (column + columns) * cell_x - 0.5

@@ -1,0 +1,64 @@
+"""How far points move and tokens change places, stage by stage."""
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+
+from ..analysis.offsets import OFFSET_LIMIT
+from .canvas import PANEL, panels
+
+COLOURS = 'viridis'
+#: One line style a block of a stage, so that lines can be told apart without their colours.
+STYLES = ('-', '--', ':', '-.')
+
+
+def draw_offset_statistics(statistics):
+    """Draw the offsets of every stage.
+
+    Args:
+        statistics: what :func:`~mmdefmamba.analysis.offset_statistics` gave.
+
+    Returns:
+        A matplotlib Figure, a column a stage: above, where points go, the share of tokens by point offset; below, how
+        far tokens are shifted in the order, a line a block.
+    """
+    stages = sorted({block.stage for block in statistics})
+    figure, axes = panels(2, len(stages), 0.95 * PANEL, 0.85 * PANEL)
+    for column, stage in enumerate(stages):
+        blocks = [block for block in statistics if block.stage == stage]
+        _draw_points(axes[0, column], blocks, stage)
+        _draw_shifts(axes[1, column], blocks)
+    axes[0, 0].set_ylabel('down, tokens')
+    axes[1, 0].set_ylabel('share of tokens')
+    return figure
+
+
+def _draw_points(axis, blocks, stage):
+    blocks = [block for block in blocks if block.offset_counts is not None]
+    axis.set_title(f'stages.{stage}', fontsize=10)
+    if not blocks:
+        axis.text(0.5, 0.5, 'learns no points', ha='center', va='center', transform=axis.transAxes)
+        axis.set(xticks=[], yticks=[])
+        return
+    share = sum(block.offset_counts for block in blocks).double()
+    share /= share.sum()
+    limits = (-OFFSET_LIMIT, OFFSET_LIMIT)
+    axis.imshow(share.numpy(), extent=(*limits, *limits[::-1]), cmap=COLOURS, norm=PowerNorm(0.5))
+    axis.axhline(0, color='white', linewidth=0.5, alpha=0.6)
+    axis.axvline(0, color='white', linewidth=0.5, alpha=0.6)
+    tokens = sum(block.tokens for block in blocks)
+    length = sum(block.offset_length * block.tokens for block in blocks) / tokens
+    axis.set_title(f'stages.{stage}: {length:.2f} tokens on average', fontsize=9)
+    axis.set(xticks=[*limits, 0], yticks=[*limits, 0])
+    axis.set_xlabel('right, tokens', fontsize=9)
+
+
+def _draw_shifts(axis, blocks):
+    for i, block in enumerate(blocks):
+        counts = block.shift_counts.numpy()
+        edges = np.linspace(-1, 1, len(counts) + 1)
+        label = f'block {block.block}: {block.shift:.1%}'
+        axis.stairs(counts / counts.sum(), edges, label=label, linestyle=STYLES[i % len(STYLES)], linewidth=1.3)
+    axis.set(xlim=(-1, 1), yscale='log', ylim=(1e-4, 1.5))
+    axis.set_xlabel('rank shift, of the whole way', fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, loc='upper right', title='mean shift', title_fontsize=7)

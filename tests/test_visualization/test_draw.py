@@ -1,0 +1,224 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import LineCollection
+from matplotlib.quiver import Quiver
+
+from mmdefmamba.analysis import activation_map, offset_statistics, trace_blocks
+from mmdefmamba.models import DefMamba
+from mmdefmamba.scans import SCANS, ContentScan, ScanContext, StaticScan, build_scan
+from mmdefmamba.visualization import (
+    draw_activation_map,
+    draw_digits,
+    draw_limitation_cases,
+    draw_offset_statistics,
+    draw_points,
+    draw_receptive_fields,
+    draw_scan_order,
+    draw_static_scans,
+    figure_to_rgb,
+    limitation_cases,
+)
+
+SIZE = (20, 28)
+
+
+def network(scans=('raster', 'raster_reverse', 'deformable'), **options):
+    torch.manual_seed(0)
+    return DefMamba({'embed_dims': (8, 16), 'depths': (1, 1)}, scans=scans, out_indices=-1, **options).eval()
+
+
+@pytest.fixture(scope='module')
+def traces():
+    torch.manual_seed(1)
+    return trace_blocks(network(), torch.randn(2, 3, *SIZE))[1]
+
+
+@pytest.fixture(scope='module')
+def image():
+    return np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)
+
+
+def is_drawn(figure):
+    """Whether every panel has more than one colour in it."""
+    picture = figure_to_rgb(figure)
+    height = picture.shape[0]
+    for axis in figure.axes:
+        box = axis.get_window_extent()
+        panel = picture[height - int(box.y1) : height - int(box.y0), int(box.x0) : int(box.x1)]
+        assert len(np.unique(panel.reshape(-1, 3), axis=0)) > 3
+    return True
+
+
+def arrows(axis):
+    (quiver,) = (artist for artist in axis.collections if isinstance(artist, Quiver))
+    return quiver.XY, np.stack([quiver.U, quiver.V], axis=-1)
+
+
+def paths(axis):
+    return [artist for artist in axis.collections if isinstance(artist, LineCollection)]
+
+
+def test_arrows_go_from_reference_to_point(traces, image):
+    # a map of 5 x 7 over 20 x 28 pixels: cells of 4 x 4
+    offset = torch.zeros(2, 5, 7, 2)
+    offset[1, 2, 3] = torch.tensor([0.1, -0.15])
+    trace = replace(traces[0], point_offset=offset)
+    assert trace.map_size == (5, 7)
+    start, length = arrows(draw_points(image, trace).axes[1])
+    assert np.allclose(length, 0)
+    figure = draw_points(image, trace, index=1)
+    start, length = arrows(figure.axes[1])
+    token = 2 * 7 + 3
+    np.testing.assert_allclose(start[token], [3 * 4 + 1.5, 2 * 4 + 1.5], atol=1e-5)
+    # tokens: x -0.15 * (7 - 1) / 2, y 0.1 * (5 - 1) / 2, each of 4 pixels
+    np.testing.assert_allclose(length[token], [-0.45 * 4, 0.2 * 4], atol=1e-5)
+    assert np.allclose(np.delete(length, token, axis=0), 0, atol=1e-5)
+    assert 'moved by 0.01 tokens (most: 0.49)' in figure.axes[1].get_title()
+    assert is_drawn(figure)
+
+
+def test_a_window_is_shown_larger(traces, image):
+    figure = draw_points(image, traces[0], zoom=(1, 2, 3, 2))
+    assert figure.axes[2].get_xlim() == (2 * 4 - 0.5, 4 * 4 - 0.5)
+    assert figure.axes[2].get_ylim() == (4 * 4 - 0.5, 1 * 4 - 0.5)
+    assert is_drawn(figure)
+    for zoom in ((3, 0, 3, 1), (0, 0, 0, 1), (-1, 0, 2, 2)):
+        with pytest.raises(ValueError, match=r'zoom must be .* on a map of 5 x 7 tokens'):
+            draw_points(image, traces[0], zoom=zoom)
+
+
+def test_released_points_start_half_a_pixel_off(image):
+    _, (trace, _) = trace_blocks(network(formulation='released'), torch.zeros(1, 3, *SIZE), state_space=False)
+    start, _ = arrows(draw_points(image, trace).axes[1])
+    np.testing.assert_allclose(start[0], [0.5 * 4 + 1.5, 0.5 * 4 + 1.5], atol=1e-5)
+
+
+def test_without_points_there_is_nothing_to_draw(image):
+    _, (trace, _) = trace_blocks(network(['raster']), torch.zeros(1, 3, *SIZE))
+    with pytest.raises(ValueError, match=r'stages\.0\.0 learns no points: its scans are raster'):
+        draw_points(image, trace)
+    with pytest.raises(ValueError, match=r'stages\.0\.0 must have learned points for 1 images'):
+        draw_limitation_cases({'a': image}, trace)
+    with pytest.raises(ValueError, match='scan must be one of'):
+        draw_digits([image[..., 0]], [1], [1], trace)
+
+
+@pytest.mark.parametrize('scan', [None, 'raster_reverse'])
+def test_the_heat_map_holds_the_ranks(traces, image, scan):
+    figure = draw_scan_order(image, traces[0], 1, scan)
+    assert np.array_equal(figure.axes[3].get_images()[0].get_array(), traces[0].ranks(1, scan))
+    raster, learned = (paths(figure.axes[i])[0].get_segments() for i in (1, 2))
+    places = np.array([[c * 4 + 1.5, r * 4 + 1.5] for r in range(5) for c in range(7)])
+    assert np.allclose([segment[0] for segment in raster], places[:-1])
+    order = traces[0].orders[traces[0].scan_index(scan)][1].numpy()
+    assert np.allclose([segment[0] for segment in learned], places[order[:-1]])
+    assert np.allclose([segment[1] for segment in learned], places[order[1:]])
+    assert is_drawn(figure)
+
+
+def test_activation_maps_are_relative_to_their_maximum(traces, image):
+    figure = draw_activation_map(image, traces[0], (2, -1), 1)
+    expected = [activation_map(traces[0], (2, 6), 1, scan) for scan in (None, 0, 1, 2)]
+    for axis, values in zip(figure.axes[1:5], expected, strict=True):
+        np.testing.assert_allclose(axis.get_images()[1].get_array(), values / values.max(), rtol=1e-6)
+    assert [axis.get_title() for axis in figure.axes[1:5]] == ['all scans', *traces[0].scans]
+    # the token's middle, x then y
+    assert np.allclose([line.get_xydata() for line in figure.axes[2].lines], [[[6 * 4 + 1.5, 2 * 4 + 1.5]]])
+    assert is_drawn(figure)
+
+
+def test_every_registered_static_scan_is_drawn():
+    figure = draw_static_scans((5, 7))
+    static = {name for name, cls in SCANS.module_dict.items() if issubclass(cls, StaticScan)}
+    titles = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
+    assert set(titles) == static
+    assert {'raster', 'hilbert', 'local', 'zigzag'} <= static
+    for name, axis in titles.items():
+        scan = build_scan(name, ScanContext(8))
+        order = scan.order(5, 7).flip(0) if scan.reverse else scan.order(5, 7)
+        (path,) = paths(axis)
+        visited = [segment[0] for segment in path.get_segments()] + [path.get_segments()[-1][1]]
+        assert np.allclose(visited, [[place % 7, place // 7] for place in order.tolist()]), name
+    figure_to_rgb(figure)
+
+
+def test_scans_of_features_are_drawn_over_an_image(image):
+    figure = draw_static_scans((5, 7), image=image)
+    content = {name for name, cls in SCANS.module_dict.items() if issubclass(cls, ContentScan)}
+    assert content <= {axis.get_title() for axis in figure.axes}
+    figure = draw_static_scans((5, 7), [dict(type='local', window=2), 'quadtree'], image)
+    assert [axis.get_title() for axis in figure.axes[:2]] == ['local, window=2', 'quadtree']
+    with pytest.raises(ValueError, match="'quadtree' follows the features: give an image"):
+        draw_static_scans((5, 7), ['quadtree'])
+    with pytest.raises(ValueError, match="'deformable' is learned"):
+        draw_static_scans((5, 7), ['deformable'])
+    with pytest.raises(ValueError, match="unknown scan 'hilbrt', did you mean 'hilbert'"):
+        draw_static_scans((5, 7), ['hilbrt'])
+
+
+def test_receptive_fields_share_a_logarithmic_scale():
+    fields = {'before training': torch.eye(4), 'after training': torch.full((4, 4), 2.0)}
+    figure = draw_receptive_fields(fields)
+    before, after = (axis.get_images()[0].get_array() for axis in figure.axes[:2])
+    np.testing.assert_allclose(before, 4 * np.eye(4) - 4, atol=1e-6)
+    np.testing.assert_allclose(after, np.zeros((4, 4)))
+    assert figure.axes[0].get_title() == 'before training\n50 % within 12.5%, 90 % within 25.0% of pixels'
+    figure_to_rgb(figure)
+
+
+def test_offset_statistics_have_a_column_a_stage(traces):
+    statistics = offset_statistics(network(), torch.randn(2, 3, *SIZE))
+    figure = draw_offset_statistics(statistics)
+    for axis, block in zip(figure.axes[:2], statistics, strict=True):
+        share = axis.get_images()[0].get_array()
+        np.testing.assert_allclose(share, block.offset_counts / block.tokens, rtol=1e-6)
+    labels = [text.get_text() for axis in figure.axes[2:] for text in axis.get_legend().get_texts()]
+    assert labels == [f'block 0: {block.shift:.1%}' for block in statistics]
+    assert is_drawn(figure)
+    without = offset_statistics(network(['raster']), torch.zeros(1, 3, 8, 8))
+    assert 'learns no points' in [text.get_text() for text in draw_offset_statistics(without).axes[0].texts]
+
+
+def test_limitation_cases_are_a_part_and_a_pattern():
+    image = np.zeros((12, 18, 3), np.uint8)
+    image[6:, 9:] = 200
+    whole, part, pattern = limitation_cases(image).values()
+    assert whole.shape == part.shape == pattern.shape == image.shape
+    assert (part == 200).all()
+    tile = pattern[:4, :6]
+    assert (pattern == np.tile(tile, (3, 3, 1))).all()
+    assert (tile[0, 0] == 0).all()
+    assert (tile[-1, -1] == 200).all()
+    for options, message in (({'part': 1}, 'part must be'), ({'tiles': 1}, 'tiles must be')):
+        with pytest.raises(ValueError, match=message):
+            limitation_cases(image, **options)
+
+
+def test_limitation_cases_are_drawn_a_row_each(traces, image):
+    figure = draw_limitation_cases({'first': image, 'second': image}, traces[0])
+    axes = np.array(figure.axes).reshape(2, 4)
+    for i, name in enumerate(('first', 'second')):
+        assert axes[i, 0].get_title() == name
+        assert np.array_equal(axes[i, 3].get_images()[0].get_array(), traces[0].ranks(i))
+        offset = traces[0].point_offset[i].flatten(0, 1) * torch.tensor([2.0, 3.0])  # in tokens
+        assert f'moved by {offset.norm(dim=-1).mean():.2f} tokens' in axes[i, 1].get_title()
+    assert is_drawn(figure)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 40), (33, 3)])
+def test_any_size_is_drawn(size):
+    _, (trace, _) = trace_blocks(network(), torch.zeros(1, 3, *size))
+    image = np.full(size, 100, np.uint8)
+    for figure in (draw_points(image, trace), draw_scan_order(image, trace), draw_activation_map(image, trace, (0, 0))):
+        assert is_drawn(figure)
+
+
+def test_digits_are_drawn_with_their_orders(traces):
+    figure = draw_digits(np.zeros((2, 8, 8), np.uint8), [3, 4], [3, 5], traces[0])
+    assert [axis.get_title() for axis in figure.axes[:2]] == ['3', '5, is 4']
+    for i in range(2):
+        assert np.array_equal(figure.axes[2 + i].get_images()[0].get_array(), traces[0].ranks(i))
+    figure_to_rgb(figure)
