@@ -79,7 +79,7 @@ def class_table(matrix, names):
         taken = f'{names[others.argmax()]} ({others.max()})' if others.any() else ''
         rows.append((name, int(images), percent(right, images), percent(right, matrix[:, index].sum()), taken))
     header = ('class', 'images', 'right, %', 'of those named so, right, %', 'most often taken for')
-    return Table('Classes', header, rows)
+    return Table('By class', header, rows)
 
 
 def confusions(matrix, names):

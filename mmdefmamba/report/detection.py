@@ -11,7 +11,7 @@ from pycocotools import mask as coco_masks
 
 from .classification import percent
 from .metric import Case, CaseMetric, Table, image_key, image_name
-from .pictures import build_visualizer, data_uri, draw_truth_and_prediction, load_image
+from .pictures import build_visualizer, data_uri, draw_truth_and_prediction, enlarge_small, load_image
 
 SCORE_THRESHOLD = 0.3  # what mmdet's visualizer draws
 IOU_THRESHOLD = 0.5
@@ -29,6 +29,7 @@ class DetectionCases(CaseMetric):
     """
 
     score_name = f'panoptic quality of boxes scored {SCORE_THRESHOLD} or more'
+    unscored = 'there is nothing in them, and nothing was found'
 
     def __init__(self, dataset, keep=6):
         super().__init__(dataset, keep)
@@ -57,6 +58,9 @@ class DetectionCases(CaseMetric):
             if isinstance(metric, CocoMetric):
                 metric.classwise = True
 
+    def class_scores(self, metrics):
+        return set(class_precisions(metrics, self.dataset_meta['classes']))
+
     def tables(self, metrics):
         names = self.dataset_meta['classes']
         precisions = {name: metrics[key] for key, name in class_precisions(metrics, names).items()}
@@ -71,7 +75,7 @@ class DetectionCases(CaseMetric):
             text = f'score {record["score"]:.2f}: {matched} found, {missed} missed, {extra} boxes too many'
             image, sample = _truth(infos[record['key']])
             sample.pred_instances = _instances(record['drawn'])
-            truth, prediction = draw_truth_and_prediction(visualizer, image, sample)
+            truth, prediction = draw_truth_and_prediction(visualizer, *enlarge_small(image, sample))
             pictures = [('truth', data_uri(truth)), ('prediction', data_uri(prediction))]
             return Case(image_name(record['key']), text, pictures)
 
@@ -174,4 +178,4 @@ def class_table(records, names, precisions):
         f'Found and right: boxes scored {SCORE_THRESHOLD} or more, at an IoU of {IOU_THRESHOLD} or more. AP: by '
         "CocoMetric, of masks where it evaluates these, else of boxes; '-' where it gives none."
     )
-    return Table('Classes', ('class', 'objects', 'AP, %', 'found, %', 'of boxes, right, %'), rows, note)
+    return Table('By class', ('class', 'objects', 'AP, %', 'found, %', 'of boxes, right, %'), rows, note)

@@ -18,11 +18,18 @@ class Table(NamedTuple):
 
 
 class Case(NamedTuple):
-    """An image of the page with what was predicted; ``pictures`` are (caption, data URI)."""
+    """An image of the page with what was predicted.
+
+    Args:
+        title, text: about the image.
+        pictures: (caption, data URI).
+        legend: (CSS colour, what it means).
+    """
 
     title: str
     text: str
     pictures: list
+    legend: tuple = ()
 
 
 class Gallery(NamedTuple):
@@ -49,10 +56,10 @@ class CaseMetric(BaseMetric):
     """
 
     default_prefix = 'report'
-    #: what the score of an image is, in words
-    score_name = None
+    #: in words: what the score of an image is, and what images have none
+    score_name, unscored = None, None
     #: least width of a case on the page
-    case_width = '20rem'
+    case_width = '26rem'
 
     def __init__(self, dataset, keep=6):
         super().__init__()
@@ -86,6 +93,10 @@ class CaseMetric(BaseMetric):
         """The :class:`Table` of each view on the classes, after the test; ``metrics`` are what it gave."""
         raise NotImplementedError
 
+    def class_scores(self, metrics):
+        """The keys of ``metrics`` that are of one class, which :meth:`tables` show."""
+        return set()
+
     def matrix(self):
         """The confusion matrix, (classes, classes) int64, where there is one to show."""
 
@@ -94,7 +105,7 @@ class CaseMetric(BaseMetric):
         note = f'Score of an image: {self.score_name}.'
         unscored = len(self.records) - len(self._scored())
         if unscored:
-            note += f' {unscored} images have none: there is nothing in them, and nothing was found.'
+            note += f' {unscored} images have none: {self.unscored}.'
         return [('Worst images', note, self.lowest()), ('Best images', '', self.highest())]
 
     def galleries(self):

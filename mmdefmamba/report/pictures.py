@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData, PixelData
 
-# Pixels: smaller images are enlarged before anything is drawn on them, larger ones shrunk afterwards.
+# Pixels of the longer side: smaller images are enlarged before text is drawn on them, larger ones shrunk afterwards.
 SMALL, LARGE = 384, 800
 LOSSLESS = 64  # pixels: up to this size as PNG, and shown with hard pixels
 
@@ -44,32 +44,37 @@ def shrink(image, side=LARGE):
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def draw_truth_and_prediction(visualizer, image, sample):
+def draw_truth_and_prediction(visualizer, image, sample, **options):
     """Draw the two halves of a data sample.
 
     Args:
         visualizer: mmdet's or mmseg's, with ``dataset_meta`` set.
         image: RGB, (height, width, 3) uint8.
-        sample: DetDataSample or SegDataSample of the image's size; it is changed.
+        sample: DetDataSample or SegDataSample of the image's size.
+        **options: for the visualizer's ``add_datasample``.
 
     Returns:
         Two RGB images, truth and prediction.
     """
-    zoom = -(-SMALL // max(image.shape[:2]))  # rounded up
-    image = np.ascontiguousarray(image.repeat(zoom, 0).repeat(zoom, 1))
-    enlarge(sample, zoom)
     drawn = []
     for truth in (True, False):
-        visualizer.add_datasample('case', image, sample, draw_gt=truth, draw_pred=not truth)
+        visualizer.add_datasample('case', image, sample, draw_gt=truth, draw_pred=not truth, **options)
         drawn.append(shrink(visualizer.get_image()))
     return drawn
 
 
-def build_visualizer(kind, name, dataset_meta):
-    """A visualizer that writes nothing by itself."""
-    visualizer = VISUALIZERS.build(dict(type=kind, name=name))
+def build_visualizer(kind, name, dataset_meta, **options):
+    """A visualizer that writes nothing by itself; ``options`` are its own."""
+    visualizer = VISUALIZERS.build(dict(type=kind, name=name, **options))
     visualizer.dataset_meta = dataset_meta
     return visualizer
+
+
+def enlarge_small(image, sample):
+    """Make a small image, and what a data sample says of it, large enough for text; gives both, the sample changed."""
+    zoom = -(-SMALL // max(image.shape[:2]))  # rounded up
+    enlarge(sample, zoom)
+    return np.ascontiguousarray(image.repeat(zoom, 0).repeat(zoom, 1)), sample
 
 
 def enlarge(sample, zoom):

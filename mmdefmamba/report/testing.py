@@ -54,7 +54,7 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
     if not is_main_process():
         return None
     dataset = runner.test_dataloader.dataset
-    tables = cases.tables(metrics)
+    of_classes = cases.class_scores(metrics)
     short, whole = environment_facts(runner)
     config = runner.cfg.filename
     facts = [
@@ -72,11 +72,14 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
         title=Path(config or runner.experiment_name).stem,
         headlines=headlines(metrics),
         facts=facts,
-        metrics=[(name, f'{value:.4g}') for name, value in metrics.items()],
+        # COCO's evaluation gives -1 where there is nothing to evaluate
+        metrics=[
+            (name, '-' if value == -1 else f'{value:.4g}') for name, value in metrics.items() if name not in of_classes
+        ],
         paper=paper_rows(config, metrics, tta),
         names=cases.dataset_meta['classes'],
         matrix=cases.matrix(),
-        tables=tables,
+        tables=cases.tables(metrics),
         galleries=cases.galleries(),
         least=cases.case_width,
         scans=scan_galleries(runner, cases),

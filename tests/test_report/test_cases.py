@@ -206,7 +206,8 @@ def test_segmentation_scores_images_and_classes(tmp_path):
     metric = SegmentationCases(Images(infos), keep=1)
     metric.dataset_meta = dict(classes=('ground', 'cat', 'dog'), palette=[[0, 0, 0], [255, 0, 0], [0, 255, 0]])
     truth = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255]])
-    for info, predicted in zip(infos, (truth.clamp(max=1), torch.zeros_like(truth)), strict=True):
+    ground = torch.zeros_like(truth)
+    for info, predicted in zip(infos, (truth.clamp(max=1), ground), strict=True):
         metric.process(None, [dict(info, pred_sem_seg=dict(data=predicted[None]), gt_sem_seg=dict(data=truth[None]))])
     metric.evaluate(2)
     assert [record['score'] for record in metric.records] == pytest.approx([1.0, (4 / 7 + 0) / 2])
@@ -218,9 +219,11 @@ def test_segmentation_scores_images_and_classes(tmp_path):
     ]
     worst, _ = metric.galleries()
     assert worst.cases[0].text == 'mIoU 28.6 %'
-    truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
-    assert truth[:96, 192:, 0].mean() > 100
-    assert prediction[:96, 192:, 0].mean() < 20
+    image, truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
+    assert image.shape == (2, 4, 3)
+    assert (truth[0, 2:, 0] > 100).all()
+    assert not prediction.any()
+    assert worst.cases[0].legend == [('rgb(0, 0, 0)', 'ground'), ('rgb(255, 0, 0)', 'cat')]
 
 
 def test_pictures_keep_their_pixels_and_large_ones_are_shrunk():
