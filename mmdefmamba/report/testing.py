@@ -72,10 +72,7 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
         title=Path(config or runner.experiment_name).stem,
         headlines=headlines(metrics),
         facts=facts,
-        # COCO's evaluation gives -1 where there is nothing to evaluate
-        metrics=[
-            (name, '-' if value == -1 else f'{value:.4g}') for name, value in metrics.items() if name not in of_classes
-        ],
+        metrics=[(name, _text(value)) for name, value in metrics.items() if name not in of_classes],
         paper=paper_rows(config, metrics, tta),
         names=cases.dataset_meta['classes'],
         matrix=cases.matrix(),
@@ -90,6 +87,11 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
     )
     runner.logger.info(f'report: {path}')
     return path
+
+
+def _text(value):
+    # COCO's evaluation gives -1 where there is nothing to evaluate
+    return '-' if value == -1 else f'{value:.4g}'
 
 
 def speed_facts(runner):
