@@ -102,7 +102,9 @@ def test_your_own_classes_train(write, tmp_path):
         for name in ('cat', 'dog'):
             draw_images(tmp_path / f'data/mine/{split}/{name}', 2)
     path = write(example('dataset', 0))
-    scores = trains(path, 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=2', 'custom_hooks=[]')
+    options = ['train_cfg.max_epochs=1', 'train_dataloader.batch_size=2', 'custom_hooks=[]']
+    options += ['train_dataloader.dataset.pipeline.1.scale=64', 'val_dataloader.dataset.pipeline.1.scale=64']
+    scores = trains(path, *options, 'val_dataloader.dataset.pipeline.2.crop_size=64')
     assert 0 <= scores['val/accuracy/top1'].current() <= 100
 
 
@@ -123,7 +125,8 @@ def test_your_own_label_maps_train(write, tmp_path):
         'model.data_preprocessor.size=(64,64)',
     ]
     options += ['model.decode_head.norm_cfg.type=BN', 'model.auxiliary_head.norm_cfg.type=BN']
-    scores = trains(path, *options)
+    options += [f'{phase}_dataloader.dataset.pipeline.{i}.scale=(64,64)' for phase, i in (('train', 2), ('val', 1))]
+    scores = trains(path, *options, 'train_dataloader.dataset.pipeline.3.crop_size=(64,64)')
     # class 1 is nowhere; had labels been shifted as ADE20K's are, 2 would have become 1
     assert np.isfinite(scores['val/mIoU'].current())
 
