@@ -9,6 +9,17 @@ from .version import __version__
 
 compat.apply()  # before anything below imports mmcv or a registry
 
-from . import converters, datasets, engine, models  # noqa: E402
+from . import apis, converters, datasets, engine, models  # noqa: E402
+from .apis import get_model, list_models  # noqa: E402
 
-__all__ = ['__version__', 'compat', 'converters', 'datasets', 'engine', 'models']
+__all__ = [
+    '__version__',
+    'apis',
+    'compat',
+    'converters',
+    'datasets',
+    'engine',
+    'get_model',
+    'list_models',
+    'models',
+]

@@ -89,3 +89,24 @@ def quick_interpreter():
     interpreter._patch_lang = prepare_once
     yield
     interpreter._patch_lang = prepare
+
+
+@pytest.fixture(scope='session')
+def pico_checkpoints(tmp_path_factory):
+    """``(name of the model, path of a checkpoint with random weights)`` of the pico model of each task."""
+    import mmdefmamba
+
+    names = dict(
+        classification='defmamba_pico_digits',
+        detection='mask_rcnn_defmamba_pico_digits',
+        segmentation='upernet_defmamba_pico_digits',
+    )
+    folder = tmp_path_factory.mktemp('checkpoints')
+    checkpoints = {}
+    for task, name in names.items():
+        torch.manual_seed(0)
+        model = mmdefmamba.get_model(name)
+        checkpoints[task] = (name, folder / f'{task}.pth')
+        meta = dict(dataset_meta=dict(model.dataset_meta))
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoints[task][1])
+    return checkpoints

@@ -3,6 +3,7 @@
 from .class_count import ClassCountHook
 from .pretrained import PretrainedInit
 from .safe_checkpoints import SafeCheckpointHook, find_resumable_checkpoint
+from .scan_visualization import ScanVisualizationHook
 from .step_seeds import ResumableIterBasedTrainLoop, StepSeedHook
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     'PretrainedInit',
     'ResumableIterBasedTrainLoop',
     'SafeCheckpointHook',
+    'ScanVisualizationHook',
     'StepSeedHook',
     'find_resumable_checkpoint',
 ]

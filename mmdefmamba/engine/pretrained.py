@@ -8,6 +8,8 @@ from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from .matching import match_parameters, some, state_dict_of
+
 
 # force: MMEngine gives the name 'Pretrained' alone precedence over every other initialisation. Its own initializer
 # warns and goes on, with random weights, if not one parameter of the checkpoint has a place in the module.
@@ -31,34 +33,24 @@ class PretrainedInit(MMEnginePretrainedInit):
             print_log(f'{name} starts from random weights: its init_cfg has no checkpoint', logger='current')
             return
         checkpoint = CheckpointLoader.load_checkpoint(self.checkpoint, map_location=self.map_location, logger='current')
-        state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+        state = state_dict_of(checkpoint, self.checkpoint)
         prefix = f'{self.prefix.rstrip(".")}.' if self.prefix else ''
         found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        own = module.state_dict()
-        matched = {key: found[key] for key in own if key in found and found[key].shape == own[key].shape}
-        other_shape = [key for key in own if key in found and key not in matched]
-        missing = [key for key in own if key not in found]
-        unused = [key for key in found if key not in own]
-        if not matched:
+        match = match_parameters(module, found)
+        if not match.matched:
             raise ValueError(
                 f'{self.checkpoint} holds nothing for {name}: of its {len(state)} entries, such as '
-                f'{_some(state)}, {len(found)} start with prefix={self.prefix!r} and {len(other_shape)} of these are '
-                f'named like one of its own, such as {_some(own)}, but none has its shape too. Check prefix, arch and '
-                "formulation; a file of the authors' code has to be converted first (tools/model_converters)."
+                f'{some(state)}, {len(found)} start with prefix={self.prefix!r} and {len(match.other_shape)} of these '
+                f'are named like one of its own, such as {some(module.state_dict())}, but none has its shape too. '
+                "Check prefix, arch and formulation; a file of the authors' code has to be converted first "
+                '(tools/model_converters).'
             )
-        module.load_state_dict(matched, strict=False)
+        module.load_state_dict(match.matched, strict=False)
         print_log(
-            f'{name}: {len(matched)} of {len(own)} parameters loaded from {self.checkpoint}, prefix {self.prefix!r}; '
-            f'kept their initial values: {_some(missing) or "none"}; have another shape there: '
-            f'{_some(other_shape) or "none"}; not used: {_some(unused) or "none"}',
+            f'{name}: {len(match.matched)} of {match.total} parameters loaded from {self.checkpoint}, prefix '
+            f'{self.prefix!r}; {match}',
             logger='current',
-            level=logging.WARNING if other_shape else logging.INFO,
+            level=logging.WARNING if match.other_shape else logging.INFO,
         )
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())
-
-
-def _some(names, limit=5):
-    names = list(names)
-    more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more

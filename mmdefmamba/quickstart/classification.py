@@ -8,7 +8,7 @@ from ..datasets.digits import load_digits_split
 from ..visualization import draw_digits, trace_blocks
 from .common import cost_rows, images_per_second, load_config, print_table, train_and_test
 
-CONFIG = 'classification/defmamba_pico_digits.py'
+CONFIG = 'defmamba_pico_digits'
 NUM_DRAWN = 8
 
 

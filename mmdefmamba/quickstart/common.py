@@ -5,14 +5,12 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from ..analysis import config_complexity
+from ..apis import zoo
 from ..ops.selective_scan import auto_backend
-
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
 def load_config(name, work_dir, cfg_options=None):
@@ -21,10 +19,7 @@ def load_config(name, work_dir, cfg_options=None):
     Raises:
         FileNotFoundError: the configs are not beside the package: it was not installed from a clone with ``-e``.
     """
-    path = CONFIGS / name
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} not found: the quickstart runs from a clone, installed with pip install -e .')
-    cfg = Config.fromfile(path)
+    cfg = zoo.load_config(name)
     cfg.work_dir = str(work_dir)
     cfg.merge_from_dict(cfg_options or {})
     return cfg

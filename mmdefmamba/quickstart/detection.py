@@ -2,7 +2,7 @@
 
 from .scenes import TRAIN, VAL, run_scenes
 
-CONFIG = 'detection/mask_rcnn_defmamba_pico_digits.py'
+CONFIG = 'mask_rcnn_defmamba_pico_digits'
 
 
 def run(work_dir, cfg_options=None, train=TRAIN, val=VAL):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..datasets.digit_scenes import IMAGE_SIZE, write_digit_scenes
-from ..report.pictures import enlarge
+from ..visualization.enlarge import enlarge_image, enlarge_sample
 from .common import cost_rows, images_per_second, load_config, print_table, train_and_test
 
 TRAIN, VAL = 1600, 200
@@ -81,8 +81,8 @@ def _first_scenes_with_digits(loader, count):
 def _draw(path, images, samples, visualizer):
     pairs = []
     for image, sample in zip(images, samples, strict=True):
-        image = image.permute(1, 2, 0).numpy()[..., ::-1].repeat(ZOOM, 0).repeat(ZOOM, 1)
-        enlarge(sample, ZOOM)
+        image = enlarge_image(image.permute(1, 2, 0).numpy()[..., ::-1], ZOOM)
+        enlarge_sample(sample, ZOOM)
         visualizer.add_datasample('scene', np.ascontiguousarray(image), sample, out_file=str(path))
         pairs.append(cv2.imread(str(path)))
     rows = [np.hstack(pairs[i : i + COLUMNS]) for i in range(0, len(pairs) - len(pairs) % COLUMNS, COLUMNS)]

@@ -3,7 +3,7 @@
 from .scenes import VAL, run_scenes
 
 TRAIN = 6400  # with 1600 the network came to know them by heart: mIoU 0.5 on others
-CONFIG = 'segmentation/upernet_defmamba_pico_digits.py'
+CONFIG = 'upernet_defmamba_pico_digits'
 
 
 def run(work_dir, cfg_options=None, train=TRAIN, val=VAL):

@@ -9,9 +9,10 @@ from mmdet.structures.mask import encode_mask_results
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_masks
 
+from ..visualization.enlarge import enlarge_image, enlarge_sample, zoom_for
 from .classification import percent
 from .metric import Case, CaseMetric, Table, image_key, image_name
-from .pictures import build_visualizer, data_uri, draw_truth_and_prediction, enlarge_small, load_image
+from .pictures import build_visualizer, data_uri, draw_truth_and_prediction, load_image
 
 SCORE_THRESHOLD = 0.3  # what mmdet's visualizer draws
 IOU_THRESHOLD = 0.5
@@ -75,7 +76,9 @@ class DetectionCases(CaseMetric):
             text = f'score {record["score"]:.2f}: {matched} found, {missed} missed, {extra} boxes too many'
             image, sample = _truth(infos[record['key']])
             sample.pred_instances = _instances(record['drawn'])
-            truth, prediction = draw_truth_and_prediction(visualizer, *enlarge_small(image, sample))
+            zoom = zoom_for(*image.shape[:2])
+            enlarge_sample(sample, zoom)
+            truth, prediction = draw_truth_and_prediction(visualizer, enlarge_image(image, zoom), sample)
             pictures = [('truth', data_uri(truth)), ('prediction', data_uri(prediction))]
             return Case(image_name(record['key']), text, pictures)
 

@@ -5,12 +5,9 @@ import base64
 import cv2
 import mmcv
 import numpy as np
-import torch
 from mmengine.registry import VISUALIZERS
-from mmengine.structures import InstanceData, PixelData
 
-# Pixels of the longer side: smaller images are enlarged before text is drawn on them, larger ones shrunk afterwards.
-SMALL, LARGE = 384, 800
+LARGE = 800  # pixels of the longer side: what is larger is shrunk
 LOSSLESS = 64  # pixels: up to this size as PNG, and shown with hard pixels
 
 
@@ -68,33 +65,3 @@ def build_visualizer(kind, name, dataset_meta, **options):
     visualizer = VISUALIZERS.build(dict(type=kind, name=name, **options))
     visualizer.dataset_meta = dataset_meta
     return visualizer
-
-
-def enlarge_small(image, sample):
-    """Make a small image, and what a data sample says of it, large enough for text; gives both, the sample changed."""
-    zoom = -(-SMALL // max(image.shape[:2]))  # rounded up
-    enlarge(sample, zoom)
-    return np.ascontiguousarray(image.repeat(zoom, 0).repeat(zoom, 1)), sample
-
-
-def enlarge(sample, zoom):
-    """Make what a DetDataSample or SegDataSample says of its image fit one ``zoom`` times as large, in place."""
-    for name in ('gt_instances', 'pred_instances'):
-        if name in sample:
-            _enlarge_instances(sample.get(name), zoom)
-    for name in ('gt_sem_seg', 'pred_sem_seg'):
-        if name in sample:
-            data = sample.get(name).data.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-            # a new PixelData: one holds to the size of its first map
-            sample.set_data({name: PixelData(data=data)})
-
-
-def _enlarge_instances(instances: InstanceData, zoom):
-    instances.bboxes = instances.bboxes * zoom
-    if 'masks' not in instances:
-        return
-    masks = instances.masks
-    if isinstance(masks, torch.Tensor):
-        instances.masks = masks.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-    else:
-        instances.masks = masks.resize((masks.height * zoom, masks.width * zoom))

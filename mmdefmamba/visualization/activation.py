@@ -28,7 +28,7 @@ def draw_activation_map(image, trace, token, index=0):
     maps = {'all scans': activation_map(trace, token, index)}
     if len(trace.scans) > 1:
         maps |= {trace.scans[k]: activation_map(trace, token, index, k) for k in range(len(trace.scans))}
-    figure, axes = image_panels(image, 1, 1 + len(maps))
+    figure, axes = image_panels(image, 1, 1 + len(maps), bar=True)
     size = image.shape[:2]
     place = place_of_token(token, trace.map_size)
     row, column = divmod(place, trace.map_size[1])

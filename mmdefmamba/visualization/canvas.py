@@ -11,6 +11,8 @@ COLOURS = 'viridis'
 DPI = 100
 #: Side of a panel with an image, inches.
 PANEL = 2.8
+#: Side in pixels from which on an image is larger than its panel.
+LARGE = 300
 
 
 def panels(rows, columns, width=PANEL, height=PANEL, **options):
@@ -29,12 +31,21 @@ def panels(rows, columns, width=PANEL, height=PANEL, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def image_panels(image, rows, columns, size=PANEL, caption=0.35):
-    """:func:`panels` in the proportions of an image, without ticks; ``caption``: inches for the titles of a row."""
+def image_panels(image, rows, columns, size=PANEL, lines=1, bar=False):
+    """:func:`panels` in the proportions of an image, without ticks.
+
+    Args:
+        image: whose proportions they have.
+        rows, columns: number of panels.
+        size: of a panel's longer side, inches.
+        lines: of the titles above each.
+        bar: whether to leave room for a colour bar on the right.
+    """
     height, width = image.shape[:2]
     scale = size / max(height, width)
     # a strip of an image still needs room for a title above it, and for the layout to find
-    figure, axes = panels(rows, columns, max(scale * width, 0.6 * size), max(scale * height, 0.2 * size) + caption)
+    width, height = max(scale * width, 0.6 * size), max(scale * height, 0.2 * size) + 0.13 + 0.16 * lines
+    figure, axes = panels(rows, columns, width + (0.7 / columns if bar else 0), height)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     return figure, axes
@@ -68,7 +79,7 @@ def as_rgb(image):
 def faded(image):
     """An image, (height, width, 3), uint8, grey and half-way to white: a ground on which colours can be told apart."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return (127.5 + grey / 2).astype(np.uint8)
+    return (127.5 + grey / 2).astype(np.uint8)[..., None].repeat(3, axis=2)
 
 
 def show(axis, image, title=None, **options):
@@ -77,9 +88,8 @@ def show(axis, image, title=None, **options):
     ``options`` are for ``Axes.imshow``; ``size``, the (height, width) of the image, stretches a map over it.
     """
     height, width = options.pop('size', image.shape[:2])
-    options.setdefault('interpolation', 'nearest')
-    if image.ndim == 2 and 'cmap' not in options:
-        options.update(cmap='gray', vmin=0, vmax=255)
+    # tokens and the pixels of a small image have edges; of a large one there are several for each of the figure
+    options['interpolation'] = 'nearest' if max(image.shape[:2]) <= LARGE else 'antialiased'
     shown = axis.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **options)
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     if title:
@@ -125,7 +135,7 @@ def token_at(pixel, map_size, image_size):
     return tuple(min(int(cell), tokens - 1) for cell, tokens in zip(cells, map_size, strict=True))
 
 
-def draw_path(axis, order, map_size, image_size, colours=COLOURS):
+def draw_path(axis, order, map_size, image_size, colours=COLOURS, width=None):
     """Draw the way of a scan over an image: dark where it begins, a ring at its start and a square at its end.
 
     Args:
@@ -133,11 +143,14 @@ def draw_path(axis, order, map_size, image_size, colours=COLOURS):
         order: (L,), the place visited at each step.
         map_size, image_size: as for :func:`map_to_image`.
         colours: name of a colour map, from the first step to the last.
+        width: of the line, points; by default as the map has room for.
     """
     yx = token_centres(map_size, image_size)[np.asarray(order)]
     xy = yx[:, ::-1]
     # a line for every token must still leave gaps between lines
-    width = float(np.clip(24 / max(map_size), 0.5, 2.2))
+    width = float(np.clip(24 / max(map_size), 0.5, 2.2)) if width is None else width
+    # a dark rim: yellow lines would be lost on a light ground
+    axis.plot(*xy.T, color='#404040', linewidth=1.6 * width, solid_capstyle='round', solid_joinstyle='round')
     steps = LineCollection(np.stack([xy[:-1], xy[1:]], axis=1), cmap=colours, linewidths=width, capstyle='round')
     steps.set_array(np.arange(len(xy) - 1))
     steps.set_clim(0, max(len(xy) - 1, 1))

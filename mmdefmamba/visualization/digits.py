@@ -29,7 +29,7 @@ def draw_digits(images, labels, predictions, trace):
 
         order = trace.orders[k][i].numpy()
         scanned = show(bottom, trace.ranks(i, k).numpy(), cmap=COLOURS)
-        draw_path(bottom, order, trace.map_size, trace.map_size, colours='Greys')
+        draw_path(bottom, order, trace.map_size, trace.map_size, colours='Greys', width=0.8)
         for axis in (top, bottom):
             axis.set_xticks([])
             axis.set_yticks([])

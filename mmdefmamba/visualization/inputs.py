@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 #: What the three libraries' data preprocessors call "colours are turned from BGR to RGB".
 _TURNS_COLOURS = ('to_rgb', '_channel_conversion', 'channel_conversion')
@@ -78,6 +79,12 @@ def rgb_images(inputs, data_preprocessor):
         images = images.flip(1)
     images = images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     return images.expand(*images.shape[:3], 3).numpy()
+
+
+def test_dataloader(cfg):
+    """The test data of a config; built as the Runner builds them, whatever scope is the default now."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        return Runner.build_dataloader(cfg.test_dataloader)
 
 
 def dataset_images(dataloader, count):

@@ -6,6 +6,8 @@ from ..analysis.offsets import BlockOffsets
 from .canvas import COLOURS, PANEL, as_rgb, draw_path, faded, image_panels, show
 from .points import draw_arrows
 
+MIN_SIDE = 96
+
 
 def limitation_cases(image, part=0.5, tiles=3):
     """The two cases of the paper's limitation, made of an image of one object.
@@ -16,7 +18,7 @@ def limitation_cases(image, part=0.5, tiles=3):
         tiles: copies of the object along each side of the regular pattern.
 
     Returns:
-        dict of title to image, all of one size: the whole object, a part of it, a regular pattern of it.
+        dict of title to image, all of one size, small ones enlarged: the whole object, a part of it, a regular pattern.
 
     Raises:
         ValueError: ``part`` is not in (0, 1), or ``tiles`` is less than 2.
@@ -26,8 +28,11 @@ def limitation_cases(image, part=0.5, tiles=3):
     if tiles < 2:
         raise ValueError(f'tiles must be at least 2, got {tiles}')
     image = as_rgb(image)
-    height, width = image.shape[:2]
+    # a small image is enlarged first: its copies would have a few pixels each
+    factor = max(1, -(-MIN_SIDE // min(image.shape[:2])))
+    height, width = (side * factor for side in image.shape[:2])
     size = (width, height)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     cut = image[int(height * (1 - part)) :, int(width * (1 - part)) :]
     # as many whole tiles as asked for, resized to the image: a border that cuts them would be no regular pattern
     small = cv2.resize(image, (max(width // tiles, 1), max(height // tiles, 1)), interpolation=cv2.INTER_AREA)

@@ -7,7 +7,7 @@ import torch
 from ..scans import SCANS, ContentScan, ScanContext, StaticScan, build_scan
 from .canvas import COLOURS, PANEL, as_rgb, draw_path, faded, image_panels, show
 
-COLUMNS = 5
+COLUMNS = 6
 
 
 def draw_scan_order(image, trace, index=0, scan=None):
@@ -29,7 +29,7 @@ def draw_scan_order(image, trace, index=0, scan=None):
     image = as_rgb(image)
     k = trace.scan_index(scan)
     order, ranks = trace.orders[k][index].numpy(), trace.ranks(index, k).numpy()
-    figure, axes = image_panels(image, 1, 4)
+    figure, axes = image_panels(image, 1, 4, lines=2, bar=True)
     size, last = image.shape[:2], max(len(order) - 1, 1)
     show(axes[0, 0], image, 'image')
     for axis, path, title in ((axes[0, 1], np.arange(len(order)), 'raster'), (axes[0, 2], order, trace.scans[k])):
@@ -74,7 +74,7 @@ def draw_static_scans(map_size=(8, 8), scans=None, image=None):
     orders = [_order(scan, map_size, image) for scan in scans]
     rows = -(-len(scans) // COLUMNS)
     ground = np.full((*map_size, 3), 255, np.uint8) if image is None else faded(as_rgb(image))
-    figure, axes = image_panels(ground, rows, min(len(scans), COLUMNS), size=0.72 * PANEL)
+    figure, axes = image_panels(ground, rows, min(len(scans), COLUMNS), size=0.6 * PANEL, bar=True)
     last = max(map_size[0] * map_size[1] - 1, 1)
     for axis, scan, order in zip(axes.flat, scans, orders, strict=False):
         show(axis, ground, scan if isinstance(scan, str) else _described(scan))

@@ -54,11 +54,15 @@ def _draw_points(axis, blocks, stage):
 
 def _draw_shifts(axis, blocks):
     for i, block in enumerate(blocks):
-        counts = block.shift_counts.numpy()
+        # a few steps make a small map's shifts: fine bins would be empty in turns
+        counts = block.shift_counts.view(-1, 3).sum(1).numpy()
         edges = np.linspace(-1, 1, len(counts) + 1)
         label = f'block {block.block}: {block.shift:.1%}'
         axis.stairs(counts / counts.sum(), edges, label=label, linestyle=STYLES[i % len(STYLES)], linewidth=1.3)
-    axis.set(xlim=(-1, 1), yscale='log', ylim=(1e-4, 1.5))
+    # room for the legend above what can be drawn
+    axis.set(xlim=(-1, 1), yscale='log', ylim=(1e-4, 1e2), yticks=[1e-4, 1e-2, 1])
     axis.set_xlabel('rank shift, of the whole way', fontsize=9)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, loc='upper right', title='mean shift', title_fontsize=7)
+    columns = -(-len(blocks) // 4)
+    size = 7 if columns < 3 else 5
+    axis.legend(fontsize=size, ncols=columns, loc='upper right', title='mean shift', title_fontsize=size)

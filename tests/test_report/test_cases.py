@@ -192,9 +192,9 @@ def test_detection_ranks_images_and_draws_truth_beside_prediction(pets):
     assert [caption for caption, _ in best.cases[0].pictures] == ['truth', 'prediction']
     truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
     height, width = truth.shape[:2]
-    assert (height, width) == (20 * 13, 30 * 13)
+    assert (height, width) == (20 * 20, 30 * 20)
     # the mask tints the cat's place, which is left of the false box
-    assert np.abs(truth[8 * 13, 9 * 13].astype(int) - 90).max() > 20
+    assert np.abs(truth[8 * 20, 9 * 20].astype(int) - 90).max() > 20
     assert np.abs(truth.astype(int) - prediction).max() > 100
 
 

@@ -165,7 +165,7 @@ def test_receptive_fields_share_a_logarithmic_scale():
     before, after = (axis.get_images()[0].get_array() for axis in figure.axes[:2])
     np.testing.assert_allclose(before, 4 * np.eye(4) - 4, atol=1e-6)
     np.testing.assert_allclose(after, np.zeros((4, 4)))
-    assert figure.axes[0].get_title() == 'before training\n50 % within 12.5%, 90 % within 25.0% of pixels'
+    assert figure.axes[0].get_title() == 'before training\n50 % within 12.5%,\n90 % within 25.0% of the pixels'
     figure_to_rgb(figure)
 
 
@@ -183,15 +183,17 @@ def test_offset_statistics_have_a_column_a_stage(traces):
 
 
 def test_limitation_cases_are_a_part_and_a_pattern():
-    image = np.zeros((12, 18, 3), np.uint8)
-    image[6:, 9:] = 200
+    image = np.zeros((120, 180, 3), np.uint8)
+    image[60:, 90:] = 200
     whole, part, pattern = limitation_cases(image).values()
-    assert whole.shape == part.shape == pattern.shape == image.shape
+    assert np.array_equal(whole, image)
+    assert part.shape == pattern.shape == image.shape
     assert (part == 200).all()
-    tile = pattern[:4, :6]
+    tile = pattern[:40, :60]
     assert (pattern == np.tile(tile, (3, 3, 1))).all()
     assert (tile[0, 0] == 0).all()
     assert (tile[-1, -1] == 200).all()
+    assert {case.shape for case in limitation_cases(image[:40, :12, 0]).values()} == {(320, 96, 3)}
     for options, message in (({'part': 1}, 'part must be'), ({'tiles': 1}, 'tiles must be')):
         with pytest.raises(ValueError, match=message):
             limitation_cases(image, **options)

@@ -1,0 +1,5 @@
+"""Trained models for those who only want to use them: by name, from Python and from the command line."""
+
+from .zoo import get_model, list_models
+
+__all__ = ['get_model', 'list_models']

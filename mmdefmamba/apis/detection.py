@@ -1,0 +1,55 @@
+"""Detection on mmdet's inferencer."""
+
+from collections import Counter
+
+from mmdet.apis import DetInferencer
+
+from .predictors import Predictor
+from .zoo import get_model
+
+
+class _Inferencer(DetInferencer):
+    """mmdet's, but a checkpoint that does not fit is refused."""
+
+    def _init_model(self, cfg, weights, device='cpu'):
+        return get_model(cfg, weights, device)
+
+
+class TaskPredictor(Predictor):
+    """Finds objects: boxes, and masks where the model has them."""
+
+    task = 'detection'
+    visualizer = 'DetLocalVisualizer'
+
+    def _build(self, cfg, checkpoint, device):
+        return _Inferencer(cfg, checkpoint, device, show_progress=False)
+
+    def prepare(self, images):
+        _, batch = super().prepare(images)  # mmdet's gives the images back, too
+        return batch
+
+    def describe(self, sample):
+        """``objects``, best first: ``label``, ``class``, ``score``, ``box`` (left, top, right, bottom, in pixels), and
+        ``mask`` (COCO's run lengths)."""
+        found = self.inferencer.pred2dict(self._above_threshold(sample))
+        objects = []
+        for i, (label, score, box) in enumerate(zip(found['labels'], found['scores'], found['bboxes'], strict=True)):
+            mask = {'mask': found['masks'][i]} if 'masks' in found else {}
+            objects.append({'label': label, 'class': self.name_of(label), 'score': score, 'box': box, **mask})
+        return {'objects': sorted(objects, key=lambda item: -item['score'])}
+
+    def summary(self, sample):
+        counts = Counter(self.name_of(label) for label in self._above_threshold(sample).pred_instances.labels.tolist())
+        return ', '.join(f'{count} x {name}' for name, count in sorted(counts.items())) or 'nothing found'
+
+    def _above_threshold(self, sample):
+        instances = sample.pred_instances
+        if not (instances.scores.isfinite().all() and instances.bboxes.isfinite().all()):
+            raise ValueError('scores or boxes are not finite: the checkpoint has NaN or infinite weights')
+        kept = sample.new()
+        kept.pred_instances = instances[instances.scores >= self.score_thr]
+        return kept
+
+    def _draw(self, image, sample):
+        options = dict(return_vis=True, pred_score_thr=self.score_thr)
+        return self.inferencer.visualize([image], [sample], **options)[0]

@@ -1,0 +1,59 @@
+"""Semantic segmentation on mmseg's inferencer."""
+
+import numpy as np
+from matplotlib import colormaps
+from mmseg.apis import MMSegInferencer
+
+from .predictors import Predictor
+from .zoo import get_model
+
+OPACITY = 0.5
+
+
+class _Inferencer(MMSegInferencer):
+    """mmseg's, but a checkpoint that does not fit is refused, and unknown classes are not those of Cityscapes."""
+
+    def _init_model(self, cfg, weights, device='cpu'):
+        model = get_model(cfg, weights, device)
+        meta = model.dataset_meta
+        meta.setdefault('classes', tuple(str(label) for label in range(model.num_classes)))
+        meta.setdefault('palette', _palette(len(meta['classes'])))
+        return model
+
+
+class TaskPredictor(Predictor):
+    """Names the class of each pixel."""
+
+    task = 'segmentation'
+    visualizer = 'SegLocalVisualizer'
+
+    def _build(self, cfg, checkpoint, device):
+        return _Inferencer(cfg, checkpoint, device=device)
+
+    @staticmethod
+    def class_map(sample):
+        """The predicted class of each pixel, (height, width), int64."""
+        return sample.pred_sem_seg.data[0].numpy()
+
+    def describe(self, sample):
+        """``shares``: what part of the pixels each class has, of 1, the largest first; classes without any left out."""
+        return {'shares': dict(self.shares(sample))}
+
+    def shares(self, sample):
+        """Pairs of class name and share of the pixels, the largest first."""
+        class_map = self.class_map(sample)
+        labels, counts = np.unique(class_map, return_counts=True)
+        pairs = zip(labels.tolist(), (counts / class_map.size).tolist(), strict=True)
+        return [(self.name_of(label), share) for label, share in sorted(pairs, key=lambda pair: -pair[1])]
+
+    def summary(self, sample):
+        return ', '.join(f'{name} {share:.1%}' for name, share in self.shares(sample)[:5])
+
+    def _draw(self, image, sample):
+        return self.inferencer.visualize([image], [sample], return_vis=True, opacity=OPACITY)[0]
+
+
+def _palette(count):
+    """``count`` colours that tell apart, [R, G, B] of 255 each."""
+    colors = colormaps['turbo'](np.linspace(0, 1, count))[:, :3]
+    return np.round(colors * 255).astype(int).tolist()

@@ -1,0 +1,154 @@
+"""Models by name, filled from a checkpoint, or refused with the reason."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+import mmdefmamba
+from mmdefmamba.apis import zoo
+
+ROOT = Path(__file__).parents[2]
+PICO = 'defmamba_pico_digits'
+
+
+@pytest.fixture
+def warned():
+    """What MMEngine's logger, which passes nothing on to Python's root logger, is told."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append((record.levelname, record.getMessage()))
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+def test_names_are_those_of_the_config_files():
+    found = {task: mmdefmamba.list_models(task=task) for task in zoo.TASKS.values()}
+    for task, names in found.items():
+        assert names == sorted(path.stem for path in (ROOT / 'configs' / task).glob('*.py'))
+    assert mmdefmamba.list_models() == sorted(name for names in found.values() for name in names)
+    assert mmdefmamba.list_models('defmamba_?_in1k') == ['defmamba_b_in1k', 'defmamba_s_in1k', 'defmamba_t_in1k']
+    with pytest.raises(ValueError, match=r"task must be one of .*'detection'.*, got 'detektion'"):
+        mmdefmamba.list_models(task='detektion')
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown model 'defmamba_s_in1kk', did you mean 'defmamba_s_in1k'\?"):
+        mmdefmamba.get_model('defmamba_s_in1kk')
+    with pytest.raises(ValueError, match=r"unknown model 'resnet'; mmdefmamba\.list_models\(\) lists all"):
+        mmdefmamba.get_model('resnet')
+    with pytest.raises(FileNotFoundError, match=r'config nowhere/x\.py does not exist, seen from /'):
+        mmdefmamba.get_model('nowhere/x.py')
+
+
+def test_names_need_a_clone_but_paths_do_not(monkeypatch, tmp_path):
+    monkeypatch.setattr(zoo, 'CLONE', tmp_path)
+    for call in (mmdefmamba.list_models, lambda: mmdefmamba.get_model(PICO)):
+        with pytest.raises(FileNotFoundError, match=r'model-index\.yml not found: .*pip install -e \.'):
+            call()
+    assert mmdefmamba.get_model(ROOT / f'configs/classification/{PICO}.py').backbone.embed_dims == (16, 32, 64, 128)
+
+
+@pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
+def test_checkpoint_fills_the_model(task, pico_checkpoints):
+    model = mmdefmamba.get_model(*pico_checkpoints[task])
+    saved = torch.load(pico_checkpoints[task][1])['state_dict']
+    own = model.state_dict()
+    assert own.keys() == saved.keys()
+    assert all(torch.equal(own[key], saved[key]) for key in own)
+    assert not model.training
+    digits = tuple('0123456789')
+    assert tuple(model.dataset_meta['classes']) == (('background', *digits) if task == 'segmentation' else digits)
+
+
+def test_without_a_checkpoint_weights_are_random_and_that_is_said(warned):
+    first, second = (mmdefmamba.get_model(PICO) for _ in range(2))
+    assert not torch.equal(first.head.fc.weight, second.head.fc.weight)
+    assert ('WARNING', f'{PICO}: no checkpoint, the weights are random') in warned
+
+
+def test_checkpoint_that_does_not_fit_is_refused_with_what_differs(pico_checkpoints, tmp_path, warned):
+    with pytest.raises(ValueError, match=rf'0 of \d+ parameters and buffers of {PICO} found in .*other\.pth'):
+        torch.save(dict(state_dict={'x.weight': torch.ones(1)}), tmp_path / 'other.pth')
+        mmdefmamba.get_model(PICO, tmp_path / 'other.pth')
+    state = torch.load(pico_checkpoints['classification'][1])['state_dict']
+    total = len(state)
+    state['head.fc.weight'] = torch.ones(7, 128)
+    state['more'] = torch.ones(1)
+    del state['head.fc.bias']
+    torch.save(dict(state_dict={f'module.{key}': value for key, value in state.items()}), tmp_path / 'part.pth')
+    with pytest.raises(ValueError) as refused:
+        mmdefmamba.get_model(PICO, tmp_path / 'part.pth')
+    for part in (
+        f'{total - 2} of {total} parameters',
+        'not there: head.fc.bias;',
+        'another shape: head.fc.weight;',
+        'not in the model: more.',
+        'strict=False',
+    ):
+        assert part in str(refused.value)
+    model = mmdefmamba.get_model(PICO, tmp_path / 'part.pth', strict=False)
+    assert torch.equal(model.backbone.stem[0].conv.weight, state['backbone.stem.0.conv.weight'])
+    assert model.head.fc.weight.shape == (10, 128)
+    [report] = [text for level, text in warned if level == 'WARNING' and f'{total - 2} of {total}' in text]
+    assert 'kept their initial values: head.fc.bias; have another shape there: head.fc.weight; not used: more' in report
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+    (tmp_path / 'text.pth').write_text('hello')
+    with pytest.raises(RuntimeError, match='cannot be read as a checkpoint'):
+        mmdefmamba.get_model(PICO, tmp_path / 'text.pth')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match=r'list\.pth holds no weights by name, but list'):
+        mmdefmamba.get_model(PICO, tmp_path / 'list.pth')
+    with pytest.raises(FileNotFoundError, match=r'gone\.pth'):
+        mmdefmamba.get_model(PICO, tmp_path / 'gone.pth')
+
+
+def test_configs_that_no_library_is_for_are_refused():
+    with pytest.raises(ValueError, match=r"default_scope must be one of \['mmpretrain', 'mmdet', 'mmseg'\], got None"):
+        mmdefmamba.get_model(Config(dict(model=dict(type='DefMamba'))))
+
+
+def test_slips_in_arguments_are_named():
+    cfg = zoo.load_config(PICO)
+    cfg.model.backbone.drop_path_rat = 0.1
+    with pytest.raises(TypeError, match="Did you mean 'drop_path_rate'"):
+        mmdefmamba.get_model(cfg)
+
+
+def test_classes_come_from_the_checkpoint_then_from_the_config(pico_checkpoints, tmp_path):
+    checkpoint = torch.load(pico_checkpoints['segmentation'][1])
+    names = tuple(f'class {i}' for i in range(11))
+    checkpoint['meta']['dataset_meta'] = dict(CLASSES=names)
+    torch.save(checkpoint, tmp_path / 'named.pth')
+    name = 'upernet_defmamba_pico_digits'
+    meta = mmdefmamba.get_model(name, tmp_path / 'named.pth').dataset_meta
+    assert meta['classes'] == names and len(meta['palette']) == 11
+    checkpoint['meta']['dataset_meta'] = dict(classes=('road', 'sky'))
+    torch.save(checkpoint, tmp_path / 'two.pth')
+    assert mmdefmamba.get_model(name, tmp_path / 'two.pth').dataset_meta == dict(classes=('road', 'sky'))
+    del checkpoint['meta']
+    torch.save(checkpoint, tmp_path / 'plain.pth')
+    assert mmdefmamba.get_model(name, tmp_path / 'plain.pth').dataset_meta['classes'][:2] == ('background', '0')
+
+
+def test_the_libraries_own_functions_take_the_model(pico_checkpoints):
+    import numpy as np
+    from mmdet.apis import inference_detector
+    from mmpretrain.apis import ImageClassificationInferencer
+    from mmseg.apis import inference_model
+
+    image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+    classifier = mmdefmamba.get_model(*pico_checkpoints['classification'])
+    [found] = ImageClassificationInferencer(classifier)(image)
+    assert found['pred_class'] == str(found['pred_label'])
+    detector = mmdefmamba.get_model(*pico_checkpoints['detection'])
+    assert inference_detector(detector, image).pred_instances.masks.shape[1:] == (90, 70)
+    segmentor = mmdefmamba.get_model(*pico_checkpoints['segmentation'])
+    assert inference_model(segmentor, image).pred_sem_seg.data.shape == (1, 90, 70)

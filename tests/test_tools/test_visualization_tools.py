@@ -1,0 +1,124 @@
+import importlib.util
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmdefmamba.apis import get_model
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = {
+    'classification': 'defmamba_pico_digits',
+    'detection': 'mask_rcnn_defmamba_pico_digits',
+    'segmentation': 'upernet_defmamba_pico_digits',
+}
+
+
+def run(tool, *arguments):
+    spec = importlib.util.spec_from_file_location(f'tools_{tool}', ROOT / f'tools/visualization/{tool}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """A function of a task that gives a config and a checkpoint of random weights."""
+    folder, made = tmp_path_factory.mktemp('models'), {}
+
+    def files(task):
+        if task not in made:
+            config, checkpoint = ROOT / f'configs/{task}/{CONFIGS[task]}.py', folder / f'{task}.pth'
+            torch.manual_seed(0)
+            torch.save({'state_dict': get_model(config).state_dict()}, checkpoint)
+            made[task] = config, checkpoint
+        return made[task]
+
+    return files
+
+
+@pytest.fixture(scope='module')
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp('images') / 'noise.png'
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8))
+    return path
+
+
+def is_picture(path):
+    picture = cv2.imread(str(path))
+    return picture is not None and picture.std() > 5
+
+
+@pytest.mark.parametrize('task', list(CONFIGS))
+def test_figures_of_a_block_for_all_tasks(task, files, image, tmp_path, capsys):
+    run('scan_figures', *files(task), image, '--token', 1, 2, '--zoom', 0, 0, 2, 2, '--out-dir', tmp_path / 'out')
+    names = [f'noise_{kind}.png' for kind in ('points', 'scan_order', 'activation')]
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.endswith('.png')]
+    assert printed == [str(tmp_path / 'out' / name) for name in names]
+    assert all(is_picture(tmp_path / 'out' / name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--stage', 4], r'stages of DefMamba must be from -4 to 3, counted from 0, got (4,)'),
+        (['--block', 1], r'blocks of stage 1 must be from -1 to 0, counted from 0, got (1,)'),
+        (['--token', 0, 4], r'token must be (row, column) on a map of 4 x 4 tokens'),
+        (['--scan', 'hilbert'], "scan must be one of ['raster', 'raster_reverse', 'deformable']"),
+        (['missing.png'], 'image missing.png does not exist'),
+        (['{image}'], 'images must have different names'),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(options, message, files, image, tmp_path, capsys):
+    options = [image if option == '{image}' else option for option in options]
+    first = [] if str(options[0]).startswith('--') else options
+    options = [] if first else options
+    with pytest.raises(SystemExit, match='2'):
+        run('scan_figures', *files('classification'), image, *first, *options, '--out-dir', tmp_path)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_checkpoints_of_others_are_refused(files, image, tmp_path, capsys):
+    other = tmp_path / 'other.pth'
+    torch.save({'state_dict': {'layer.weight': torch.zeros(1)}}, other)
+    with pytest.raises(SystemExit, match='2'):
+        run('scan_figures', files('classification')[0], other, image, '--out-dir', tmp_path)
+    assert re.search(r'error: .*other\.pth does not fit', capsys.readouterr().err)
+
+
+def test_static_scans(image, tmp_path, capsys):
+    for options in (['--image', image], ['--size', 3, 5, '--scans', 'hilbert', 'zigzag']):
+        run('static_scans', *options, '--out', tmp_path / 'scans.png')
+        assert is_picture(tmp_path / 'scans.png')
+        (tmp_path / 'scans.png').unlink()
+    wrong = {'unknown scan': ['--scans', 'spiral'], 'image x.png does not exist': ['--image', 'x.png']}
+    for message, options in wrong.items():
+        with pytest.raises(SystemExit, match='2'):
+            run('static_scans', *options, '--out', tmp_path / 'scans.png')
+        assert message in capsys.readouterr().err
+
+
+def test_receptive_field(files, tmp_path, capsys):
+    run('receptive_field', *files('classification'), '--stage', 1, '--images', 2, '--out', tmp_path / 'field.png')
+    assert is_picture(tmp_path / 'field.png')
+    with pytest.raises(SystemExit, match='2'):
+        run('receptive_field', *files('classification'), '--images', 0)
+    assert 'cannot take 0 images of Digits with 360 items' in capsys.readouterr().err
+
+
+def test_offset_statistics(files, tmp_path, capsys):
+    run('offset_statistics', *files('classification'), '--images', 3, '--out', tmp_path / 'offsets.png')
+    assert is_picture(tmp_path / 'offsets.png')
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(' | ')[0] for row in rows[2:7]] == [f'| stages.{i}' for i in ('0.0', '1.0', '2.0', '2.1', '3.0')]
+
+
+def test_limitation_cases(files, image, tmp_path, capsys):
+    run('limitation_cases', *files('classification'), image, '--tiles', 2, '--out', tmp_path / 'cases.png')
+    assert is_picture(tmp_path / 'cases.png')
+    with pytest.raises(SystemExit, match='2'):
+        run('limitation_cases', *files('classification'), 'missing.png')
+    assert 'image missing.png does not exist' in capsys.readouterr().err

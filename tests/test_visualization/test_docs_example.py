@@ -1,0 +1,52 @@
+"""What docs/visualization.md shows works as it says."""
+
+import re
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdefmamba import get_model
+from mmdefmamba.datasets.digits import load_digits_split
+from mmdefmamba.engine import ScanVisualizationHook
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / 'docs/visualization.md').read_text()
+EXAMPLE, HOOK = (block.partition('```')[0] for block in PAGE.split('```python\n')[1:])
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Path('work_dirs/quickstart_classification/epoch_24.pth')
+    checkpoint.parent.mkdir(parents=True)
+    torch.save(get_model('defmamba_pico_digits').state_dict(), checkpoint)
+    cv2.imwrite('digit.png', load_digits_split('test')[0][0])
+    names = {}
+    exec(EXAMPLE, names)
+    printed = capsys.readouterr().out
+    assert "backbone.stages.0.0.dssm (8, 8) ('raster', 'raster_reverse', 'deformable')" in printed
+    assert names['first'].ranks().shape == (8, 8)
+    assert names['first'].points[0, 4, 4].shape == (2,)
+    height, width, _ = names['pixels'].shape
+    assert cv2.imread('order.png').shape == (height, width, 3)
+
+
+def test_the_hook_takes_these_options():
+    cfg = Config.fromstring(HOOK, '.py')
+    (hook,) = cfg.custom_hooks
+    assert hook.pop('type') == 'ScanVisualizationHook'
+    assert ScanVisualizationHook(**hook).interval == 10
+
+
+@pytest.mark.parametrize('kind', ['images', 'tools'])
+def test_what_the_page_names_is_there(kind):
+    paths = {
+        'images': [ROOT / 'docs' / path for path in re.findall(r'\]\((images/\S+)\)', PAGE)],
+        'tools': [ROOT / path for path in re.findall(r'python (\S+\.py)', PAGE)],
+    }[kind]
+    assert len(paths) > 5
+    assert [path for path in paths if not path.is_file()] == []
+    if kind == 'images':
+        assert [path for path in paths if path.stat().st_size > 120_000] == []
