@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Touched last, so that an install that was cut short is taken up again.
 STAMP := $(VENV)/installed
+DEV_STAMP := $(VENV)/installed-dev
 # Only wheels: what has none for this Python fails at once instead of asking for a compiler. No byte code: the first
 # import makes what it needs of it, and keeps it even where the environment says not to.
 PIP_INSTALL := $(BIN)/python -m pip install --no-compile --only-binary :all: -c requirements/constraints.txt
@@ -25,14 +26,14 @@ quickstart-detection: $(STAMP)  ## the same for detection
 quickstart-segmentation: $(STAMP)  ## the same for segmentation
 	$(BIN)/python -u tools/quickstart.py segmentation
 
-test: $(STAMP)  ## install and run the tests
-	$(BIN)/python -m pytest
+test: $(DEV_STAMP)  ## install and run the tests
+	$(BIN)/python -m pytest -n 2
 
-lint: $(STAMP)  ## check style and format
+lint: $(DEV_STAMP)  ## check style and format
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 
-format: $(STAMP)  ## mend style and format where ruff can
+format: $(DEV_STAMP)  ## mend style and format where ruff can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
@@ -52,8 +53,12 @@ $(STAMP): setup.py pyproject.toml $(wildcard requirements/*.txt)
 	%d.%d. Name another: make PYTHON=python3.11 ..." % v[:2] if v < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) -q --upgrade pip
-	$(PIP_INSTALL) -r requirements/openmmlab.txt -e '.[dev]'
+	$(PIP_INSTALL) -r requirements/openmmlab.txt -e .
 	@# opencv-python, which mmcv asks for, needs libGL and glib; its headless twin has the same files without that need.
 	@$(BIN)/python -c 'import cv2' || { echo 'OpenCV does not load here: taking its headless build'; \
 	$(PIP_INSTALL) --force-reinstall --no-deps opencv-python-headless; }
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(PIP_INSTALL) -e '.[app,dev,docs]'
 	@touch $@

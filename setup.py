@@ -50,7 +50,9 @@ setup(
     python_requires='>=3.10,<3.14',  # mmengine calls pkgutil.find_loader, which is gone from 3.14
     install_requires=requirements('runtime') + unprovided(requirements('openmmlab')),
     extras_require={
-        'dev': ['pytest', 'ruff'],
+        'app': ['gradio>=6'],  # tools/app.py
+        'docs': ['mkdocs', 'mkdocstrings[python]'],
+        'dev': ['hypothesis', 'playwright', 'pytest', 'pytest-xdist', 'ruff'],
         'mamba': ['mamba-ssm'],  # `make mamba-recipe` tells how to build its kernels
         'mmcv': ['mmcv>=2.0.0,<2.2.0'],  # docs/install.md tells how to build its operators
     },

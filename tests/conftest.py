@@ -22,6 +22,10 @@ def pytest_addoption(parser):
 # Without a GPU Triton's own interpreter runs the kernels. It asks once, when triton is first imported: before any test.
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
+# One thread each, processes that tests start included: pytest-xdist runs as many at a time as there are cores, and
+# threads that wait for each other's core take many times as long.
+os.environ['OMP_NUM_THREADS'] = '1'
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope='module')
