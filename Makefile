@@ -37,8 +37,7 @@ format: $(DEV_STAMP)  ## mend style and format where ruff can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-docs: $(STAMP)  ## build the documentation as a site, into site/
-	@$(BIN)/python -c 'import mkdocs, mkdocstrings' 2>/dev/null || $(PIP_INSTALL) -q -e '.[docs]'
+docs: $(DEV_STAMP)  ## build the documentation as a site, into site/
 	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove the environment and caches; keeps work_dirs
