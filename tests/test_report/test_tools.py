@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 
-from mmdefmamba.report import watch_test
+from mmdefmamba.report import scans, watch_test
 from mmdefmamba.report.scores import paper_rows
 
 ROOT = Path(__file__).parents[2]
@@ -100,10 +100,17 @@ def test_a_resumed_training_is_one_curve(tools, config, trained, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def tested(tools, config, trained, tmp_path_factory):
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope='module')
+def tested(tools, config, trained, tmp_path_factory, monkeypatch_module):
     """The page and the metrics of a test, and those of a test with test-time augmentation."""
     folder = tmp_path_factory.mktemp('tested')
     pages = {}
+    monkeypatch_module.setattr(scans, 'EACH', 1)
     for name, options in (('plain', []), ('tta', ['--tta'])):
         out = folder / f'{name}.json'
         args = ['--work-dir', folder / name, '--out', out, '--out-item', 'metrics', '--report', folder / name / 'a/b']
