@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --no-compile --only-binary :all: -c 
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart quickstart-detection quickstart-segmentation test lint format clean mamba-recipe
+.PHONY: help quickstart quickstart-detection quickstart-segmentation test lint format clean docs mamba-recipe
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ format: $(DEV_STAMP)  ## mend style and format where ruff can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+docs: $(DEV_STAMP)  ## build the documentation as a site, into site/
+	$(BIN)/python -m mkdocs build --strict
+
 clean:  ## remove the environment and caches; keeps work_dirs
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 mamba-recipe:  ## tell how to build mamba-ssm's CUDA kernels

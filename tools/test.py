@@ -4,6 +4,7 @@ import mmengine
 from mmengine.dist import is_main_process
 
 import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+from mmdefmamba import report
 from mmdefmamba.engine import cli
 
 
@@ -12,9 +13,12 @@ def main(argv=None):
     runner = cli.build_runner(cli.test_config(args))
     if args.out and args.out_item == 'pred':
         cli.add_dump(runner, args.out)
+    cases = report.watch_test(runner) if args.report else None
     metrics = runner.test()
     if args.out and args.out_item == 'metrics' and is_main_process():
         mmengine.dump(metrics, args.out)
+    if args.report:
+        report.write_test_report(runner, cases, metrics, args.report, args.tta, args.cfg_options)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Train a model: classification, detection or segmentation."""
 
 import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+from mmdefmamba import report
 from mmdefmamba.engine import cli
 
 
@@ -8,6 +9,8 @@ def main(argv=None):
     args = cli.train_parser().parse_args(argv)
     runner = cli.build_runner(cli.train_config(args))
     runner.train()
+    if args.report:
+        report.write_train_report(runner, args.report)
 
 
 if __name__ == '__main__':

@@ -81,6 +81,7 @@ def test_parser():
 
 def _add_common(parser):
     parser.add_argument('--work-dir', help='folder for logs and checkpoints, ./work_dirs/CONFIG_NAME by default')
+    parser.add_argument('--report', metavar='DIR', help='write an HTML page of the run to this folder')
     parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in data loaders')
     parser.add_argument(
         '--cfg-options',
@@ -179,6 +180,8 @@ def _load_config(args):
         cfg.work_dir = args.work_dir or os.path.join('work_dirs', Path(args.config).stem)
     if args.no_pin_memory:
         _set_in_dataloaders(cfg, pin_memory=False)
+    if args.report:
+        _make_folder(args.report, '--report')
     return cfg
 
 
@@ -187,6 +190,14 @@ def _existing(path, what):
     if '://' not in path and not Path(path).expanduser().is_file():
         raise FileNotFoundError(f'{what} {path} does not exist, seen from {Path.cwd()}')
     return path
+
+
+def _make_folder(path, option):
+    """Make the folder before the work whose result it is to hold."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'{option} takes a folder, {path!r} cannot be one: {error.strerror}') from error
 
 
 def _is_pickle(path):

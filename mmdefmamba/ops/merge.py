@@ -20,8 +20,7 @@ def merge_scans(y, z, *, backend='auto'):
         (batch, L, channels), the wider of the dtypes of ``y`` and ``z``.
 
     Raises:
-        ValueError: shapes that do not fit.
-        and what :func:`~mmdefmamba.ops.selective_scan` raises of backends.
+        ValueError: shapes that do not fit, or a backend that :func:`~mmdefmamba.ops.selective_scan` refuses.
 
     Source: DefMamba, figure 3a.
     """

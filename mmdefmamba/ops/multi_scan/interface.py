@@ -37,8 +37,7 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
         y, (batch, K, L, channels), dtype of the maps.
 
     Raises:
-        ValueError: shapes that do not fit.
-        and what :func:`~mmdefmamba.ops.selective_scan` raises.
+        ValueError: shapes that do not fit, or what :func:`~mmdefmamba.ops.selective_scan` refuses.
 
     Source: DefMamba, section 3.2, with the orders inside instead of around.
     """

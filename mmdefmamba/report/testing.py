@@ -1,0 +1,111 @@
+"""The report of a test, for ``tools/test.py --report``."""
+
+import importlib
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+
+from .page import environment_facts, run_facts, write_page
+from .scans import scan_galleries
+from .scores import headlines, paper_rows
+
+_CASES = {
+    'mmpretrain': ('classification', 'ClassificationCases'),
+    'mmdet': ('detection', 'DetectionCases'),
+    'mmseg': ('segmentation', 'SegmentationCases'),
+}
+FILE = 'test.html'
+
+
+def watch_test(runner):
+    """Have a test noted for a report; before ``runner.test()``, on every rank.
+
+    Returns:
+        A :class:`~mmdefmamba.report.metric.CaseMetric`, for :func:`write_test_report`.
+
+    Raises:
+        ValueError: the config is of none of the three libraries.
+    """
+    scope = runner.cfg.get('default_scope')
+    if scope not in _CASES:
+        raise ValueError(f'--report: default_scope must be one of {", ".join(_CASES)}, got {scope!r}')
+    module, name = _CASES[scope]
+    # each needs its library alone
+    kind = getattr(importlib.import_module(f'{__package__}.{module}'), name)
+    cases = kind(runner.test_dataloader.dataset)
+    cases.watch(runner.test_evaluator)
+    return cases
+
+
+def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=None):
+    """Write the page of a test; nothing but on rank 0, and without waiting for other ranks.
+
+    Args:
+        runner: after its test.
+        cases: from :func:`watch_test`.
+        metrics: from ``runner.test()``.
+        folder: where ``test.html`` goes.
+        tta: whether it was a test with test-time augmentation.
+        cfg_options: what was changed in the config, {dotted key: value}.
+
+    Returns:
+        The page's path; None on other ranks.
+    """
+    if not is_main_process():
+        return None
+    dataset = runner.test_dataloader.dataset
+    of_classes = cases.class_scores(metrics)
+    short, whole = environment_facts(runner)
+    config = runner.cfg.filename
+    facts = [
+        ('checkpoint', runner.cfg.load_from),
+        ('data', f'{type(dataset).__name__}, {len(dataset)} images'),
+        ('test-time augmentation', 'yes' if tta else 'no'),
+        *run_facts(runner),
+    ]
+    if cfg_options:
+        facts.insert(0, ('changed in the config', ', '.join(f'{key}={value}' for key, value in cfg_options.items())))
+    path = Path(folder, FILE)
+    write_page(
+        'test.html.jinja',
+        path,
+        title=Path(config or runner.experiment_name).stem,
+        headlines=headlines(metrics),
+        facts=facts,
+        metrics=[(name, _text(value)) for name, value in metrics.items() if name not in of_classes],
+        paper=paper_rows(config, metrics, tta),
+        names=cases.dataset_meta['classes'],
+        matrix=cases.matrix(),
+        tables=cases.tables(metrics),
+        galleries=cases.galleries(),
+        least=cases.case_width,
+        scans=scan_galleries(runner, cases),
+        speed=speed_facts(runner),
+        environment=short,
+        whole_environment=whole,
+        config=runner.cfg.pretty_text,
+    )
+    runner.logger.info(f'report: {path}')
+    return path
+
+
+def _text(value):
+    # COCO's evaluation gives -1 where there is nothing to evaluate
+    return '-' if value == -1 else f'{value:.4g}'
+
+
+def speed_facts(runner):
+    """Rows of (name, text) on the speed of the test, by the times that MMEngine's IterTimerHook took on this rank."""
+    loader = runner.test_dataloader
+    rows = [('batch size of a process', str(loader.batch_size or loader.batch_sampler.batch_size))]
+    scalars = runner.message_hub.log_scalars
+    if 'test/time' not in scalars or not len(loader):
+        return [*rows, ('images/s', 'not measured: no IterTimerHook, or nothing to test')]
+    total, loading = (float(scalars[f'test/{name}'].data[0][-len(loader) :].sum()) for name in ('time', 'data_time'))
+    images = len(loader.dataset)
+    return [
+        ('images/s, with loading and evaluation', f'{images / total:.4g}'),
+        ('of that time, waiting for data', f'{100 * loading / total:.0f} %'),
+        ('whole test', f'{total:.1f} s, {images} images in {len(loader)} batches of each process'),
+        *rows,
+    ]

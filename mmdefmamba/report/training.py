@@ -1,0 +1,115 @@
+"""The report of a training, for ``tools/train.py --report``."""
+
+import statistics
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+
+from .chart import line_chart
+from .logs import read_scalars
+from .page import environment_facts, run_facts, write_page
+from .scores import headlines, is_headline
+
+FILE = 'train.html'
+_TIMES = {'data_time', 'time', 'step', 'iter', 'epoch', 'memory'}
+SERIES = 8  # lines that one chart still shows apart
+
+
+def write_train_report(runner, folder):
+    """Write the page of a training; nothing but on rank 0, and without waiting for other ranks.
+
+    Args:
+        runner: after its training. What earlier runs in its work dir logged is on the page, too, as far as this one
+            goes on from them.
+        folder: where ``train.html`` goes.
+
+    Returns:
+        The page's path; None on other ranks.
+    """
+    if not is_main_process():
+        return None
+    training, validation = read_scalars(runner.work_dir)
+    short, whole = environment_facts(runner)
+    dataset = runner.train_dataloader.dataset
+    path = Path(folder, FILE)
+    write_page(
+        'train.html.jinja',
+        path,
+        title=Path(runner.cfg.filename or runner.experiment_name).stem,
+        headlines=headlines(validation[-1]) if validation else [],
+        facts=[
+            ('data', f'{type(dataset).__name__}, {len(dataset)} images'),
+            ('length', f'{runner.max_iters} iterations'),
+            ('checkpoint', _last_checkpoint(runner)),
+            *run_facts(runner),
+        ],
+        charts=curves(training, validation),
+        scores=score_rows(validation, _unit(training)),
+        speed=speed_facts(runner, training),
+        environment=short,
+        whole_environment=whole,
+        config=runner.cfg.pretty_text,
+    )
+    runner.logger.info(f'report: {path}')
+    return path
+
+
+def curves(training, validation):
+    """The charts of what :func:`read_scalars` gives: loss, its parts, scores, learning rate."""
+    losses = [key for key in dict.fromkeys(key for line in training for key in line) if 'loss' in key and key != 'loss']
+    scores = _score_keys(validation)
+    main = [key for key in scores if is_headline(key)] or scores
+    charts = [
+        line_chart('Loss', 'iteration', _series(training, ['loss'])),
+        line_chart('Parts of the loss', 'iteration', _series(training, losses[:SERIES])) if losses else None,
+        line_chart('Scores on the validation data', _unit(training), _series(validation, main[:SERIES])),
+        line_chart('Learning rate', 'iteration', _series(training, ['lr'])),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def score_rows(validation, unit):
+    """Rows of (name, last, highest, when), one a score."""
+    rows = []
+    for key in _score_keys(validation):
+        values = [(line[key], line['step']) for line in validation if key in line]
+        highest, step = max(values, key=lambda value: value[0])
+        rows.append((key, f'{values[-1][0]:.4g}', f'{highest:.4g}', f'{unit} {step}'))
+    return rows
+
+
+def speed_facts(runner, training):
+    """Rows of (name, text) on the speed of a training, by what IterTimerHook logged on rank 0."""
+    loader = runner.train_dataloader
+    batch = loader.batch_size or loader.batch_sampler.batch_size
+    rows = [('batch size of a process', str(batch))]
+    times = [line['time'] for line in training if line.get('time')]
+    if not times:
+        return [*rows, ('images/s', 'not measured: nothing was logged')]
+    second = statistics.median(times)
+    share = statistics.median(line['data_time'] / line['time'] for line in training if line.get('time'))
+    return [
+        ('images/s, median', f'{batch * runner.world_size / second:.4g}'),
+        ('time of an iteration, median', f'{second:.3g} s'),
+        ('of that time, waiting for data', f'{100 * share:.0f} %'),
+        *rows,
+    ]
+
+
+def _series(lines, keys):
+    return {key: [(line['step'], line[key]) for line in lines if key in line] for key in keys}
+
+
+def _score_keys(validation):
+    """Names of the numbers that validations gave, in their order."""
+    names = dict.fromkeys(name for line in validation for name, value in line.items() if isinstance(value, int | float))
+    return [name for name in names if name not in _TIMES]
+
+
+def _unit(training):
+    return 'epoch' if training and 'epoch' in training[0] else 'iteration'
+
+
+def _last_checkpoint(runner):
+    note = Path(runner.work_dir, 'last_checkpoint')
+    return note.read_text('utf-8').strip() if note.is_file() else 'none was saved'

@@ -1,0 +1,96 @@
+"""The documentation builds without a warning, and needs nothing from elsewhere to be read."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / 'docs'
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """The built site."""
+    pytest.importorskip('mkdocs', reason='mkdocs is not installed: pip install -e .[docs]')
+    pytest.importorskip('mkdocstrings_handlers.python', reason='mkdocstrings is not installed: pip install -e .[docs]')
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp('site')
+    build(load_config(str(ROOT / 'mkdocs.yml'), site_dir=str(folder), strict=True))
+    return folder
+
+
+class Assets(HTMLParser):
+    """What a page makes a browser fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        names = {'link': ('href',), 'a': (), 'use': ('href', 'xlink:href')}.get(
+            tag, ('src', 'srcset', 'poster', 'data')
+        )
+        if tag == 'link' and attrs.get('rel') in ('canonical', 'author'):
+            return
+        self.found += [attrs[name] for name in names if attrs.get(name)]
+
+
+def test_the_site_fetches_nothing_from_elsewhere(site):
+    pages = [page for page in site.rglob('*.html') if page.name != '404.html']  # which a server shows at any address
+    assert len(pages) > 25
+    for page in pages:
+        assets = Assets()
+        assets.feed(page.read_text('utf-8'))
+        assert assets.found
+        for asset in assets.found:
+            assert not re.match(r'\s*(?:[a-z]+:)?//', asset), f'{page.name} fetches {asset}'
+            if not asset.startswith('data:'):
+                assert (page.parent / re.split('[?#]', asset)[0]).exists(), f'{page.name} lacks {asset}'
+    for sheet in site.rglob('*.css'):
+        fetched = re.findall(r'(?:@import\s+|url\()\s*[\'"]?((?:https?:)?//[^\'")]*)', sheet.read_text('utf-8'))
+        assert fetched == [], f'{sheet.name} fetches {fetched}'
+
+
+def test_links_to_the_repository_lead_to_copies(site):
+    text = (site / 'concepts.html').read_text('utf-8')
+    assert 'href="source/mmdefmamba/scans/deformable.py.txt"' in text
+    copy = site / 'source/mmdefmamba/scans/deformable.py.txt'
+    assert copy.read_text('utf-8') == (ROOT / 'mmdefmamba/scans/deformable.py').read_text('utf-8')
+    assert '](../' not in ''.join(page.read_text('utf-8') for page in site.glob('*.html'))
+
+
+@pytest.mark.parametrize(
+    ('page', 'names'),
+    [
+        ('models', ['DefMamba', 'DMBlock', 'DSSM']),
+        ('scans', ['DeformableScan', 'StaticScan', 'build_scan']),
+        ('ops', ['selective_scan.selective_scan', 'sample_points', 'multi_scan.multi_scan']),
+        ('report', ['read_scalars', 'write_test_report']),
+    ],
+)
+def test_the_reference_has_what_packages_export(site, page, names):
+    text = (site / f'reference/{page}.html').read_text('utf-8')
+    for name in names:
+        assert f'id="mmdefmamba.{page}.{name}"' in text
+    without_code = re.sub(r'<pre.*?</pre>', '', text, flags=re.S)
+    assert len(without_code) < len(text)
+    assert not re.search(r':(?:class|func|mod|meth):`', without_code)
+
+
+def test_every_page_of_the_docs_is_in_the_navigation():
+    text = (ROOT / 'mkdocs.yml').read_text()
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob('*.md')}
+    listed = set(re.findall(r'[\w/]+\.md', text.partition('\nnav:')[2]))
+    assert pages - listed == set()
+    assert listed - pages == {'changes.md', 'contributing.md'}  # made of files at the top
+
+
+def test_links_of_pages_lead_somewhere_on_a_code_host_too():
+    for page in DOCS.rglob('*.md'):
+        for target in re.findall(r'\]\(([^)#\s:]+)(?:#[^)]*)?\)', page.read_text('utf-8')):
+            assert (page.parent / target).exists(), f'{page.name} links to {target}'

@@ -1,0 +1,235 @@
+"""What a report says of classes and images is what the predictions were."""
+
+import base64
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+import mmdefmamba  # noqa: F401  before mmdet and mmseg
+from mmdefmamba.report.classification import ClassificationCases, confusion_matrix
+from mmdefmamba.report.detection import DetectionCases, match_boxes
+from mmdefmamba.report.metric import CaseMetric, find_images, image_key
+from mmdefmamba.report.pictures import data_uri, shrink
+from mmdefmamba.report.segmentation import SegmentationCases
+
+
+def decode(source):
+    """The RGB image of a data URI."""
+    data = np.frombuffer(base64.b64decode(source.partition(',')[2]), np.uint8)
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+class Images:
+    """A data set that knows of each image what it is given."""
+
+    def __init__(self, infos, **metainfo):
+        self.infos, self.metainfo = infos, metainfo
+
+    def __len__(self):
+        return len(self.infos)
+
+    def get_data_info(self, index):
+        return dict(self.infos[index])
+
+
+class Plain(CaseMetric):
+    """Notes what the tests give it."""
+
+    def process(self, data_batch, data_samples):
+        raise AssertionError
+
+
+def test_only_extremes_keep_what_is_drawn_of_them():
+    metric = Plain(Images([]), keep=2)
+    scores = [0.5, 0.9, None, 0.1, 0.7, 0.3, 0.8]
+    for index, score in enumerate(scores):
+        metric.note({'sample_idx': index}, score, drawn=f'picture {index}')
+    assert metric.evaluate(len(scores)) == {}
+    assert [record['score'] for record in metric.records] == scores
+    kept = [record['key'][1] for record in metric.records if record['drawn']]
+    assert kept == [1, 3, 5, 6]
+    assert [record['score'] for record in metric.lowest()] == [0.1, 0.3]
+    assert [record['score'] for record in metric.highest()] == [0.9, 0.8]
+
+
+def test_few_images_are_shown_once():
+    metric = Plain(Images([]), keep=2)
+    for index in range(3):
+        metric.note({'sample_idx': index}, index / 4, drawn=index)
+    metric.evaluate(3)
+    assert [record['drawn'] for record in (*metric.lowest(), *metric.highest())] == [0, 1, 2]
+
+
+def test_images_are_found_by_the_first_fact_that_a_sample_has():
+    assert image_key({'img_id': 3, 'img_path': None}) == ('img_id', 3)
+    assert image_key({'img_id': 3, 'img_path': 'a.png'}) == ('img_path', 'a.png')
+    with pytest.raises(ValueError, match='needs one of img_path, img_id, sample_idx in the data samples'):
+        image_key({'ori_shape': (1, 1)})
+    images = Images([{'img_path': name} for name in ('a', 'b', 'a')])
+    assert find_images(images, [('img_path', 'b'), ('img_path', 'a')]) == {('img_path', 'a'): 0, ('img_path', 'b'): 1}
+
+
+def classify(metric, truth, scores):
+    for index, (label, score) in enumerate(zip(truth, scores, strict=True)):
+        score = torch.tensor(score)
+        sample = dict(
+            sample_idx=index, gt_label=torch.tensor([label]), pred_score=score, pred_label=score.argmax(0, keepdim=True)
+        )
+        metric.process(None, [sample])
+    metric.evaluate(len(truth))
+
+
+def test_classification_counts_and_ranks():
+    image = np.full((4, 6, 3), 200, np.uint8)
+    metric = ClassificationCases(Images([{'img': image, 'sample_idx': i} for i in range(4)]), keep=1)
+    metric.dataset_meta = dict(classes=('cat', '<script>'))
+    classify(metric, [0, 0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
+    assert metric.matrix().tolist() == [[1, 1], [1, 1]]
+    classes, confused = metric.tables({})
+    assert classes.rows == [('cat', 2, '50.0', '50.0', '<script> (1)'), ('<script>', 2, '50.0', '50.0', 'cat (1)')]
+    assert confused.rows == [('cat', '<script>', 1), ('<script>', 'cat', 1)]
+    wrong, right = metric.galleries()
+    assert [(case.title, case.text) for case in wrong.cases] == [('<script>, is cat', '80.0 %')]
+    assert [(case.title, case.text) for case in right.cases] == [('cat', '90.0 %')]
+    ((caption, source),) = right.cases[0].pictures
+    assert (caption, source) == ('sample_idx 0', data_uri(image))
+
+
+def test_classification_without_a_mistake_says_so_and_two_labels_are_refused():
+    metric = ClassificationCases(Images([{'img': np.zeros((2, 2, 3), np.uint8), 'sample_idx': 0}]))
+    metric.dataset_meta = dict(classes=('a', 'b'))
+    classify(metric, [1], [[0.25, 0.75]])
+    wrong, _ = metric.galleries()
+    assert (wrong.note, wrong.cases) == ('No image was taken for another class.', [])
+    assert metric.tables({})[1].rows == []
+    labels = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match='takes one label an image, got 2 and 2 predicted'):
+        metric.process(None, [dict(gt_label=labels, pred_label=labels, pred_score=torch.ones(2))])
+
+
+def test_a_class_that_never_occurs_has_no_share():
+    assert confusion_matrix([dict(truth=0, predicted=2)], 3).tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+
+
+def boxes(*corners):
+    return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
+
+
+def test_boxes_match_by_class_overlap_and_score():
+    objects = boxes((0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10))
+    found = boxes((0, 0, 10, 8), (0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 4))
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
+    labels, object_labels = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1])
+    none = torch.zeros(3, dtype=torch.bool)
+    counts, quality = match_boxes(found, scores, labels, objects, object_labels, none, 2)
+    # the box of score 0.9 takes the first object at IoU 0.8; its twin, a wrong class and an IoU of 0.4 are left over
+    assert counts.tolist() == [[1, 1, 1], [0, 2, 1]]
+    assert quality == pytest.approx(0.8 / (1 + 3 / 2 + 2 / 2))
+
+
+def test_boxes_in_a_crowd_do_not_count_and_nothing_of_nothing_has_no_score():
+    found, crowd = boxes((0, 0, 4, 4), (0, 0, 4, 4)), boxes((0, 0, 100, 100))
+    labels = torch.tensor([0, 1])
+    counts, quality = match_boxes(
+        found, torch.ones(2), labels, crowd, torch.tensor([0]), torch.ones(1, dtype=torch.bool), 2
+    )
+    assert counts.tolist() == [[0, 0, 0], [0, 1, 0]]
+    assert quality == 0
+    counts, quality = match_boxes(
+        boxes(), torch.ones(0), labels[:0], boxes(), labels[:0], torch.zeros(0, dtype=torch.bool), 2
+    )
+    assert quality is None
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A COCO style data set: two images with a cat each, one with nothing."""
+    from mmdet.datasets import CocoDataset
+
+    init_default_scope('mmdet')
+    images = [dict(id=i, file_name=f'{i}.png', height=20, width=30) for i in range(3)]
+    corners = [4, 4, 14, 4, 14, 12, 4, 12]
+    cats = [
+        dict(id=i, image_id=i, category_id=5, bbox=[4, 4, 10, 8], area=80, iscrowd=0, segmentation=[corners])
+        for i in range(2)
+    ]
+    for image in images:
+        cv2.imwrite(str(tmp_path / image['file_name']), np.full((20, 30, 3), 90, np.uint8))
+    path = tmp_path / 'pets.json'
+    path.write_text(json.dumps(dict(images=images, annotations=cats, categories=[dict(id=5, name='cat')])))
+    metainfo = dict(classes=('cat',), palette=[(255, 0, 0)])
+    return CocoDataset(ann_file=str(path), data_prefix=dict(img=str(tmp_path)), metainfo=metainfo, test_mode=True)
+
+
+def test_detection_ranks_images_and_draws_truth_beside_prediction(pets):
+    metric = DetectionCases(pets, keep=1)
+    metric.dataset_meta = pets.metainfo
+    mask = torch.zeros(1, 20, 30, dtype=torch.bool)
+    mask[:, 4:12, 4:14] = True
+    for index, corners in enumerate([(4, 4, 14, 12), (20, 10, 29, 19), None]):
+        count = 0 if corners is None else 1
+        found = dict(
+            bboxes=boxes(*([corners] if count else [])),
+            scores=torch.full((count,), 0.9),
+            labels=torch.zeros(count, dtype=torch.int64),
+            masks=mask[:count],
+        )
+        metric.process(None, [dict(img_path=pets.get_data_info(index)['img_path'], pred_instances=found)])
+    metric.evaluate(3)
+    assert [record['score'] for record in metric.records] == [1.0, 0.0, None]
+    (table,) = metric.tables({'coco/cat_precision': 0.505, 'coco/bbox_mAP': 0.4})
+    assert table.rows == [('cat', 2, '50.5', '50.0', '50.0')]
+    worst, best = metric.galleries()
+    assert '1 images have none' in worst.note
+    assert [(case.title, case.text) for case in (*worst.cases, *best.cases)] == [
+        ('1.png', 'score 0.00: 0 found, 1 missed, 1 boxes too many'),
+        ('0.png', 'score 1.00: 1 found, 0 missed, 0 boxes too many'),
+    ]
+    assert [caption for caption, _ in best.cases[0].pictures] == ['truth', 'prediction']
+    truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
+    height, width = truth.shape[:2]
+    assert (height, width) == (20 * 20, 30 * 20)
+    # the mask tints the cat's place, which is left of the false box
+    assert np.abs(truth[8 * 20, 9 * 20].astype(int) - 90).max() > 20
+    assert np.abs(truth.astype(int) - prediction).max() > 100
+
+
+def test_segmentation_scores_images_and_classes(tmp_path):
+    init_default_scope('mmseg')
+    infos = [{'img_path': str(tmp_path / f'{i}.png')} for i in range(2)]
+    for info in infos:
+        cv2.imwrite(info['img_path'], np.zeros((2, 4, 3), np.uint8))
+    metric = SegmentationCases(Images(infos), keep=1)
+    metric.dataset_meta = dict(classes=('ground', 'cat', 'dog'), palette=[[0, 0, 0], [255, 0, 0], [0, 255, 0]])
+    truth = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255]])
+    ground = torch.zeros_like(truth)
+    for info, predicted in zip(infos, (truth.clamp(max=1), ground), strict=True):
+        metric.process(None, [dict(info, pred_sem_seg=dict(data=predicted[None]), gt_sem_seg=dict(data=truth[None]))])
+    metric.evaluate(2)
+    assert [record['score'] for record in metric.records] == pytest.approx([1.0, (4 / 7 + 0) / 2])
+    (table,) = metric.tables({})
+    assert table.rows == [
+        ('ground', '57.1', f'{100 * 8 / 11:.1f}', '100.0', '72.7'),
+        ('cat', '42.9', '50.0', '50.0', '100.0'),
+        ('dog', '0.0', '-', '-', '-'),
+    ]
+    worst, _ = metric.galleries()
+    assert worst.cases[0].text == 'mIoU 28.6 %'
+    image, truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
+    assert image.shape == (2, 4, 3)
+    assert (truth[0, 2:, 0] > 100).all()
+    assert not prediction.any()
+    assert worst.cases[0].legend == [('rgb(0, 0, 0)', 'ground'), ('rgb(255, 0, 0)', 'cat')]
+
+
+def test_pictures_keep_their_pixels_and_large_ones_are_shrunk():
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    assert np.array_equal(decode(data_uri(image)), image)
+    assert shrink(np.zeros((1000, 3, 3), np.uint8), 500).shape == (500, 2, 3)
+    assert data_uri(np.zeros((100, 3, 3), np.uint8)).startswith('data:image/webp;base64,')
+    colour = np.full((100, 100, 3), (10, 120, 250), np.uint8)
+    assert np.abs(decode(data_uri(colour)).astype(int) - colour).max() <= 4
