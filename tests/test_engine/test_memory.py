@@ -37,10 +37,10 @@ def test_memory_is_flat(processes, request, tmp_path):
     """The pico model, by default for a few steps; ``--steps 2000`` is the long run."""
     steps = request.config.getoption('--steps') or 48
     note = tmp_path / 'memory.txt'
-    options = ['train_dataloader.batch_size=4', 'train_dataloader.drop_last=True']
-    options.append(f'train_cfg.max_epochs={-(-steps // (1437 // 4))}')
-    if steps < 1437 // 4:
-        options.append(f'train_dataloader.dataset.indices={steps * 4}')
+    options = ['train_dataloader.batch_size=2', 'train_dataloader.drop_last=True']
+    options.append(f'train_cfg.max_epochs={-(-steps // (1437 // 2))}')
+    if steps < 1437 // 2:
+        options.append(f'train_dataloader.dataset.indices={steps * 2}')
     arguments = [PICO, '--work-dir', tmp_path / 'run', *QUIET, *options]
     child = processes.fork(
         lambda: processes.train(arguments, [Memory(max(1, steps // 12), note)]), tmp_path / 'log.txt'
