@@ -119,7 +119,7 @@ def test_losses_are_those_of_one_process_with_the_same_total_batch(
     assert all(torch.equal(first[name], other[name]) for other in others for name in first)
 
 
-@pytest.mark.parametrize('world_size', [2, 4])
+@pytest.mark.parametrize('world_size', [4])
 def test_images_that_do_not_split_evenly(world_size, processes, config, tmp_path):
     """61 images: the last batch is smaller, and some are drawn twice so that every rank takes as many steps."""
     options = ['train_dataloader.dataset.indices=61', 'train_dataloader.batch_size=6', 'train_cfg.max_epochs=2']
@@ -137,8 +137,7 @@ def seconds_since_lost(folder):
     return time.time() - float((folder / 'lost').read_text())
 
 
-@pytest.mark.parametrize('lost', [0, 1])
-@pytest.mark.parametrize('how', ['kill', 'raise', 'hang'])
+@pytest.mark.parametrize(('how', 'lost'), [('kill', 0), ('kill', 1), ('raise', 0), ('hang', 1)])
 def test_a_rank_ends_by_itself_when_another_is_lost(how, lost, processes, config, tmp_path):
     """Without torchrun, which ends the ranks of its own machine, and no others."""
     arguments = [config, '--work-dir', tmp_path / 'run', '--launcher', 'pytorch', '--cfg-options', *losing(lost, how)]
