@@ -46,6 +46,14 @@ def test_known_offsets_have_known_statistics(trace):
     assert found.shift_counts.sum() == 30
 
 
+def test_later_than_in_the_raster_is_a_positive_shift(trace):
+    first = torch.arange(15).roll(1)  # the last place first, every other one step later
+    found = known(trace, [[0.0, 0.0], [0.0, 0.0]], [first, first])
+    assert found.shift_counts.nonzero().flatten().tolist() == [0, 43]
+    assert found.shift_counts[43] == 28
+    assert found.shift == pytest.approx((1 + 14 / 14) / 15)
+
+
 def test_the_limit_is_the_formulations(trace):
     raster = torch.arange(15)
     # the limit along y is 1 / 3 of the paper and 1 / 2 of the released code

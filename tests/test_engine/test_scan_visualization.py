@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdefmamba import visualization
 from mmdefmamba.analysis import trace_blocks
 from mmdefmamba.engine import ScanVisualizationHook
 from mmdefmamba.engine.cli import build_runner
@@ -129,6 +130,8 @@ def _train_rank(rank, folder, port):
         os.environ.update(
             MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2'
         )
+        if rank:  # it must not even draw what the visualizer would then drop
+            visualization.draw_scan_order = None
         cfg = tiny_config(folder / f'rank{rank}', dict(images=1))
         cfg.launcher = 'pytorch'
         runner = build_runner(cfg)
