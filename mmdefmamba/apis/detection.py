@@ -3,9 +3,12 @@
 from collections import Counter
 
 from mmdet.apis import DetInferencer
+from mmengine.dataset import pseudo_collate
 
 from .predictors import Predictor
 from .zoo import get_model
+
+OPACITY = 0.5  # of masks: mmdet's 0.8 hides what they are on
 
 
 class _Inferencer(DetInferencer):
@@ -13,6 +16,10 @@ class _Inferencer(DetInferencer):
 
     def _init_model(self, cfg, weights, device='cpu'):
         return get_model(cfg, weights, device)
+
+    def _init_collate(self, cfg):
+        # MMEngine looks for one in a registry that the library does not have, warns, and takes this
+        return pseudo_collate
 
 
 class TaskPredictor(Predictor):
@@ -51,5 +58,6 @@ class TaskPredictor(Predictor):
         return kept
 
     def _draw(self, image, sample):
+        self.inferencer.visualizer.alpha = OPACITY
         options = dict(return_vis=True, pred_score_thr=self.score_thr)
         return self.inferencer.visualize([image], [sample], **options)[0]

@@ -6,16 +6,13 @@ import pickle
 import sys
 from pathlib import Path
 
-import cv2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from .images import find_images, output_names, read_image, write_image
-from .predictors import get_predictor
+from .predictors import BAD_IMAGE, get_predictor
 
 DONE, SKIPPED, FAILED = 0, 1, 2
-# What a bad image raises in the pipelines and networks of the three libraries.
-_BAD_IMAGE = (OSError, ValueError, RuntimeError, AssertionError, cv2.error)
 
 
 def infer_parser():
@@ -80,7 +77,7 @@ def infer(predictor, paths, args):
                     if isinstance(result, Exception):
                         raise result
                     entry, pictures = _present(predictor, path, image, result, not args.no_pictures)
-                except _BAD_IMAGE as error:
+                except BAD_IMAGE as error:
                     skipped.append({'path': _shown(path), 'error': f'{error}' or type(error).__name__})
                     progress.console.print(
                         f'skipped {_shown(path)}: {skipped[-1]["error"]}', markup=False, highlight=False
@@ -114,7 +111,7 @@ def _results(predictor, paths, batch_size):
         good = [(path, image) for path, image in batch if not isinstance(image, Exception)]
         try:
             samples = predictor.predict([image for _, image in good]) if good else []
-        except _BAD_IMAGE:
+        except BAD_IMAGE:
             # one of them: find out which
             samples = [_attempt(lambda image: predictor.predict([image])[0], image) for _, image in good]
         samples = iter(samples)
@@ -141,7 +138,7 @@ def _batches(paths, size, any_sizes):
 def _attempt(function, argument):
     try:
         return function(argument)
-    except _BAD_IMAGE as error:
+    except BAD_IMAGE as error:
         return error
 
 

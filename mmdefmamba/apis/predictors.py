@@ -2,11 +2,15 @@
 
 import importlib
 
+import cv2
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 
 from ..visualization.enlarge import enlarge_image, enlarge_sample, zoom_for
 from .zoo import TASKS, load_config
+
+# What a bad image raises in the pipelines and networks of the three libraries.
+BAD_IMAGE = (OSError, ValueError, RuntimeError, AssertionError, cv2.error)
 
 
 class Predictor:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib import colormaps
+from mmengine.dataset import pseudo_collate
 from mmseg.apis import MMSegInferencer
 
 from .predictors import Predictor
@@ -19,6 +20,10 @@ class _Inferencer(MMSegInferencer):
         meta.setdefault('classes', tuple(str(label) for label in range(model.num_classes)))
         meta.setdefault('palette', _palette(len(meta['classes'])))
         return model
+
+    def _init_collate(self, cfg):
+        # MMEngine looks for one in a registry that the library does not have, warns, and takes this
+        return pseudo_collate
 
 
 class TaskPredictor(Predictor):

@@ -2,7 +2,7 @@
 
 import logging
 
-from . import checkpoints, damaged_images, mmcv_ops, multimodal
+from . import checkpoints, damaged_images, data_workers, mmcv_ops, multimodal
 from .checkpoints import load_safely, trust_checkpoints
 
 __all__ = ['apply', 'load_safely', 'trust_checkpoints']
@@ -10,7 +10,7 @@ __all__ = ['apply', 'load_safely', 'trust_checkpoints']
 
 def apply():
     """Apply every patch that this environment needs and that is not applied yet; logs one line for each."""
-    for patch in (mmcv_ops, checkpoints, multimodal, damaged_images):
+    for patch in (mmcv_ops, checkpoints, multimodal, damaged_images, data_workers):
         done = patch.apply()
         if done:
             logging.getLogger('mmdefmamba').info(done)

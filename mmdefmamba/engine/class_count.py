@@ -30,7 +30,7 @@ class ClassCountHook(Hook):
             return
         for name, module in model.named_modules():
             count = getattr(module, 'num_classes', None)
-            name = name.removeprefix('module.')  # under DistributedDataParallel
+            name = name.removeprefix('module.').removeprefix('_fsdp_wrapped_module.')  # under a distributed wrapper
             is_head = name.endswith('head') and not name.endswith('rpn_head')
             if is_head and count not in (None, len(classes)):
                 raise ValueError(

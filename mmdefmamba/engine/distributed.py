@@ -9,8 +9,11 @@ from datetime import timedelta
 
 import torch
 from mmengine.device import get_device
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel, MMFullyShardedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
+
+# The wrapper that a strategy of MMEngine's FlexibleRunner takes where the config names none, without its prefix.
+_WRAPPERS = dict(DDPStrategy='DistributedDataParallel', FSDPStrategy='FullyShardedDataParallel')
 
 
 @MODEL_WRAPPERS.register_module()
@@ -29,6 +32,22 @@ class AnyDeviceDistributedDataParallel(MMDistributedDataParallel):
         super().__init__(module, device_ids=device_ids, **kwargs)
 
 
+@MODEL_WRAPPERS.register_module()
+class AnyDeviceFullyShardedDataParallel(MMFullyShardedDataParallel):
+    """MMEngine's sharding wrapper, for models on a CPU as well.
+
+    Args:
+        module: the model.
+        device_id: as MMEngine gives it, the local rank; of no meaning on a CPU.
+        **kwargs: as for ``MMFullyShardedDataParallel``.
+    """
+
+    def __init__(self, module, device_id=None, **kwargs):
+        if get_device() == 'cpu':
+            device_id = torch.device('cpu')
+        super().__init__(module, device_id=device_id, **kwargs)
+
+
 def init_without_gpu(cfg):
     """Start the process group over gloo where the launcher asks for a distributed run and there is no accelerator.
 
@@ -36,7 +55,8 @@ def init_without_gpu(cfg):
     ``cfg``, and what is saved shall run on a GPU, too.
 
     Args:
-        cfg: the whole config; its ``model_wrapper_cfg`` is changed to one that works on any device.
+        cfg: the whole config; its ``model_wrapper_cfg``, or its ``strategy`` where it asks for a FlexibleRunner, is
+            changed to a wrapper that works on any device.
 
     Returns:
         What was done and why, one line; None where nothing was.
@@ -51,11 +71,21 @@ def init_without_gpu(cfg):
             f'--launcher {cfg.launcher} needs a GPU and PyTorch sees none here; on a CPU use tools/dist_*.sh or '
             '--launcher pytorch'
         )
-    wrapper = cfg.get('model_wrapper_cfg') or dict(
-        broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False)
-    )
-    if wrapper.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
-        cfg.model_wrapper_cfg = dict(wrapper, type='AnyDeviceDistributedDataParallel')
+    if cfg.get('runner_type') == 'FlexibleRunner':
+        cfg.setdefault('strategy', dict(type='DDPStrategy'))
+        if cfg.strategy.type in _WRAPPERS:
+            cfg.strategy.model_wrapper = _on_any_device(cfg.strategy.get('model_wrapper'), _WRAPPERS[cfg.strategy.type])
+    else:
+        find_unused = cfg.get('find_unused_parameters', False)
+        wrapper = cfg.get('model_wrapper_cfg') or dict(broadcast_buffers=False, find_unused_parameters=find_unused)
+        cfg.model_wrapper_cfg = _on_any_device(wrapper, 'DistributedDataParallel')
     timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
     torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
     return 'distributed over gloo, on the CPU, SyncBN as plain BN: PyTorch sees no GPU here'
+
+
+def _on_any_device(wrapper, kind):
+    wrapper = dict(wrapper or (dict(broadcast_buffers=False) if kind == 'DistributedDataParallel' else {}))
+    if wrapper.get('type', f'MM{kind}') == f'MM{kind}':
+        wrapper['type'] = f'AnyDevice{kind}'
+    return wrapper

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from .precision import saturate
 from .selective_scan.interface import choose_backend
 from .triton_scan import merge_scans_triton
 
@@ -17,7 +18,7 @@ def merge_scans(y, z, *, backend='auto'):
             once, any other takes PyTorch's own operators.
 
     Returns:
-        (batch, L, channels), the wider of the dtypes of ``y`` and ``z``.
+        (batch, L, channels), the wider of the dtypes of ``y`` and ``z``; in float16 at most 65504, not infinity.
 
     Raises:
         ValueError: shapes that do not fit, or a backend that :func:`~mmdefmamba.ops.selective_scan` refuses.
@@ -31,5 +32,5 @@ def merge_scans(y, z, *, backend='auto'):
         )
     if choose_backend(backend, y) == 'triton':
         with torch.autocast(y.device.type, enabled=False):
-            return merge_scans_triton(y, z)
-    return y.mean(1) * F.silu(z)
+            return saturate(merge_scans_triton(y, z))
+    return saturate(y.mean(1) * F.silu(z))

@@ -1,10 +1,14 @@
 """Reading a feature map at continuous positions."""
 
+import torch
 import torch.nn.functional as F
 
 
 def sample_points(x, points):
     """Bilinearly read a feature map at continuous positions.
+
+    Under ``torch.use_deterministic_algorithms`` the gradient is added up in a fixed order on every device, in a few
+    more passes over memory; PyTorch's own operator refuses to run backwards on CUDA then.
 
     Args:
         x: features, (batch, channels, height, width), any floating dtype.
@@ -27,6 +31,38 @@ def sample_points(x, points):
         )
     if x.shape[0] != points.shape[0]:
         raise ValueError(f'x has a batch of {x.shape[0]}, points of {points.shape[0]}: they must be equal')
+    if torch.are_deterministic_algorithms_enabled():
+        return _sample_by_index(x.to(points.dtype), points).to(x.dtype)
     grid = points.flip(-1)  # grid_sample wants (x, y)
     out = F.grid_sample(x.to(grid.dtype), grid, mode='bilinear', padding_mode='zeros', align_corners=True)
     return out.to(x.dtype)
+
+
+def _sample_by_index(x, points):
+    """What grid_sample computes, as a sum of four reads by index, each with a deterministic gradient."""
+    batch, channels, height, width = x.shape
+    tokens = x.flatten(2).transpose(1, 2).reshape(batch * height * width, channels)
+    first_token = torch.arange(0, len(tokens), height * width, device=x.device).view(-1, 1, 1)
+    # (place, weight) of the two pixels on either side of a point, along each axis
+    rows, columns = (
+        _neighbours((points[..., axis] + 1) / 2 * (size - 1), size) for axis, size in ((0, height), (1, width))
+    )
+    out = 0
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            index = (first_token + row * width + column).flatten()
+            out = out + tokens.index_select(0, index) * (row_weight * column_weight).reshape(-1, 1)
+    return out.view(batch, *points.shape[1:3], channels).permute(0, 3, 1, 2)
+
+
+def _neighbours(position, size):
+    """The two pixels around each position on an axis, in bounds, with weights that are 0 for one out of bounds."""
+    before = position.detach().floor()
+    fraction = position - before
+    pixels = []
+    for pixel, weight in ((before, 1 - fraction), (before + 1, fraction)):
+        inside = (pixel >= 0) & (pixel < size)
+        # NaN is no index, and comes out by way of the weight; a weight of infinity times no pixel would be NaN, too
+        place = pixel.nan_to_num(0).clamp(0, size - 1).long()
+        pixels.append((place, weight.where(inside | weight.isnan(), 0)))
+    return pixels

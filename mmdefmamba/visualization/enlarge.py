@@ -3,7 +3,7 @@
 import torch
 from mmengine.structures import PixelData
 
-MIN_SIDE = 384  # drawn on less, a name covers what it names
+MIN_SIDE = 480  # drawn on less, a name covers what it names
 MAX_SIDE = 1536
 
 

@@ -67,7 +67,7 @@ def check_good_and_bad(code, document, out, folder, checkpoint, capsys):
         assert entry['size'] == list(read_image(entry['path']).shape[:2])
         picture = read_image(out / entry['picture'])
         # enlarged where small, by a whole number
-        assert min(picture.shape[:2]) >= 384 and not np.any(picture.shape[:2] % np.array(entry['size']))
+        assert min(picture.shape[:2]) >= 480 and not np.any(picture.shape[:2] % np.array(entry['size']))
     upright, turned = document['images'][0]['size'], document['images'][5]['size']
     assert turned == upright[::-1], 'turned as its EXIF data say'
     captured = capsys.readouterr()

@@ -52,3 +52,43 @@ def test_half_precision_maps_keep_the_precision_of_the_points():
 def test_wrong_shapes_are_named(x_shape, points_shape, message):
     with pytest.raises(ValueError, match=message):
         sample_points(torch.zeros(x_shape), torch.zeros(points_shape))
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 6), (5, 4)], ids=str)
+def test_deterministic_reads_are_the_same(size, monkeypatch):
+    """On CUDA grid_sample has no deterministic gradient: it is not called then, here neither."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    points = torch.rand(2, 7, 2, 2, dtype=torch.float64) * 3 - 1.5
+    points[0, :3, 0] = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])  # on pixels, where the slope jumps
+    points.requires_grad_()
+    weight = torch.randn(2, 3, 7, 2, dtype=torch.float64)
+    results = []
+    for enabled in (False, True):
+        if enabled:
+            monkeypatch.setattr('torch.nn.functional.grid_sample', None)
+        torch.use_deterministic_algorithms(enabled)
+        try:
+            y = sample_points(x, points)
+            results.append([y, *torch.autograd.grad(y, (x, points), weight)])
+        finally:
+            torch.use_deterministic_algorithms(False)
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_deterministic_reads_do_not_hide_nan(deterministic):
+    x = torch.ones(1, 2, 3, 3)
+    points = torch.zeros(1, 1, 3, 2)
+    points[0, 0, 1, 0] = float('nan')
+    points[0, 0, 2] = float('inf')
+    read = sample_points(x, points)
+    assert read[..., 0].eq(1).all() and read[..., 1].isnan().all() and not read[..., 2].eq(1).any()
+    assert sample_points(x.half(), points[:, :, :1]).dtype == torch.float16

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..precision import saturate
 from ..selective_scan.interface import check_kinds, choose_backend
 from ..triton_scan import multi_scan_triton
 from .plain import multi_scan_plain
@@ -34,7 +35,7 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
             for any other the tokens are brought into order and back.
 
     Returns:
-        y, (batch, K, L, channels), dtype of the maps.
+        y, (batch, K, L, channels), dtype of the maps; in float16 at most 65504, not infinity.
 
     Raises:
         ValueError: shapes that do not fit, or what :func:`~mmdefmamba.ops.selective_scan` refuses.
@@ -44,7 +45,7 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
     _check(maps, delta, A, B, C, D, delta_bias, orders)
     if choose_backend(backend, maps[0]) == 'triton':
         with torch.autocast(maps[0].device.type, enabled=False):
-            y = multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders)
+            y = saturate(multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders))
     else:
         y = multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
     if not torch.is_grad_enabled() or all(order is None or order.keys is None for order in orders):

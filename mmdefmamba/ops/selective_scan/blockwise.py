@@ -188,7 +188,8 @@ def _backward(ctx, grad_y):
             grad_A[ks] += torch.mul(exponent, delta_t.unsqueeze(-2), out=g).sum((0, 1))
             grad_delta_t = exponent.mul_(p.A[ks]).sum(-2).addcmul_(grad_delta_u, u_t)
             if ctx.delta_softplus:
-                grad_delta_t.mul_(torch.sigmoid(raw_t))
+                # not sigmoid(raw): beyond its threshold of 20 PyTorch's softplus, like mamba-ssm's, is the identity
+                grad_delta_t = torch.ops.aten.softplus_backward(grad_delta_t, raw_t, 1, 20)
             grad_u_t = grad_delta_u.mul_(delta_t)
             if p.D is not None:
                 grad_u_t.addcmul_(dy_t, p.D[ks])

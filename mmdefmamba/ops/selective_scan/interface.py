@@ -6,6 +6,7 @@ import logging
 import torch
 from mmengine.logging import print_log
 
+from ..precision import saturate
 from . import blockwise, mamba_ssm, triton
 from .reference import selective_scan_reference
 
@@ -45,7 +46,7 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
             and logs the choice once.
 
     Returns:
-        y, (batch, K*channels, length), dtype of ``u``.
+        y, (batch, K*channels, length), dtype of ``u``; in float16 at most 65504, not infinity.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown backend.
@@ -58,7 +59,7 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
     backend = choose_backend(backend, u)
     function = backend if callable(backend) else BACKENDS[backend][0]
     with torch.autocast(u.device.type, enabled=False):
-        return function(u, delta, A, B, C, D, delta_bias, delta_softplus)
+        return saturate(function(u, delta, A, B, C, D, delta_bias, delta_softplus))
 
 
 def unavailable_reason(backend, u):

@@ -1,0 +1,119 @@
+"""What the page computes, without a browser."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+from mmdefmamba.analysis import activation_map
+from mmdefmamba.app import explorer as explorer_module
+from mmdefmamba.app.checkpoints import TrainedModel
+from mmdefmamba.app.examples import example_image
+from mmdefmamba.app.explorer import Explorer
+from mmdefmamba.app.uploads import UploadError
+
+
+@pytest.fixture(scope='module')
+def models(pico_checkpoints):
+    return [TrainedModel(task, name, str(path)) for task, (name, path) in pico_checkpoints.items()]
+
+
+@pytest.fixture(scope='module')
+def explorer(models):
+    explorer = Explorer(models, 'cpu')
+    assert explorer.load_all() == {}
+    return explorer
+
+
+@pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
+def test_each_task_is_predicted_traced_and_drawn(task, explorer):
+    image = example_image(explorer.is_of_digits(task), 0)
+    analysis = explorer.look(task, image)
+    assert analysis.task == task
+    side = 32 if task == 'classification' else 128
+    assert analysis.seen.shape == (side, side, 3)
+    zoom = analysis.picture.shape[0] // image.shape[0]
+    assert analysis.picture.shape == (zoom * image.shape[0], zoom * image.shape[1], 3)
+    assert list(analysis.traces)[:2] == ['stages.0.0', 'stages.1.0']
+    assert analysis.describe_block('stages.1.0') == f'Stage 2, block 1: {side // 8} x {side // 8} tokens'
+    for block in analysis.traces:
+        centre = analysis.centre(block)
+        assert analysis.points(block).shape == analysis.activation(block, centre).shape == (480, 480, 3)
+        assert analysis.animation(block)[8:12] == b'WEBP'
+    if task != 'detection':  # random weights find no object
+        assert sum(share for _, share in analysis.shares) <= 1 + 1e-5
+        assert analysis.shares == sorted(analysis.shares, key=lambda pair: -pair[1])
+
+
+def test_pictures_are_those_of_the_token_and_its_cells_can_be_clicked(explorer):
+    analysis = explorer.look('classification', example_image(True, 1))
+    first, second = (analysis.activation('stages.0.0', token).astype(int) for token in ((0, 0), (7, 3)))
+    assert np.abs(first - second).mean() > 1
+    trace = analysis.traces['stages.0.0']
+    for token in ((0, 0), (7, 3)):
+        values = activation_map(trace, token)
+        picture = analysis.activation('stages.0.0', token).astype(int)
+        brightness = picture.reshape(8, 60, 8, 60, 3)[:, 10:20, :, 10:20].sum(-1).mean((1, 3))
+        weakest, strongest = values.argmin(), values.argmax()
+        assert brightness.flat[strongest] > brightness.flat[weakest]
+    where = {'x': 3.5 / 8, 'y': 7.99 / 8}
+    assert analysis.neighbour('stages.0.0', (0, 0), where) == (7, 3)
+    assert analysis.neighbour('stages.0.0', (7, 3), {'step': [-1, 1]}) == (6, 4)
+    assert analysis.neighbour('stages.0.0', (7, 0), {'step': [1, -1]}) == (7, 0)
+    assert analysis.neighbour('stages.0.0', (0, 0), {'x': 7, 'y': -3}) == (0, 7)
+
+
+def test_only_classifiers_of_digits_get_digits(explorer):
+    assert [explorer.is_of_digits(name) for name in explorer.models] == [True, False, False]
+    drawing = np.full((280, 280, 3), 255, np.uint8)
+    drawing[50:230, 130:150] = 0
+    analysis = explorer.look('classification', drawing, as_digit=True)
+    assert analysis.picture.shape[0] % 8 == 0
+    assert analysis.seen[:, :4].max() < 60 < 200 < analysis.seen[:, 12:20].max(), 'light on dark'
+
+
+def test_what_the_model_cannot_take_is_said(explorer):
+    with pytest.raises(UploadError, match='The model cannot take this image: '):
+        explorer.look('detection', np.zeros((1, 2000, 3), np.uint8))
+    assert explorer.look('detection', example_image(False, 0)).task == 'detection', 'and the next one is looked at'
+
+
+def test_two_visitors_get_what_one_gets(explorer):
+    tasks = ('classification', 'detection')
+    wanted = {task: explorer.look(task, example_image(explorer.is_of_digits(task), 2)) for task in tasks}
+    found, errors = [], []
+
+    def visit(task):
+        try:
+            for _ in range(2):
+                found.append((task, explorer.look(task, example_image(task == 'classification', 2))))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=visit, args=(task,)) for task in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and len(found) == 4
+    for task, analysis in found:
+        assert analysis.shares == wanted[task].shares
+        assert np.array_equal(analysis.picture, wanted[task].picture)
+        assert len(analysis.traces) == len(wanted[task].traces)
+
+
+def test_maps_too_dense_to_click_on_are_left_out(explorer, monkeypatch):
+    monkeypatch.setattr(explorer_module, 'MAX_TOKENS', 20)
+    assert list(explorer.look('segmentation', example_image(False, 0)).traces) == ['stages.3.0']
+
+
+def test_models_that_cannot_be_loaded_are_given_up_and_only_some_stay_in_memory(models, tmp_path, monkeypatch):
+    (tmp_path / 'text.pth').write_text('no checkpoint')
+    wrong = TrainedModel('wrong', 'defmamba_pico_digits', str(tmp_path / 'text.pth'))
+    monkeypatch.setattr(explorer_module, 'MODELS_IN_MEMORY', 1)
+    explorer = Explorer([wrong, models[0], models[0]._replace(name='again')], 'cpu')
+    assert list(explorer.load_all()) == ['wrong'] and list(explorer.models) == ['classification', 'again']
+    for name in ('classification', 'again'):
+        explorer.look(name, example_image(True, 0))
+        assert list(explorer._predictors) == [name]

@@ -1,0 +1,32 @@
+"""A hook that loses a rank of a distributed run; a test config imports it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class LoseRank(Hook):
+    """Lose one process, or have it hang, before the third iteration.
+
+    Args:
+        rank: which one.
+        how: 'kill', 'raise' or 'hang'.
+    """
+
+    def __init__(self, rank, how):
+        self.rank, self.how = rank, how
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank != self.rank or runner.iter != 2:
+            return
+        Path(runner.work_dir, 'lost').write_text(str(time.time()))
+        if self.how == 'kill':
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == 'raise':
+            raise RuntimeError('this rank was lost')
+        time.sleep(600)

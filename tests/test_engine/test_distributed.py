@@ -1,0 +1,211 @@
+"""Several processes over gloo: they train what one process trains, and none hangs when another is lost."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS, init_default_scope
+
+from mmdefmamba.compat import load_safely
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PICO = ROOT / 'configs/classification/defmamba_pico_digits.py'
+TOTAL_BATCH, IMAGES = 32, 128
+# Nothing random but the order of the images, which all ranks draw alike.
+TINY = f"""
+_base_ = {str(PICO)!r}
+custom_imports = dict(imports=['mmdefmamba', 'lose_rank'])
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, embed_dims=(8, 16), depths=(1, 2)), out_indices=1, drop_path_rate=0.0),
+    head=dict(in_channels=16),
+)
+train_dataloader = dict(
+    batch_size={TOTAL_BATCH},
+    dataset=dict(indices={IMAGES}, pipeline=[_base_.resize, dict(type='PackInputs')]),
+)
+val_dataloader = dict(batch_size=16, dataset=dict(indices=61))
+train_cfg = dict(max_epochs=3, val_interval=3)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
+custom_hooks = [dict(type='LoseRank', rank=-1, how='raise')]
+"""
+FSDP = """
+runner_type = 'FlexibleRunner'
+strategy = dict(type='FSDPStrategy', state_dict_cfg='full')
+"""
+
+
+@pytest.fixture(scope='module', autouse=True)
+def lose_rank_can_be_imported():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        yield
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp('config') / 'tiny.py'
+    path.write_text(TINY)
+    return path
+
+
+class KeepLosses(Hook):
+    """Write every iteration's loss, and at last the weights, of each rank to the work dir."""
+
+    def __init__(self):
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(outputs['loss'].item())
+
+    def after_train(self, runner):
+        Path(runner.work_dir, f'losses{runner.rank}.json').write_text(json.dumps(self.losses))
+        torch.save(runner.model.state_dict(), Path(runner.work_dir, f'weights{runner.rank}.pth'))
+
+
+def run(processes, world_size, config, folder, *options):
+    """Train in ``world_size`` processes; 0 stands for one without a launcher. Returns the exit statuses."""
+    arguments = [config, '--work-dir', folder, '--cfg-options', *options]
+    if not world_size:
+        folder.mkdir()
+        return processes.wait(
+            [processes.fork(lambda: processes.train(arguments, [KeepLosses()]), folder / 'log.txt')], 600
+        )
+    work = [*arguments[:3], '--launcher', 'pytorch', *arguments[3:]]
+    return processes.wait(
+        processes.fork_ranks(world_size, lambda rank: processes.train(work, [KeepLosses()]), folder), 600
+    )
+
+
+def losses(folder, world_size=1):
+    """Each iteration's loss, the mean over the ranks."""
+    of_ranks = [json.loads((folder / f'losses{rank}.json').read_text()) for rank in range(world_size)]
+    return torch.tensor(of_ranks, dtype=torch.float64).mean(0)
+
+
+def epochs(request):
+    steps = request.config.getoption('--steps')
+    return [] if steps is None else [f'train_cfg.max_epochs={steps * TOTAL_BATCH // IMAGES}']
+
+
+@pytest.fixture(scope='module')
+def one_process(processes, config, request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('one') / 'run'
+    assert run(processes, 0, config, folder, 'randomness.seed=0', *epochs(request)) == [0]
+    return folder
+
+
+@pytest.mark.parametrize('world_size', [2, 4])
+def test_losses_are_those_of_one_process_with_the_same_total_batch(
+    world_size, one_process, processes, config, request, tmp_path
+):
+    options = ['randomness.seed=0', f'train_dataloader.batch_size={TOTAL_BATCH // world_size}', *epochs(request)]
+    assert run(processes, world_size, config, tmp_path / 'run', *options) == [0] * world_size
+    found, expected = losses(tmp_path / 'run', world_size), losses(one_process)
+    difference = (found / expected - 1).abs()
+    print(f'{world_size} processes, {len(found)} steps: largest relative difference of a loss {difference.max():.1e}')
+    assert len(found) == len(expected) >= 12
+    assert difference.max() < 1e-5
+    first, *others = (torch.load(tmp_path / f'run/weights{rank}.pth') for rank in range(world_size))
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+
+
+@pytest.mark.parametrize('world_size', [2, 4])
+def test_images_that_do_not_split_evenly(world_size, processes, config, tmp_path):
+    """61 images: the last batch is smaller, and some are drawn twice so that every rank takes as many steps."""
+    options = ['train_dataloader.dataset.indices=61', 'train_dataloader.batch_size=6', 'train_cfg.max_epochs=2']
+    assert run(processes, world_size, config, tmp_path / 'run', *options) == [0] * world_size
+    of_rank = -(-61 // world_size)
+    assert len(losses(tmp_path / 'run', world_size)) == 2 * -(-of_rank // 6)
+    assert losses(tmp_path / 'run', world_size).isfinite().all()
+
+
+def losing(rank, how):
+    return [f'custom_hooks.0.rank={rank}', f'custom_hooks.0.how={how}']
+
+
+def seconds_since_lost(folder):
+    return time.time() - float((folder / 'lost').read_text())
+
+
+@pytest.mark.parametrize('lost', [0, 1])
+@pytest.mark.parametrize('how', ['kill', 'raise', 'hang'])
+def test_a_rank_ends_by_itself_when_another_is_lost(how, lost, processes, config, tmp_path):
+    """Without torchrun, which ends the ranks of its own machine, and no others."""
+    arguments = [config, '--work-dir', tmp_path / 'run', '--launcher', 'pytorch', '--cfg-options', *losing(lost, how)]
+    arguments.append('env_cfg.dist_cfg.timeout=5')
+    ranks = processes.fork_ranks(2, lambda rank: processes.train(arguments), tmp_path / 'run')
+    (status,) = processes.wait([ranks[1 - lost]], 60)
+    passed = seconds_since_lost(tmp_path / 'run')
+    if how == 'hang':
+        os.kill(ranks[lost], signal.SIGKILL)
+    assert processes.wait([ranks[lost]]) == [1 if how == 'raise' else -9]
+    assert status == 1
+    print(f'rank {lost} lost ({how}): the other ended {passed:.1f} s later')
+    assert passed < (5 if how == 'hang' else 0) + 15
+    assert (how == 'hang') == (passed > 4)
+
+
+def test_dist_train_ends_when_a_rank_is_killed(config, tmp_path):
+    """tools/dist_train.sh as users run it, with data workers: it fails, soon, and leaves no process behind."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    env = dict(os.environ, PYTHON=sys.executable, PORT=str(port), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+    env['PYTHONPATH'] = os.pathsep.join([str(HERE), str(ROOT), env.get('PYTHONPATH', '')])
+    options = [*losing(1, 'kill'), 'train_dataloader.num_workers=1', 'train_dataloader.batch_size=8']
+    command = [ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'run', '--cfg-options', *options]
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    passed = seconds_since_lost(tmp_path / 'run')
+    print(f'dist_train.sh ended {passed:.1f} s after a rank was killed')
+    assert done.returncode != 0
+    assert 'Signal 9 (SIGKILL)' in done.stdout
+    assert passed < 60
+    assert running(str(tmp_path)) == []
+
+
+def running(word):
+    """Command lines of processes that have ``word`` in them, data workers among them; zombies have none."""
+    found = []
+    for entry in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            line = entry.read_bytes().replace(b'\0', b' ').decode(errors='replace')
+        except OSError:  # it ended meanwhile
+            continue
+        if word in line:
+            found.append(line)
+    return found
+
+
+def test_fsdp_trains_and_saves_what_one_process_loads(processes, config, one_process, tmp_path):
+    path = tmp_path / 'fsdp.py'
+    path.write_text(f'_base_ = {str(config)!r}\n{FSDP}')
+    options = ['randomness.seed=0', f'train_dataloader.batch_size={TOTAL_BATCH // 2}', 'train_cfg.max_epochs=1']
+    assert run(processes, 2, path, tmp_path / 'run', *options) == [0, 0]
+    expected = losses(one_process)[: IMAGES // TOTAL_BATCH]
+    torch.testing.assert_close(losses(tmp_path / 'run', 2), expected, rtol=1e-5, atol=0)
+
+    saved, alone = (load_safely(folder / 'epoch_1.pth') for folder in (tmp_path / 'run', one_process))
+    assert saved['meta']['iter'] == alone['meta']['iter']
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(saved['state_dict'], strict=True)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, alone['state_dict'][name], rtol=1e-3, atol=1e-5)

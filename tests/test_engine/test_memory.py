@@ -1,0 +1,114 @@
+"""Memory stays flat over a long training, and nothing outlives it."""
+
+import gc
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from mmdefmamba.models import DefMamba
+from mmdefmamba.scans import SCANS
+from mmdefmamba.scans import base as scans_base
+
+PICO = Path(__file__).parents[2] / 'configs/classification/defmamba_pico_digits.py'
+QUIET = ['--no-validate', '--cfg-options', 'default_hooks.checkpoint.interval=1000', 'randomness.seed=0']
+
+
+class Memory(Hook):
+    """Note the process's memory and its number of tensors now and then."""
+
+    def __init__(self, every, note):
+        self.every, self.note, self.lines = every, note, []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if (runner.iter + 1) % self.every == 0:
+            gc.collect()
+            tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+            resident = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGESIZE')
+            self.lines.append(f'{runner.iter + 1} {resident} {tensors}')
+            self.note.write_text('\n'.join(self.lines))
+
+
+def test_memory_is_flat(processes, request, tmp_path):
+    """The pico model, by default for a few steps; ``--steps 2000`` is the long run."""
+    steps = request.config.getoption('--steps') or 48
+    note = tmp_path / 'memory.txt'
+    options = ['train_dataloader.batch_size=2', 'train_dataloader.drop_last=True']
+    options.append(f'train_cfg.max_epochs={-(-steps // (1437 // 2))}')
+    if steps < 1437 // 2:
+        options.append(f'train_dataloader.dataset.indices={steps * 2}')
+    arguments = [PICO, '--work-dir', tmp_path / 'run', *QUIET, *options]
+    child = processes.fork(
+        lambda: processes.train(arguments, [Memory(max(1, steps // 12), note)]), tmp_path / 'log.txt'
+    )
+    assert processes.wait([child], 3600) == [0]
+    rows = [[int(word) for word in line.split()] for line in note.read_text().splitlines()]
+    print('step, MiB, tensors:', [(step, round(resident / 2**20, 1), tensors) for step, resident, tensors in rows])
+    assert len({tensors for _, _, tensors in rows[1:]}) == 1
+    # the allocator gives some MiB back and takes them again: compare how low it comes early and late
+    early, late = rows[1 : len(rows) // 2], rows[len(rows) // 2 :]
+    assert min(row[1] for row in late) - min(row[1] for row in early) < 2**20
+
+
+def test_orders_of_many_sizes_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(scans_base, 'MAX_CACHED_ORDERS', 3)
+    static = [name for name, scan in SCANS.module_dict.items() if issubclass(scan, scans_base.StaticScan)]
+    model = DefMamba(dict(embed_dims=(4,), depths=(1,)), out_indices=0, scans=(*static, 'deformable')).eval()
+    kept = []
+    with torch.no_grad():
+        for side in range(1, 9):
+            model(torch.zeros(1, 3, 4 * side, 8))
+            caches = [getattr(scan, '_cached_orders', {}) for scan in model.stages[0][0].dssm.scans]
+            kept.append(sum(len(cache) for cache in caches))
+    assert kept == [len(static) * min(count, 3) for count in range(1, 9)]
+
+
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
+def test_data_workers_end_with_their_training(how, processes, tmp_path):
+    """Also where a batch waits to be read: two of 64 images fill the pipe to the training."""
+    options = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
+    arguments = [PICO, '--work-dir', tmp_path / 'run', *QUIET, *options]
+    log = tmp_path / 'log.txt'
+    child = processes.fork(lambda: processes.train(arguments), log)
+    try:
+        workers = wait_until(lambda: len(children_of(child)) >= 2 and children_of(child))
+        wait_until(lambda: 'Epoch(train)' in log.read_text())  # so that batches are under way
+    finally:
+        os.kill(child, how)
+    assert processes.wait([child]) == [-how]
+    begin = time.monotonic()
+    wait_until(lambda: not any(is_running(worker) for worker in workers))
+    passed = time.monotonic() - begin
+    print(f'workers ended {passed:.1f} s after their training')
+    assert passed < 30
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f'not within {seconds} s'
+        time.sleep(0.1)
+    return condition()
+
+
+def status_of(process):
+    """State and parent of a process, or None where it is gone."""
+    try:
+        words = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
+    except OSError:
+        return None
+    return words[0], int(words[1])
+
+
+def children_of(process):
+    every = [int(path.name) for path in Path('/proc').glob('[0-9]*')]
+    return [other for other in every if (status_of(other) or ('', 0))[1] == process]
+
+
+def is_running(process):
+    # one that ended, but whose new parent has not asked for its status, is a zombie
+    return (status_of(process) or 'Z')[0] not in 'ZX'

@@ -1,0 +1,192 @@
+"""Random shapes and values, ``--cases N`` of them: every backend against the reference and the formula written out."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmdefmamba.models import DefMamba
+from mmdefmamba.ops import TokenOrder, multi_scan, selective_scan
+from mmdefmamba.ops.selective_scan import use_backend
+
+
+def check_all(check, strategy, request, share=1):
+    """Run ``check`` on as many cases as asked for, over ``share``; the same ones every time."""
+    count = max(3, request.config.getoption('--cases') // share)
+    settings(max_examples=count, deadline=None, database=None, derandomize=True)(given(strategy)(check))()
+
+
+@st.composite
+def scans(draw):
+    """Inputs of a selective scan, float32 or float64; magnitudes from tiny to large, sizes from 1 up, any layout."""
+    batch, groups = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    channels, states, length = draw(st.integers(1, 6)), draw(st.integers(1, 17)), draw(st.integers(1, 100))
+    dtype = draw(st.sampled_from([torch.float64, torch.float32]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    magnitude = st.sampled_from([0.0, 1e-6, 1.0, 1e3])
+
+    def randn(*shape):
+        x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        if len(shape) > 2 and draw(st.booleans()):  # stored with the tokens before the channels
+            x = x.transpose(1, -1).contiguous().transpose(1, -1)
+        return x
+
+    dims = groups * channels
+    softplus = draw(st.booleans())
+    inputs = dict(
+        u=randn(batch, dims, length) * draw(magnitude),
+        delta=randn(batch, dims, length) * draw(st.sampled_from([0.1, 1.0, 10.0])),
+        A=-(randn(dims, states) * draw(st.sampled_from([0.1, 3.0]))).exp(),
+        B=randn(batch, groups, states, length) * draw(magnitude),
+        C=randn(batch, groups, states, length) * draw(magnitude),
+        D=randn(dims) * draw(magnitude) if draw(st.booleans()) else None,
+        delta_bias=randn(dims) if draw(st.booleans()) else None,
+    )
+    if not softplus:
+        inputs['delta'] = inputs['delta'].abs()
+        inputs['delta_bias'] = None if inputs['delta_bias'] is None else inputs['delta_bias'].abs()
+    return {name: x if x is None else x.to(dtype) for name, x in inputs.items()}, softplus
+
+
+def with_export(u, delta, A, B, C, D, delta_bias, softplus):
+    """Add a token for each state, which takes no time and reads this state alone: y ends in the last state."""
+    states = A.shape[1]
+    if softplus:
+        still = delta.new_full((1,), -1e4)
+    else:
+        still = delta.new_zeros(1) if delta_bias is None else -delta_bias.unsqueeze(-1)
+    still = still.expand(*delta.shape[:2], states)
+    read = torch.eye(states, dtype=C.dtype).expand(*C.shape[:2], states, states)
+    return dict(
+        u=F.pad(u, (0, states)),
+        delta=torch.cat([delta, still], dim=-1),
+        A=A,
+        B=F.pad(B, (0, states)),
+        C=torch.cat([C, read], dim=-1),
+        D=D,
+        delta_bias=delta_bias,
+    )
+
+
+def last_state(u, delta, A, B, delta_bias, softplus):
+    """The state after the last token as a sum over tokens, float64: (batch, channels, N)."""
+    u, delta, A, B = (x.double() for x in (u, delta, A, B))
+    if delta_bias is not None:
+        delta = delta + delta_bias.double().unsqueeze(-1)
+    if softplus:
+        delta = F.softplus(delta)
+    later = delta.flip(-1).cumsum(-1).flip(-1) - delta  # time from each token to the end
+    decay = torch.exp(later.unsqueeze(2) * A.view(1, *A.shape, 1))
+    B = B.repeat_interleave(u.shape[1] // B.shape[1], dim=1)
+    return ((delta * u).unsqueeze(2) * B * decay).sum(-1)
+
+
+def magnitudes(inputs, softplus):
+    """What y would be if nothing cancelled: the scale of rounding errors."""
+    positive = {name: x if x is None or name in ('A', 'delta', 'delta_bias') else x.abs() for name, x in inputs.items()}
+    return selective_scan(**positive, delta_softplus=softplus)
+
+
+def test_scan_and_its_last_state_match_the_reference(request):
+    def check(case):
+        inputs, softplus = case
+        inputs = with_export(**inputs, softplus=softplus)
+        leaves = {name: x.requires_grad_() for name, x in inputs.items() if x is not None}
+        states, length = inputs['A'].shape[1], inputs['u'].shape[-1] - inputs['A'].shape[1]
+        exact = {name: x if x is None else x.detach().double().requires_grad_() for name, x in inputs.items()}
+        expected = selective_scan(**exact, delta_softplus=softplus, backend='reference')
+        with torch.no_grad():
+            scale = magnitudes(exact, softplus)
+            state = last_state(*(exact[name] for name in ('u', 'delta', 'A', 'B', 'delta_bias')), softplus)
+        actual = selective_scan(**inputs, delta_softplus=softplus, backend='blockwise')
+        eps = torch.finfo(actual.dtype).eps
+
+        assert_close_to(expected[..., length:], state, scale[..., length:], 64 * torch.finfo(torch.float64).eps)
+        assert_close_to(actual, expected, scale, 64 * eps)
+        weight = torch.randn(actual.shape, generator=torch.Generator().manual_seed(states), dtype=torch.float64)
+        found = torch.autograd.grad(actual, list(leaves.values()), weight.to(actual.dtype))
+        wanted = torch.autograd.grad(expected, [exact[name] for name in leaves], weight)
+        for name, got, want in zip(leaves, found, wanted, strict=True):
+            error = (got.double() - want).abs().max()
+            assert error <= 1e4 * eps * want.abs().max().clamp(min=1e-30), (name, error)
+
+    check_all(check, scans(), request)
+
+
+def assert_close_to(actual, expected, scale, tolerance):
+    error = (actual.double() - expected).abs()
+    allowed = tolerance * scale.abs().clamp(min=torch.finfo(torch.float32).tiny)
+    assert (error <= allowed).all(), f'off by {(error / allowed).max():.1f} times what is allowed'
+
+
+@st.composite
+def walks(draw):
+    """Inputs of a multi-scan in float64: maps that scans share or not, orders of every kind."""
+    batch, length = draw(st.integers(1, 3)), draw(st.integers(1, 70))
+    channels, states = draw(st.integers(1, 5)), draw(st.integers(1, 16))
+    kinds = draw(st.lists(st.sampled_from(['forward', 'backward', 'static', 'learned']), min_size=1, max_size=5))
+    sources = [draw(st.integers(0, len(kinds) - 1)) for _ in kinds]
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def order(kind):
+        if kind == 'forward':
+            return None
+        if kind == 'backward':
+            return TokenOrder.from_order(torch.arange(length).flip(0), backwards=True)
+        permutations = [torch.randperm(length, generator=generator) for _ in range(batch)]
+        return TokenOrder.from_order(permutations[0] if kind == 'static' else torch.stack(permutations))
+
+    distinct = [randn(batch, length, channels) for _ in kinds]
+    rows, scans = len(kinds) * channels, len(kinds)
+    others = [
+        randn(batch, scans, length, channels),
+        -randn(rows, states).exp().detach().requires_grad_(),
+        randn(batch, scans, length, states),
+        randn(batch, scans, length, states),
+        randn(rows),
+        randn(rows),
+    ]
+    return distinct, sources, others, [order(kind) for kind in kinds]
+
+
+def test_multi_scan_matches_the_reference(request):
+    def check(case):
+        distinct, sources, others, orders = case
+        leaves = [distinct[i] for i in sorted(set(sources))] + [x for x in others if x.requires_grad]
+        results = []
+        for backend in ('reference', 'blockwise'):
+            y = multi_scan([distinct[i] for i in sources], *others, orders, backend=backend)
+            weight = torch.sin(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
+            results.append([y.detach(), *torch.autograd.grad(y, leaves, weight)])
+        for expected, actual in zip(*results, strict=True):
+            assert (actual - expected).abs().max() <= 1e-10 * expected.abs().max()
+
+    check_all(check, walks(), request, share=2)
+
+
+@st.composite
+def images(draw):
+    shape = draw(st.integers(1, 3)), 3, draw(st.integers(1, 80)), draw(st.integers(1, 80))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    return torch.randn(shape, generator=generator, dtype=torch.float64) * draw(st.sampled_from([0.0, 1e-4, 1.0, 1e4]))
+
+
+def test_backbone_matches_the_reference(request):
+    torch.manual_seed(0)
+    models = {
+        formulation: DefMamba(dict(embed_dims=(4, 6), depths=(1, 1)), formulation, out_indices=(0, 1)).double().eval()
+        for formulation in ('paper', 'released')
+    }
+
+    def check(case):
+        for model in models.values():
+            actual = model(case)
+            with use_backend('reference'):
+                expected = model(case)
+            for found, wanted in zip(actual, expected, strict=True):
+                torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+    check_all(check, images(), request, share=10)
