@@ -171,7 +171,7 @@ def class_table(records, names, precisions):
         names: of the classes.
         precisions: average precision by class name, of 1; may lack classes.
     """
-    counts = sum(record['counts'] for record in records)
+    counts = sum((record['counts'] for record in records), np.zeros((len(names), 3), dtype=np.int64))
     rows = []
     for name, (matched, extra, missed) in zip(names, counts.tolist(), strict=True):
         ap = precisions.get(name)

@@ -63,7 +63,7 @@ class SegmentationCases(CaseMetric):
 
 def class_table(records, names):
     """One row a class: share of the pixels, IoU, recall, precision."""
-    areas = sum(record['areas'] for record in records)
+    areas = sum((record['areas'] for record in records), np.zeros((4, len(names)), dtype=np.int64))
     pixels = areas[3].sum()
     rows = [
         (name, percent(truth, pixels), percent(both, either), percent(both, truth), percent(both, predicted))

@@ -15,6 +15,7 @@ from mmdefmamba.report.detection import DetectionCases, match_boxes
 from mmdefmamba.report.metric import CaseMetric, find_images, image_key
 from mmdefmamba.report.pictures import data_uri, shrink
 from mmdefmamba.report.segmentation import SegmentationCases
+from mmdefmamba.visualization.enlarge import zoom_for
 
 
 def decode(source):
@@ -192,9 +193,10 @@ def test_detection_ranks_images_and_draws_truth_beside_prediction(pets):
     assert [caption for caption, _ in best.cases[0].pictures] == ['truth', 'prediction']
     truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
     height, width = truth.shape[:2]
-    assert (height, width) == (20 * 20, 30 * 20)
+    zoom = zoom_for(20, 30)
+    assert (height, width) == (20 * zoom, 30 * zoom)
     # the mask tints the cat's place, which is left of the false box
-    assert np.abs(truth[8 * 20, 9 * 20].astype(int) - 90).max() > 20
+    assert np.abs(truth[8 * zoom, 9 * zoom].astype(int) - 90).max() > 20
     assert np.abs(truth.astype(int) - prediction).max() > 100
 
 
