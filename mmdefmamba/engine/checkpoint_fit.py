@@ -51,8 +51,8 @@ class CheckpointFitHook(Hook):
         if lacking and (what != 'training' or lacking == len(own)):
             raise ValueError(
                 f'{file} does not fit this {type(model).__name__}: of its {len(own)} parameters, {len(missing)} are '
-                f'missing there ({some(missing) or "none"}) and {len(other)} have another shape ({some(other) or "none"}); what the '
-                f'file holds is called {some(state)}. {what.capitalize()} needs '
+                f'missing there ({some(missing) or "none"}) and {len(other)} have another shape '
+                f'({some(other) or "none"}); what the file holds is called {some(state)}. {what.capitalize()} needs '
                 f'{"some" if what == "training" else "all"} of them: take the config that the checkpoint was made with'
             )
         broken = [
