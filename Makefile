@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 # Touched last, so that an install that was cut short is taken up again.
 STAMP := $(VENV)/installed
 DEV_STAMP := $(VENV)/installed-dev
+CONSTRAINTS := requirements/constraints.txt
 # Only wheels: what has none for this Python fails at once instead of asking for a compiler. No byte code: the first
 # import makes what it needs of it, and keeps it even where the environment says not to.
-PIP_INSTALL := $(BIN)/python -m pip install --no-compile --only-binary :all: -c requirements/constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --no-compile --only-binary :all: -c $(CONSTRAINTS)
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart quickstart-detection quickstart-segmentation test lint format clean docs mamba-recipe
+.PHONY: help quickstart quickstart-detection quickstart-segmentation test test-oldest audit lint format clean docs \
+	mamba-recipe
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -28,6 +30,16 @@ quickstart-segmentation: $(STAMP)  ## the same for segmentation
 
 test: $(DEV_STAMP)  ## install and run the tests
 	$(BIN)/python -m pytest -n 2
+
+test-oldest:  ## the same with the oldest versions that are supported, in an environment of their own
+	$(MAKE) test VENV=.venv/oldest CONSTRAINTS=requirements/oldest.txt
+
+audit: $(STAMP)  ## do the installed packages fit each other; and, online, has a pinned version a known vulnerability
+	$(BIN)/python -m pip check
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install -q pip-audit
+	@# strict: what the database was not asked about would count as safe, offline that is everything
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements/constraints.txt
 
 lint: $(DEV_STAMP)  ## check style and format
 	$(BIN)/python -m ruff check .

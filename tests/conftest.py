@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
+    parser.addoption('--examples', type=int, default=60, help='how many inputs each test_fuzz_*.py tries')
     parser.addoption('--kills', type=int, default=3, help='how often test_interruption.py kills a training')
     parser.addoption('--steps', type=int, help='how long the trainings of test_distributed, _memory and _numbers are')
     parser.addoption('--cases', type=int, default=60, help='how many random cases test_random_cases.py tries')

@@ -6,15 +6,18 @@ from mmengine.dist import is_main_process
 import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
 from mmdefmamba import report
 from mmdefmamba.engine import cli
+from mmdefmamba.engine.config_errors import explain_errors
 
 
 def main(argv=None):
     args = cli.test_parser().parse_args(argv)
-    runner = cli.build_runner(cli.test_config(args))
-    if args.out and args.out_item == 'pred':
-        cli.add_dump(runner, args.out)
-    cases = report.watch_test(runner) if args.report else None
-    metrics = runner.test()
+    cfg = cli.test_config(args)
+    with explain_errors(cfg):
+        runner = cli.build_runner(cfg)
+        if args.out and args.out_item == 'pred':
+            cli.add_dump(runner, args.out)
+        cases = report.watch_test(runner) if args.report else None
+        metrics = runner.test()
     if args.out and args.out_item == 'metrics' and is_main_process():
         mmengine.dump(metrics, args.out)
     if args.report:

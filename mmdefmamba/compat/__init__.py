@@ -2,15 +2,34 @@
 
 import logging
 
-from . import checkpoints, damaged_images, data_workers, mmcv_ops, multimodal
+from . import (
+    checkpoints,
+    damaged_images,
+    data_workers,
+    mmcv_ops,
+    multimodal,
+    sample_errors,
+    thin_images,
+    yaml_files,
+)
 from .checkpoints import load_safely, trust_checkpoints
 
 __all__ = ['apply', 'load_safely', 'trust_checkpoints']
+_PATCHES = (
+    mmcv_ops,
+    checkpoints,
+    multimodal,
+    damaged_images,
+    data_workers,
+    sample_errors,
+    thin_images,
+    yaml_files,
+)
 
 
 def apply():
     """Apply every patch that this environment needs and that is not applied yet; logs one line for each."""
-    for patch in (mmcv_ops, checkpoints, multimodal, damaged_images, data_workers):
+    for patch in _PATCHES:
         done = patch.apply()
         if done:
             logging.getLogger('mmdefmamba').info(done)

@@ -139,7 +139,7 @@ def _explain(error, filename, source, trusted):
     with open(filename, 'rb') as file:
         head = file.read(len(_LEGACY_MAGIC))
     is_zip = head.startswith(b'PK\x03\x04')
-    is_cut = is_zip and not zipfile.is_zipfile(filename)
+    is_cut = is_zip and not _is_whole_zip(filename)
     is_torch = is_zip or head == _LEGACY_MAGIC
     offender = re.search(r'GLOBAL (\S+)', str(error))
     if isinstance(error, pickle.UnpicklingError) and not trusted and (offender or (is_torch and not is_cut)):
@@ -161,6 +161,13 @@ def _explain(error, filename, source, trusted):
         f'{source} cannot be read as a checkpoint ({osp.getsize(filename)} bytes): {type(error).__name__}: '
         f'{str(error).strip() or "end of file"}. {hint}'
     )
+
+
+def _is_whole_zip(filename):
+    try:
+        return zipfile.is_zipfile(filename)
+    except zipfile.BadZipFile:  # its list of contents is damaged so that not even this can be told
+        return False
 
 
 def _key(name):

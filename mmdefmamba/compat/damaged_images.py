@@ -22,6 +22,9 @@ from mmengine.logging import print_log
 _ENDS = {b'\xff\xd8\xff': ('JPEG', b'\xff\xd9'), b'\x89PNG\r\n\x1a\n': ('PNG', b'IEND\xaeB`\x82')}
 _NEAR_THE_END = 4096
 
+# Decoders of mmcv that need a package of their own: the name that mmcv has for it, and what to install.
+_DECODERS = {'tifffile': ('tifffile', 'tifffile'), 'turbojpeg': ('TurboJPEG', 'PyTurboJPEG')}
+
 _skipped = Counter()
 
 
@@ -64,6 +67,9 @@ def _naming_the_file(transform):
     @functools.wraps(transform)
     def load(self, results):
         path = results['img_path']
+        name, package = _DECODERS.get(self.imdecode_backend, (None, None))
+        if name and getattr(mmcv.image.io, name) is None:
+            raise ImportError(f'imdecode_backend={self.imdecode_backend!r} needs {package}: pip install {package}')
         try:
             loaded = transform(self, results)
         except OSError as error:

@@ -306,6 +306,9 @@ def _weights(checkpoint, ema):
     place = 'the checkpoint' if part is None else repr(part)
     if not isinstance(weights, Mapping):
         raise ValueError(f'{place} must hold a state dict, got {type(weights).__name__}')
+    nameless = [repr(name) for name in weights if not isinstance(name, str)]
+    if nameless:
+        raise ValueError(f'{place} must hold tensors by name, got {_listed(nameless)} as names')
     odd = [name for name, weight in weights.items() if not isinstance(weight, torch.Tensor)]
     if odd or not weights:
         hint = "; weights are looked for in 'model', 'state_dict' and the checkpoint itself" if part is None else ''
@@ -324,8 +327,10 @@ def _sizes(state_dict):
     for name, weight in state_dict.items():
         match = re.match(r'backbone\.stages\.(\d+)\.(\d+)\.(norm[12]\.)?', name)
         if match:
-            stage = int(match[1])
-            depths[stage] = max(depths.get(stage, 0), int(match[2]) + 1)
+            stage, block = int(match[1]), int(match[2])
+            if max(stage, block) >= len(state_dict):  # more than there are parameters: do not count up to it
+                raise ValueError(f'no DefMamba: {name} is of stage {stage}, block {block}')
+            depths[stage] = max(depths.get(stage, 0), block + 1)
             if match[3]:
                 dims.setdefault(stage, []).append(weight.numel())
     stages = range(max(depths, default=0) + 1)
@@ -359,6 +364,9 @@ def _check(theirs, ours, names):
             f'{name} {found[name]} instead of {shape}'
             for name, shape in expected.items()
             if found.get(name, shape) != shape
+        ],
+        'not of floating point': [
+            f'{name} {theirs[name].dtype}' for name in found if not theirs[name].is_floating_point()
         ],
     }
     if any(problems.values()):

@@ -21,13 +21,15 @@ def load_digits_split(split):
 
     Raises:
         ValueError: unknown split.
+        ImportError: scikit-learn is missing.
 
     Source: the UCI "Optical Recognition of Handwritten Digits" data, as shipped with scikit-learn.
     """
-    # imported here: the backbone must not need scikit-learn
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
+    try:  # here: the backbone must not need scikit-learn
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError('the digits are data that scikit-learn brings: pip install scikit-learn') from error
     if split not in SPLITS:
         raise ValueError(f'split must be one of {SPLITS}, got {split!r}')
     digits = load_digits()

@@ -1,13 +1,19 @@
 """What training and testing need beyond MMEngine's own parts."""
 
+from .checkpoint_fit import CheckpointFitHook
 from .class_count import ClassCountHook
+from .every_image import EveryImageHook
+from .finite_loss import FiniteLossHook
 from .pretrained import PretrainedInit
 from .safe_checkpoints import SafeCheckpointHook, find_resumable_checkpoint
 from .scan_visualization import ScanVisualizationHook
 from .step_seeds import ResumableIterBasedTrainLoop, StepSeedHook
 
 __all__ = [
+    'CheckpointFitHook',
     'ClassCountHook',
+    'EveryImageHook',
+    'FiniteLossHook',
     'PretrainedInit',
     'ResumableIterBasedTrainLoop',
     'SafeCheckpointHook',

@@ -8,13 +8,13 @@ import argparse
 import os
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .config_errors import check_keys, explain_argument
+from .config_errors import check_keys, check_options, read_config
 from .distributed import init_without_gpu
 from .safe_checkpoints import resume_if_possible
 
@@ -31,9 +31,15 @@ class CfgOptions(DictAction):
 
     def __call__(self, parser, namespace, values, option_string=None):
         for value in values:
-            if '=' not in value:
+            key, equals, given = value.partition('=')
+            if not equals:
                 parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
-        super().__call__(parser, namespace, values, option_string)
+            if 'dict(' in given or '{' in given:
+                parser.error(f'{option_string} takes no dicts, got {value!r}: set their keys, {key}.KEY=VALUE')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, RecursionError):  # how MMEngine meets brackets that do not close, or are no list
+            parser.error(f'{option_string} takes numbers, words, (a,b) and [a,b] as values, got {" ".join(values)}')
 
 
 def train_parser():
@@ -147,13 +153,12 @@ def build_runner(cfg):
     """Build the config's runner; also for a distributed run without a GPU.
 
     Raises:
-        TypeError: a class of the config takes no such argument.
+        ValueError: the config has no model.
     """
+    if not cfg.get('model'):
+        raise ValueError(f"{cfg.filename} has no 'model': does it name its base configs in '_base_'?")
     done = init_without_gpu(cfg)
-    try:
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    except TypeError as error:
-        raise explain_argument(error) from error
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if done:
         runner.logger.info(done)
     return runner
@@ -170,7 +175,8 @@ def add_dump(runner, out):
 
 
 def _load_config(args):
-    cfg = Config.fromfile(_existing(args.config, 'config'))
+    cfg = read_config(_existing(args.config, 'config'))
+    check_options(args.cfg_options or {})
     cfg.merge_from_dict(args.cfg_options or {})
     check_keys(cfg)
     cfg.launcher = args.launcher

@@ -1,21 +1,32 @@
 """Mistakes in a config, named together with what was meant.
 
 A top-level key that nobody reads is no error to MMEngine: ``optim_wraper = dict(...)`` trains with the optimizer of the
-base config, for days. An argument that a class does not take is one, but not with the near name.
+base config, for days. A class that is not registered and an argument that a class does not take are errors, but without
+their place in the config and without the near name.
 """
 
+import contextlib
 import difflib
+import importlib.util
 import inspect
 import re
-import traceback
+from pathlib import Path
 
-from mmengine.runner import Runner
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import OPTIMIZERS, Registry
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
+from torch.utils.data import DataLoader
 
-# Read by the tools, by MMEngine beside its Runner's arguments, and by all three libraries.
+# Read by Config itself, by the tools, by MMEngine beside its Runner's arguments, and by all three libraries.
 _READ_BESIDE_THE_RUNNER = {
+    '_base_',
+    '_delete_',
+    'activation_checkpointing',
     'auto_scale_lr',
     'compile',
     'custom_imports',
+    'efficient_conv_bn_eval',
     'find_unused_parameters',
     'model_wrapper_cfg',
     'runner_type',
@@ -24,44 +35,175 @@ _READ_BESIDE_THE_RUNNER = {
     'tta_model',
     'tta_pipeline',
 }
+_SCOPES = ('mmengine', 'mmpretrain', 'mmdet', 'mmseg')
 # From here on two names are one with a slip of the finger: optim_wraper, train_dataloaders.
 _NEAR = 0.9
+# MMEngine calls these itself, not through a registry.
+_CALLED_BY_NAME = {
+    f'{called.__name__}.__init__': called
+    for called in (DataLoader, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop, TestLoop)
+} | {'Runner.set_randomness': Runner.set_randomness}
+# Keys that hold a number wherever they stand: 'three' for max_epochs fails deep inside, and without the key.
+_NUMBERS = {
+    'batch_size',
+    'drop_path_rate',
+    'in_channels',
+    'interval',
+    'lr',
+    'max_epochs',
+    'max_iters',
+    'max_keep_ckpts',
+    'num_classes',
+    'num_workers',
+    'seed',
+    'val_begin',
+    'val_interval',
+    'weight_decay',
+}
+
+
+def _known():
+    return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _READ_BESIDE_THE_RUNNER
+
+
+def read_config(path):
+    """Read a config file; as MMEngine's ``Config.fromfile``, with errors that name the file.
+
+    Args:
+        path: of a .py, .json or .yaml file. It is a program and is run: read none that you do not trust.
+
+    Raises:
+        FileNotFoundError: it, or one that it is based on, does not exist.
+        ValueError: the file, or one that it is based on, cannot be read; names the innermost.
+    """
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a program: it can raise anything
+        reading = [tb for tb in _frames(error) if tb.tb_frame.f_code is Config._file2dict.__code__]
+        file = str(reading[0].tb_frame.f_locals['filename']) if reading else str(path)
+        based = f' (which {path} is based on)' if Path(file).resolve() != Path(path).resolve() else ''
+        line = next((f', line {tb.tb_lineno}' for tb in _frames(error) if tb.tb_frame.f_code.co_filename == file), '')
+        if isinstance(error, RecursionError):
+            raise ValueError(
+                f'config {file}{based} is based on itself, at once or by others: see its _base_'
+            ) from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f'config {file}{based} cannot be read{line}: {type(error).__name__}: {error}') from error
 
 
 def check_keys(cfg):
-    """Refuse a top-level key that is a known one but for a slip.
+    """Refuse what is sure to be a slip.
 
-    Other unknown keys pass: a config's own variables are keys too.
+    That is a top-level key that is nearly a known one, a word where a number belongs, a hook without a type, and an
+    unknown default scope. Other unknown keys pass: a config's own variables are keys too.
 
     Args:
         cfg: an MMEngine Config.
 
     Raises:
-        ValueError: names the key and the one that was meant.
+        ValueError: names the key and what was meant.
     """
-    known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _READ_BESIDE_THE_RUNNER
+    known = _known()
     for key in cfg:
         near = difflib.get_close_matches(key, known, n=1, cutoff=_NEAR)
         if key not in known and near:
             raise ValueError(f'config key {key!r} is read by nobody, did you mean {near[0]!r}?')
+    for path, node in _dicts(cfg.to_dict()):
+        for key, value in node.items():
+            if key in _NUMBERS and isinstance(value, str):
+                raise ValueError(f'{".".join([*path, key])} must be a number, got {value!r}')
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in hooks.items():
+        if isinstance(hook, dict) and 'type' not in hook:
+            near = difflib.get_close_matches(name, set(hooks) - {name}, n=1)
+            hint = f', did you mean {near[0]!r}?' if near else ''
+            raise ValueError(f'default_hooks.{name} has no type{hint}')
+    scope = cfg.get('default_scope')
+    if scope is not None and importlib.util.find_spec(scope) is None:
+        near = difflib.get_close_matches(scope, _SCOPES, n=1)
+        hint = f', did you mean {near[0]!r}?' if near else f'; one of {", ".join(_SCOPES)}'
+        raise ValueError(f'default_scope {scope!r} is no package that is installed{hint}')
 
 
-def explain_argument(error):
-    """What to raise in place of MMEngine's error for an argument that a registered class does not take.
+def check_options(options):
+    """Refuse ``--cfg-options`` without effect.
+
+    By then the variables of a config have gone into its other keys: ``max_epochs=3`` changes ``max_epochs`` and nothing
+    that was made of it.
 
     Args:
-        error: a TypeError from a registry's ``build``.
+        options: dict of dotted keys.
 
-    Returns:
-        A TypeError that adds the near argument, or all there are; ``error`` itself where it says something else.
+    Raises:
+        ValueError: names the key and the nearest one with an effect.
     """
-    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    known = _known()
+    for option in options:
+        key = option.split('.')[0]
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f', did you mean {near[0]!r}?' if near else ''
+            raise ValueError(
+                f'--cfg-options {option}: {key!r} is read by nobody{hint} If it is a variable of the config, change it '
+                'there, or change here the keys that it went into (train_cfg.max_epochs, say)'
+            )
+
+
+@contextlib.contextmanager
+def explain_errors(cfg):
+    """Inside the block, say where in the config or the data an error comes from, and what was meant.
+
+    Args:
+        cfg: the config that is built or run inside.
+
+    Raises:
+        ValueError: a type that is not registered; names its place in the config and the near name. A data set that is
+            empty, or whose annotations cannot be read; names its files.
+        TypeError: an argument that a class does not take; names its place and the near one, or all that there are.
+        FileNotFoundError: a data set whose files are not there; names it.
+    """
+    try:
+        yield
+    except Exception as error:
+        explained = _explain_type(error, cfg) or _explain_argument(error, cfg) or _explain_dataset(error)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explain_type(error, cfg):
+    message = str(error.args[0]) if isinstance(error, (KeyError, TypeError)) and error.args else ''
+    match = re.match(r'(\S+) is not in the .* registry', message)
+    registries = [registry for registry in _locals(error, 'registry') if isinstance(registry, Registry)]
+    if message == 'None is not a callable object':  # MMEngine looks for the optimizer's class in a way of its own
+        name, registry = cfg.optim_wrapper.optimizer.type, OPTIMIZERS
+    elif message == "'module' object is not callable" and registries:  # a type that is the name of a Python module
+        name, registry = _locals(error, 'obj_type')[-1], registries[-1]
+    elif match and registries:
+        name, registry = match[1], registries[-1]
+    else:
+        return None
+    kind, names = registry.name, set()
+    while registry is not None:
+        names |= set(registry.module_dict)
+        registry = registry.parent
+    near = difflib.get_close_matches(name.split('.')[-1], names, n=1)
+    hint = f', did you mean {near[0]!r}?' if near else '.'
+    return ValueError(
+        f'{_place(cfg, lambda node: node.get("type") == name, "type")}{name!r} is no registered {kind}{hint} '
+        'A class of your own has to be imported first, in custom_imports of the config'
+    )
+
+
+def _explain_argument(error, cfg):
+    match = re.search(r"(?:(\w+\.\w+)\(\) got an )?unexpected keyword argument '(\w+)'", str(error))
+    if match is None or not isinstance(error, TypeError):
+        return None
     # MMEngine's releases word the error differently; the class is a local of its innermost build
-    built = [frame.f_locals.get('obj_cls') for frame, _ in traceback.walk_tb(error.__traceback__)]
-    built = [cls for cls in built if cls is not None]
-    if match is None or not built:
-        return error
-    argument, cls = match[1], built[-1]
+    built = [_CALLED_BY_NAME[match[1]]] if match[1] in _CALLED_BY_NAME else _locals(error, 'obj_cls')
+    if not built:
+        return None
+    argument, cls = match[2], built[-1]
     takes = [
         parameter.name
         for parameter in inspect.signature(cls).parameters.values()
@@ -69,4 +211,57 @@ def explain_argument(error):
     ]
     near = difflib.get_close_matches(argument, takes, n=1)
     hint = f'Did you mean {near[0]!r}?' if near else f'It takes: {", ".join(takes)}.'
-    return TypeError(f'{cls.__name__} takes no argument {argument!r}. {hint}')
+
+    def is_it(node):
+        kind = str(node.get('type', cls.__name__)).split('.')[-1]
+        return argument in node and kind == cls.__name__
+
+    return TypeError(f'{_place(cfg, is_it, argument)}{cls.__name__} takes no argument {argument!r}. {hint}')
+
+
+def _explain_dataset(error):
+    for tb in _frames(error):
+        dataset, call = tb.tb_frame.f_locals.get('self'), tb.tb_frame.f_code.co_name
+        if isinstance(dataset, BaseDataset) and call in ('load_data_list', '_serialize_data'):
+            break
+    else:
+        return None
+    files = ', '.join([f'ann_file {dataset.ann_file!r}', f'data_prefix {dataset.data_prefix}'])
+    if call == '_serialize_data':
+        return ValueError(f'{type(dataset).__name__} holds no image: {files}')
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    return kind(f'{type(dataset).__name__} could not be read, {files}: {type(error).__name__}: {error}')
+
+
+def _frames(error):
+    """The traceback of an error and of those that it was raised for, from the innermost call outwards."""
+    tracebacks, tb = [], error.__traceback__
+    while tb is not None:
+        tracebacks.append(tb)
+        tb = tb.tb_next
+    return reversed(tracebacks)
+
+
+def _locals(error, name):
+    """The values of a local variable in the calls that an error came through, those that are not None."""
+    values = [tb.tb_frame.f_locals.get(name) for tb in reversed([*_frames(error)])]
+    return [value for value in values if value is not None]
+
+
+def _dicts(node, path=()):
+    """All dicts in a nest of dicts and lists, each with its path, as names."""
+    if isinstance(node, dict):
+        yield path, node
+        children = node.items()
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)
+    else:
+        return
+    for name, child in children:
+        yield from _dicts(child, (*path, str(name)))
+
+
+def _place(cfg, is_it, key):
+    """Where in a config a dict is, as the option that changes it: ``model.backbone.type: ``; '' where there is none."""
+    paths = ('.'.join([*path, key]) + ': ' for path, node in _dicts(cfg.to_dict()) if is_it(node))
+    return next(paths, '')

@@ -171,9 +171,9 @@ def _damage(path):
     """What is wrong with a checkpoint file, or None. Folders, as DeepSpeed saves them, are taken as they are."""
     if path.is_dir():
         return None
-    if not zipfile.is_zipfile(path):
-        return f'{path.stat().st_size} bytes that are no whole file of torch.save'
     try:
+        if not zipfile.is_zipfile(path):  # which raises, too
+            return f'{path.stat().st_size} bytes that are no whole file of torch.save'
         with zipfile.ZipFile(path) as file:
             broken = file.testzip()
     except (OSError, zipfile.BadZipFile) as error:

@@ -282,6 +282,8 @@ BROKEN = {
     'empty': (lambda content: b'', 'It does not start like a file of torch.save'),
     'text': (lambda content: b'hello, world\n', 'It does not start like a file of torch.save'),
     'image': (lambda content: b'\x89PNG\r\n\x1a\n' + bytes(64), 'It does not start like a file of torch.save'),
+    # its list of contents says that it goes on on another disk: zipfile cannot even tell whether it is a zip
+    'split zip': (lambda content: content[:4] + content[5:-35] + b'\x01' + content[-34:], 'Its end is missing'),
     'other zip': (lambda content: b'PK\x05\x06' + bytes(18), 'It does not start like a file of torch.save'),
 }
 

@@ -180,7 +180,17 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize('damage', [cut, flip_a_bit, lambda path: path.write_bytes(b'')], ids=['cut', 'bit', 'empty'])
+def spoil_the_list_of_contents(path):
+    content = bytearray(path.read_bytes())
+    content[-35] = 1  # a file that goes on on another disk, it says now: zipfile raises where it is asked for yes or no
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b'')
+
+
+@pytest.mark.parametrize('damage', [cut, flip_a_bit, spoil_the_list_of_contents, empty])
 def test_a_damaged_checkpoint_is_passed_over(three_epochs, damage, tmp_path, caplog):
     run = shutil.copytree(three_epochs, tmp_path / 'run')
     (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))

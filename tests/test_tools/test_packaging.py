@@ -61,3 +61,13 @@ def test_every_requirement_has_a_tested_version(metadata):
     # the other extras, mamba and mmcv, are built from source
     extras = [line for extra in ('app', 'dev', 'docs') for line in required['extras_require'][extra]]
     assert {name_of(line) for line in required['install_requires'] + extras} - pinned == set()
+
+
+def test_every_lower_bound_is_what_test_oldest_installs(metadata):
+    lines = (ROOT / 'requirements/oldest.txt').read_text().splitlines()
+    oldest = dict(line.split('==') for line in lines if not line.startswith('#'))
+    required = metadata('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg')['install_requires']
+    bounds = {name_of(line): match[1] for line in required if (match := re.search(r'>=([^,]+)', line))}
+    assert {name_of(line) for line in required} == {*oldest} & {name_of(line) for line in required}
+    for name, bound in bounds.items():
+        assert oldest[name].removesuffix('.0') == bound.removesuffix('.0'), f'{name} is tested from {oldest[name]} on'

@@ -1,5 +1,8 @@
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
-custom_imports = dict(imports=['mmdefmamba.engine', 'mmdefmamba.engine.instance_tta'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmdefmamba.engine', 'mmdefmamba.engine.instance_tta', 'mmdefmamba.datasets.coco_annotations'],
+    allow_failed_imports=False,
+)
 model = dict(
     backbone=dict(
         _delete_=True,

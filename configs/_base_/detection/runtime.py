@@ -4,4 +4,7 @@ default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook'),
     step_seed=dict(type='StepSeedHook'),
     class_count=dict(type='ClassCountHook'),
+    checkpoint_fit=dict(type='CheckpointFitHook'),
+    every_image=dict(type='EveryImageHook'),
+    finite_loss=dict(type='FiniteLossHook'),
 )

@@ -1,0 +1,261 @@
+"""A tiny data set and config of each task, to spoil one thing in and to run the tools on as a user does."""
+
+import functools
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import utils as config_utils
+from mmengine.utils import ManagerMixin
+from pycocotools import mask as coco_mask
+from yapf.yapflib import yapf_api
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ('cat', 'dog')
+HEIGHT, WIDTH = 40, 32
+TINY = dict(_delete_=True, embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1))
+COMMON = """
+_base_ = {base!r}
+root = {root!r}
+classes = ('cat', 'dog')
+"""
+CLASSIFICATION = """
+resize = dict(type='Resize', scale=(32, 32))
+pipeline = [dict(type='LoadImageFromFile'), resize, dict(type='PackInputs')]
+dataset = dict(_delete_=True, type='CustomDataset', data_root=root, pipeline=pipeline)
+model = dict(backbone=dict(arch={arch}), head=dict(num_classes=2, in_channels=16))
+data_preprocessor = dict(num_classes=2)
+train_dataloader = dict(batch_size=2, dataset=dict(dataset, data_prefix='train'))
+val_dataloader = dict(batch_size=2, dataset=dict(dataset, data_prefix='val'))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1, val_interval=1)
+param_scheduler = [dict(type='ConstantLR', factor=1.0, by_epoch=False)]
+"""
+DETECTION = """
+meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(48, 48), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=meta_keys),
+]
+dataset = dict(data_root=root, metainfo=dict(classes=classes), pipeline=pipeline)
+small = dict(in_channels=16)
+model = dict(
+    backbone=dict(arch={arch}),
+    neck=dict(in_channels=[8, 8, 16, 16], out_channels=16),
+    rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=16),
+        bbox_head=dict(in_channels=16, fc_out_channels=16, num_classes=2),
+        mask_roi_extractor=dict(out_channels=16),
+        mask_head=dict(num_convs=1, in_channels=16, conv_out_channels=16, num_classes=2),
+    ),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=20), rcnn=dict(sampler=dict(num=8))),
+    test_cfg=dict(rpn=dict(max_per_img=5), rcnn=dict(max_per_img=5)),
+)
+train_dataloader = dict(
+    batch_size=2, dataset=dict(dataset, ann_file='training.json', data_prefix=dict(img='images/training'))
+)
+val_dataloader = dict(
+    batch_size=2, dataset=dict(dataset, ann_file='validation.json', data_prefix=dict(img='images/validation'))
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=root + '/validation.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1, val_interval=1)
+param_scheduler = dict(_delete_=True, type='ConstantLR', factor=1.0, by_epoch=False)
+"""
+SEGMENTATION = """
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+dataset = dict(data_root=root, metainfo=dict(classes=classes, palette=[[0, 0, 0], [255, 255, 255]]), pipeline=pipeline)
+model = dict(
+    data_preprocessor=dict(size=(40, 32)),
+    backbone=dict(arch={arch}),
+    decode_head=dict(in_channels=[8, 8, 16, 16], channels=8, num_classes=2),
+    auxiliary_head=dict(in_channels=16, channels=8, num_classes=2),
+)
+train_dataloader = dict(
+    batch_size=2, dataset=dict(dataset, data_prefix=dict(img_path='images/training', seg_map_path='maps/training'))
+)
+val_dataloader = dict(
+    dataset=dict(dataset, data_prefix=dict(img_path='images/validation', seg_map_path='maps/validation'))
+)
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+param_scheduler = [dict(type='ConstantLR', factor=1.0, by_epoch=False)]
+"""
+CONFIGS = {
+    'classification': ('classification/defmamba_pico_digits.py', CLASSIFICATION),
+    'detection': ('detection/mask_rcnn_defmamba_pico_digits.py', DETECTION),
+    'segmentation': ('segmentation/upernet_defmamba_pico_digits.py', SEGMENTATION),
+}
+SPLITS = {'training': 4, 'validation': 2}
+
+
+def picture(index):
+    """A bright (cat) or dark (dog) box on noise; and where it is: left, top, right, bottom."""
+    image = np.random.default_rng(index).integers(60, 180, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    box = 4 + index, 6, 24 + index, 30
+    image[box[1] : box[3], box[0] : box[2]] = 255 if index % 2 == 0 else 0
+    return image, box
+
+
+def forget_runs(kind=ManagerMixin):
+    """MMEngine keeps scope, logger and visualizer of a process: each run starts without those of the last."""
+    kind._instance_dict.clear()
+    for child in kind.__subclasses__():
+        forget_runs(child)
+
+
+class Tiny:
+    """A data set, its config, and the tools.
+
+    Attributes:
+        root: folder of the data.
+        config: path of the config.
+        work_dir: of all runs.
+    """
+
+    def __init__(self, task, folder, mains):
+        self.task, self.root, self.work_dir = task, folder / 'data', folder / 'work'
+        self.config = folder / 'config.py'
+        self._mains = mains
+        write = self._write_classes if task == 'classification' else self._write_scenes
+        for split, count in SPLITS.items():
+            write(split, count)
+        base, text = CONFIGS[task]
+        items = dict(base=str(ROOT / 'configs' / base), root=str(self.root), arch=TINY)
+        self.config.write_text((COMMON + text).format(**items))
+
+    def _write_classes(self, split, count):
+        for index in range(count):
+            folder = self.root / {'training': 'train', 'validation': 'val'}[split] / CLASSES[index % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f'{index}.png'), picture(index)[0])
+
+    def _write_scenes(self, split, count):
+        categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+        coco = dict(images=[], annotations=[], categories=categories)
+        for folder in ('images', 'maps'):
+            (self.root / folder / split).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            image, (left, top, right, bottom) = picture(index)
+            labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+            labels[top:bottom, left:right] = 1
+            cv2.imwrite(str(self.root / 'images' / split / f'{index}.png'), image)
+            cv2.imwrite(str(self.root / 'maps' / split / f'{index}.png'), labels)
+            rle = coco_mask.encode(np.asfortranarray(labels))
+            box = [left, top, right - left, bottom - top]
+            coco['images'].append(dict(id=index, file_name=f'{index}.png', height=HEIGHT, width=WIDTH))
+            coco['annotations'].append(
+                dict(
+                    id=index + 1,
+                    image_id=index,
+                    category_id=1 + index % 2,
+                    bbox=box,
+                    area=box[2] * box[3],
+                    segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+                    iscrowd=0,
+                )
+            )
+        (self.root / f'{split}.json').write_text(json.dumps(coco))
+
+    def images(self, split='training'):
+        """Paths of the images, sorted."""
+        if self.task == 'classification':
+            return sorted((self.root / {'training': 'train', 'validation': 'val'}[split]).rglob('*.*'))
+        return sorted((self.root / 'images' / split).iterdir())
+
+    def map_of(self, image):
+        """Path of an image's label map."""
+        return self.root / 'maps' / image.parent.name / f'{image.stem}.png'
+
+    def change_annotations(self, change, split='training'):
+        """Have ``change(coco)`` change the annotation file, a dict."""
+        path = self.root / f'{split}.json'
+        coco = json.loads(path.read_text())
+        change(coco)
+        path.write_text(json.dumps(coco))
+
+    def train(self, *options, validate=False, args=()):
+        """Run tools/train.py; returns what it logged of the training, a dict for each iteration."""
+        forget_runs()
+        args = [str(self.config), '--work-dir', str(self.work_dir), *args, *([] if validate else ['--no-validate'])]
+        self._mains['train']([*args, '--cfg-options', 'default_hooks.logger.interval=1', *options])
+        return [line for line in self._logged() if 'loss' in line]
+
+    def test(self, *options):
+        """Run tools/test.py on the trained checkpoint; returns the metrics."""
+        forget_runs()
+        checkpoint = (self.work_dir / 'last_checkpoint').read_text()
+        metrics = self.work_dir / 'metrics.json'
+        args = [str(self.config), checkpoint, '--work-dir', str(self.work_dir)]
+        args += ['--out', str(metrics), '--out-item', 'metrics']
+        self._mains['test']([*args, *(['--cfg-options', *options] if options else [])])
+        return json.loads(metrics.read_text())
+
+    def _logged(self):
+        latest = max(self.work_dir.glob('*/vis_data/scalars.json'))
+        return [json.loads(line) for line in latest.read_text().splitlines()]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_configs():
+    """Most of a run of two iterations goes into printing its config nicely, and into the lists in which MMEngine looks
+    up ``mmdet::``: printed plainly and looked up once here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, 'FormatCode', lambda text, **style: (text, True))
+        patch.setattr(config_utils, 'load', functools.cache(config_utils.load))
+        yield
+
+
+@pytest.fixture(scope='session')
+def mains():
+    """The main functions of tools/train.py and tools/test.py, by name."""
+
+    def main_of(name):
+        spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / f'tools/{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.main
+
+    return {name: main_of(name) for name in ('train', 'test')}
+
+
+@pytest.fixture
+def tiny(mains, tmp_path):
+    """``tiny(task)``: a :class:`Tiny` in a folder of its own."""
+    return lambda task: Tiny(task, tmp_path / task, mains)
+
+
+@pytest.fixture(scope='session')
+def tiny_class():
+    """:class:`Tiny` itself, for a data set that several tests share."""
+    return Tiny
+
+
+@pytest.fixture(scope='session')
+def bounded(request):
+    """Hypothesis settings: the same examples in every run, as many as ``--examples`` says."""
+    hypothesis = pytest.importorskip('hypothesis')
+    return hypothesis.settings(
+        max_examples=request.config.getoption('--examples'),
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+
+@pytest.fixture(scope='session')
+def forget():
+    return forget_runs

@@ -1,0 +1,193 @@
+"""Slips in a config or an option: what the tools answer. Nothing is trained."""
+
+import functools
+import inspect
+import re
+import sys
+
+import pytest
+from mmengine.registry import HOOKS, MODELS
+
+from mmdefmamba.engine import cli
+from mmdefmamba.engine.config_errors import explain_errors, read_config
+from mmdefmamba.models import DefMamba
+from mmdefmamba.scans.base import SCANS
+
+
+@pytest.fixture(scope='module')
+def data(mains, tmp_path_factory, tiny_class):
+    return tiny_class('classification', tmp_path_factory.mktemp('configs'), mains)
+
+
+def answer(data, option, kind=ValueError, validate=False):
+    with pytest.raises(kind) as error:
+        data.train(option, validate=validate)
+    return str(error.value)
+
+
+# option -> where, what, and what was meant
+TYPES = {
+    'model.backbone.type=DefMambba': "model.backbone.type: 'DefMambba' is no registered model, did you mean 'DefMamba'",
+    'model.head.type=LinearClsHed': "'LinearClsHed' is no registered model, did you mean 'LinearClsHead'",
+    'val_evaluator.type=Acuracy': "val_evaluator.type: 'Acuracy' is no registered metric, did you mean 'Accuracy'?",
+    'train_dataloader.sampler.type=DefaultSamplr': "did you mean 'DefaultSampler'?",
+    'optim_wrapper.optimizer.type=AdmW': "optimizer.type: 'AdmW' is no registered optimizer, did you mean 'AdamW'?",
+    'model.type=token': "model.type: 'token' is no registered model",
+    'model.type=mmdet.NoSuch': "model.type: 'mmdet.NoSuch' is no registered model",
+    'default_scope=mmpretrian': "default_scope 'mmpretrian' is no package that is installed, did you mean 'mmpretrain'",
+}
+
+
+@pytest.mark.parametrize('option', TYPES)
+def test_an_unknown_type_is_named_with_its_place(data, option):
+    assert TYPES[option] in answer(data, option, validate='val' in option)
+
+
+ARGUMENTS = {
+    'train_dataloader.bach_size=1': ('DataLoader', 'batch_size'),
+    'train_dataloader.dataset.pipeline.1.sacle=3': ('Resize', 'scale'),
+    'train_cfg.max_epoch=1': ('EpochBasedTrainLoop', 'max_epochs'),
+    'optim_wrapper.optimzer.lr=1': ('OptimWrapper', 'optimizer'),
+    'model.backbone.drop_path_rat=0': ('DefMamba', 'drop_path_rate'),
+    'randomness.sede=1': ('set_randomness', 'seed'),
+    'default_hooks.logger.intervall=1': ('LoggerHook', 'interval'),
+}
+
+
+@pytest.mark.parametrize('option', ARGUMENTS)
+def test_an_unknown_argument_is_named_with_its_place(data, option):
+    taker, meant = ARGUMENTS[option]
+    place = option.partition('=')[0].removesuffix('.lr')
+    expected = f'{place}: {taker} takes no argument {place.split(".")[-1]!r}. Did you mean {meant!r}?'
+    assert answer(data, option, TypeError) == expected
+
+
+VALUES = {
+    'train_cfg.max_epochs=three': "train_cfg.max_epochs must be a number, got 'three'",
+    'optim_wrapper.optimizer.lr=fast': "optim_wrapper.optimizer.lr must be a number, got 'fast'",
+    'train_dataloader.num_workers=x': "train_dataloader.num_workers must be a number, got 'x'",
+    'train_dataloader.batch_size=0': 'batch_size should be a positive integer value, but got batch_size=0',
+    'model.backbone.arch=tinny': "unknown arch 'tinny', did you mean 'tiny'?",
+    'model.backbone.scans=[raster,rastr]': "unknown scan 'rastr', did you mean 'raster'?",
+    'model.backbone.formulation=papr': "formulation must be one of ('paper', 'released'), got 'papr'",
+    'default_hooks.chekpoint.interval=1': "default_hooks.chekpoint has no type, did you mean 'checkpoint'?",
+    'val_evaluator.topk=(7,)': 'Top-7 accuracy is unavailable since the number of categories is 2',
+}
+
+
+@pytest.mark.parametrize('option', VALUES)
+def test_a_value_that_cannot_be_is_named(data, option):
+    assert VALUES[option] in answer(data, option, validate='val' in option)
+
+
+@pytest.mark.parametrize(
+    ('option', 'hint'),
+    [
+        ('max_epochs=3', 'did you mean|variable of the config'),
+        ('optimizer.lr=1', 'optimizer'),
+        ('data_root=/elsewhere', 'variable of the config'),
+        ('trian_dataloader.batch_size=4', "did you mean 'train_dataloader'"),
+    ],
+)
+def test_an_option_without_effect_is_refused(data, option, hint):
+    found = answer(data, option)
+    assert re.match(rf'--cfg-options {option.partition("=")[0]}: \'\w+\' is read by nobody', found)
+    assert re.search(hint, found)
+
+
+@pytest.mark.parametrize('value', ['dict(type=EMAHook)', '{a:1}', '[1,2', 'a(b,c)'])
+def test_an_option_that_cannot_be_parsed_is_refused(value, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        cli.train_parser().parse_args(['c.py', '--cfg-options', f'model.init_cfg={value}'])
+    assert value in capsys.readouterr().err.splitlines()[-1]
+
+
+FILES = {
+    'syntax': ('a = (\n', r'config \S+syntax\.py cannot be read: SyntaxError: .*never closed'),
+    'name': ('a = 1\nb = nosuch\n', r'config \S+name\.py cannot be read, line 2: NameError: .*nosuch'),
+    'base': ("_base_ = 'nosuch.py'\n", r'config \S+/nosuch\.py \(which \S+base\.py is based on\) cannot be read'),
+    'package': ("_base_ = 'mmdet::_base_/nosuch.py'\n", r'config \S+package\.py cannot be read: .*nosuch\.py'),
+    'scope': ("_base_ = 'mmdetx::_base_/default_runtime.py'\n", r'scope\.py cannot be read: .*mmdetx'),
+    'itself': ("_base_ = 'itself.py'\n", r'config \S+itself\.py is based on itself'),
+    'basekey': (
+        "_base_ = 'good.py'\nb = _base_.nosuch\n",
+        r'basekey\.py cannot be read, line 2: AttributeError: .*nosuch',
+    ),
+    'basesyntax': (
+        "_base_ = 'syntax.py'\n",
+        r'config \S+syntax\.py \(which \S+basesyntax\.py is based on\) cannot be read',
+    ),
+    'merge': ("_base_ = 'good.py'\nloaders = dict(a=1)\n", r'merge\.py cannot be read: TypeError: loaders=.*list'),
+    'imports': (
+        "custom_imports = dict(imports=['nosuch'], allow_failed_imports=False)",
+        r'imports\.py cannot be .*nosuch',
+    ),
+    'bytes': (b'a = 1\xff', r'bytes\.py cannot be read: UnicodeDecodeError'),
+    'null': ('a = 1\0', r'null\.py cannot be read: SyntaxError'),
+    'cut.json': ('{"a": ', r'config \S+cut\.json cannot be read: JSONDecodeError'),
+    'list.json': ('[1]', r'config \S+list\.json cannot be read'),
+    'cut.yaml': ('a: [', r'config \S+cut\.yaml cannot be read: ParserError'),
+    'text.txt': ('a = 1', r'config \S+text\.txt cannot be read: OSError: Only py/yml/yaml/json'),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_config_that_cannot_be_read_is_named(name, tmp_path, request):
+    # a config of itself is read until Python's stack is full: less of that
+    request.addfinalizer(functools.partial(sys.setrecursionlimit, sys.getrecursionlimit()))
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+    (tmp_path / 'good.py').write_text('a = 1\nloaders = [1]\n')
+    (tmp_path / 'syntax.py').write_text('a = (\n')
+    content, message = FILES[name]
+    path = tmp_path / (name if '.' in name else f'{name}.py')
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    kind = FileNotFoundError if 'nosuch.py' in str(content) else ValueError
+    with pytest.raises(kind, match=message):
+        read_config(str(path))
+
+
+def test_a_yaml_config_runs_no_code(tmp_path):
+    path, mark = tmp_path / 'config.yaml', tmp_path / 'code_ran'
+    path.write_text(f'model: !!python/object/apply:os.mkdir ["{mark}"]\n')
+    with pytest.raises(ValueError, match=r'config\.yaml cannot be read: ConstructorError'):
+        read_config(str(path))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize('key', ['_bases_', '__base', '_base__', 'base'])
+def test_a_slip_in_base_is_named_or_the_model_missed(data, key, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(data.config.read_text().replace('_base_', key).replace('model = ', 'network = '))
+    with pytest.raises(ValueError, match=r"did you mean '_base_'|has no 'model': does it name its base"):
+        cli.build_runner(cli.train_config(cli.train_parser().parse_args([str(path)])))
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(KeyError, match=r'DefMamba is already registered in model at mmdefmamba\.models\.defmamba'):
+        MODELS.register_module(name='DefMamba', module=type('Mine', (), {}))
+    with pytest.raises(KeyError, match=r'hilbert is already registered in scan at mmdefmamba\.scans\.hilbert'):
+        SCANS.register_module(name='hilbert', module=type('Mine', (), {}))
+    with pytest.raises(KeyError, match='ClassCountHook is already registered in hook'):
+        HOOKS.register_module(name='ClassCountHook', module=type('Mine', (), {}))
+    assert MODELS.get('DefMamba') is DefMamba
+
+
+def test_a_name_in_a_librarys_own_registry_goes_before_ours():
+    """MMEngine looks in mmdet's registry first: a copy of the backbone there is taken, and this cannot be refused."""
+    from mmdet.registry import MODELS as MMDET_MODELS
+
+    mine = type('DefMamba', (), {})
+    MMDET_MODELS.register_module(name='DefMamba', module=mine)
+    try:
+        assert MMDET_MODELS.get('DefMamba') is mine
+        assert MMDET_MODELS.get('mmengine.DefMamba') is DefMamba
+    finally:
+        del MMDET_MODELS.module_dict['DefMamba']
+
+
+def test_errors_from_elsewhere_are_left_as_they_are(data):
+    cfg = read_config(str(data.config))
+    for error in (TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'), RuntimeError('loss')):
+        with pytest.raises(type(error)) as raised, explain_errors(cfg):
+            raise error
+        assert raised.value is error

@@ -1,0 +1,43 @@
+"""The workflow for a public host and .ci/run call what the Makefile has, on the versions that setup.py allows."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TARGETS = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+WORKFLOW = yaml.load((ROOT / '.github/workflows/ci.yml').read_text(), yaml.BaseLoader)
+(JOB,) = WORKFLOW['jobs'].values()
+
+
+def runs():
+    """Python and target of every run of the matrix."""
+    matrix = JOB['strategy']['matrix']
+    return [(python, target) for python in matrix['python'] for target in matrix['target']] + [
+        (row['python'], row['target']) for row in matrix['include']
+    ]
+
+
+def test_every_target_exists():
+    (command,) = [step['run'] for step in JOB['steps'] if 'run' in step]
+    assert command == 'make ${{ matrix.target }} PYTHON=python'
+    assert {target for _, target in runs()} == {'test', 'test-oldest', 'lint'} <= TARGETS
+    local = re.findall(r'^make (\S+)', (ROOT / '.ci/run').read_text(), re.MULTILINE)
+    assert set(local) <= {target for _, target in runs()}
+
+
+def test_every_supported_python_is_tested():
+    minimum, limit = re.search(r"python_requires='>=3\.(\d+),<3\.(\d+)'", (ROOT / 'setup.py').read_text()).groups()
+    supported = {f'3.{minor}' for minor in range(int(minimum), int(limit))}
+    assert {python for python, target in runs() if target == 'test'} == supported
+    assert {python for python, _ in runs()} == supported
+
+
+def test_the_workflow_may_read_and_no_more():
+    assert WORKFLOW['permissions'] == {'contents': 'read'}
+    assert 'permissions' not in JOB
+    assert int(JOB['timeout-minutes']) <= 60
+    actions = [step['uses'] for step in JOB['steps'] if 'uses' in step]
+    assert all(re.fullmatch(r'actions/[\w-]+@v\d+', action) for action in actions)
+    assert JOB['steps'][0]['with']['persist-credentials'] == 'false'
