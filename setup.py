@@ -47,6 +47,7 @@ setup(
     keywords=['computer vision', 'mamba', 'state space model', 'backbone'],
     classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=find_packages(include=['mmdefmamba', 'mmdefmamba.*']),
+    package_data={'mmdefmamba': ['report/*.jinja']},
     python_requires='>=3.10,<3.14',  # mmengine calls pkgutil.find_loader, which is gone from 3.14
     install_requires=requirements('runtime') + unprovided(requirements('openmmlab')),
     extras_require={
