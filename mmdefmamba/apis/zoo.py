@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ..engine.config_errors import explain_argument
+from ..engine.config_errors import explain_errors
 from ..engine.matching import match_parameters, some, state_dict_of
 
 CLONE = Path(__file__).resolve().parents[2]
@@ -72,10 +72,8 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
     model_cfg = copy.deepcopy(cfg.model)
     if scope == 'mmpretrain':
         model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    try:
+    with explain_errors(cfg):
         model = MODELS.build(model_cfg)
-    except TypeError as error:
-        raise explain_argument(error) from error
     loaded = {}
     if checkpoint is None:
         print_log(f'{_name(cfg)}: no checkpoint, the weights are random', 'current', logging.WARNING)
