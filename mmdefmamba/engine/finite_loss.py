@@ -4,6 +4,7 @@ MMEngine prints ``loss: nan`` and trains on; a few epochs later the last good ch
 """
 
 import logging
+import math
 
 import torch
 from mmengine.hooks import Hook
@@ -33,8 +34,8 @@ class FiniteLossHook(Hook):
         due = self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
         if not (due or self.end_of_epoch(runner.train_dataloader, batch_idx)):
             return
-        losses = {name: float(value) for name, value in (outputs or {}).items()}
-        if all(torch.isfinite(torch.tensor(value)) for value in losses.values()):
+        losses = {name: torch.as_tensor(value).item() for name, value in (outputs or {}).items()}
+        if all(math.isfinite(value) for value in losses.values()):
             return
         place = f'iteration {runner.iter + 1}: {", ".join(f"{name} {value:g}" for name, value in losses.items())}'
         lost = [name for name, weight in runner.model.named_parameters() if not weight.isfinite().all()]

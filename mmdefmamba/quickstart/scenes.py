@@ -11,11 +11,12 @@ from ..visualization.enlarge import enlarge_image, enlarge_sample
 from .common import cost_rows, images_per_second, load_config, print_table, train_and_test
 
 TRAIN, VAL = 1600, 200
+DIFFICULTY = 0.3
 ZOOM = 3  # digits and labels are drawn on images of this many times their size
 COLUMNS = 2
 
 
-def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows):
+def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows, difficulty=DIFFICULTY):
     """Write the scenes, train, test the saved checkpoint, print a table and draw a picture.
 
     Args:
@@ -25,12 +26,13 @@ def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows):
         train, val: number of scenes.
         title: of the table.
         score_rows: rows of the table, (name, key of the test's metrics, factor to percent).
+        difficulty: of the scenes, from 0 to 1.
 
     Returns:
         the test's metrics.
     """
     work_dir = Path(work_dir)
-    write_digit_scenes(work_dir / 'data', train, val)
+    write_digit_scenes(work_dir / 'data', train, val, difficulty)
     cfg = load_config(config, work_dir)
     _use_data(cfg, f'{work_dir}/data/')
     cfg.merge_from_dict(cfg_options or {})
@@ -48,6 +50,7 @@ def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows):
         [
             *((name, f'{metrics[key] * factor:.1f} %') for name, key, factor in score_rows),
             ('scenes, training and validation', f'{train} and {val}, {IMAGE_SIZE} x {IMAGE_SIZE}'),
+            ('difficulty of the scenes', str(difficulty)),
             ('training', f'{seconds / 60:.1f} minutes'),
             *cost_rows(cfg, (IMAGE_SIZE,)),
             ('images/s, inference', f'{speed:.0f}'),

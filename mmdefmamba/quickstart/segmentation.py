@@ -3,6 +3,8 @@
 from .scenes import VAL, run_scenes
 
 TRAIN = 6400  # with 1600 the network came to know them by heart: mIoU 0.5 on others
+# of 0.3, as detection has it, a quarter of an hour on two cores teaches less: mIoU 0.57 to 0.65 (docs)
+DIFFICULTY = 0.1
 CONFIG = 'upernet_defmamba_pico_digits'
 
 
@@ -19,5 +21,5 @@ def run(work_dir, cfg_options=None, train=TRAIN, val=VAL):
     """
     scores = [('mIoU, background and ten digits', 'mIoU', 1), ('pixel accuracy', 'aAcc', 1)]
     title = 'UperNet with DefMamba pico on digit scenes'
-    metrics = run_scenes(CONFIG, work_dir, cfg_options, train, val, title, scores)
+    metrics = run_scenes(CONFIG, work_dir, cfg_options, train, val, title, scores, DIFFICULTY)
     return metrics['mIoU'] / 100
