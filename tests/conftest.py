@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -38,13 +39,38 @@ def fresh_globals():
         kept._instance_dict.clear()
 
 
+class Tools(dict):
+    """The main functions of the tools by name, such as ``tools['test']``, loaded when asked for."""
+
+    def __missing__(self, name):
+        spec = importlib.util.spec_from_file_location(f'tools_{Path(name).name}', ROOT / f'tools/{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self[name] = module.main
+        return module.main
+
+
 @pytest.fixture(scope='session')
-def run_test_tool():
+def tools():
+    return Tools()
+
+
+@pytest.fixture(scope='session')
+def run_test_tool(tools):
     """``run_test_tool(*arguments)`` runs tools/test.py in this process."""
-    spec = importlib.util.spec_from_file_location('tools_test', ROOT / 'tools/test.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return lambda *args: tool.main([str(arg) for arg in args])
+    return lambda *args: tools['test']([str(arg) for arg in args])
+
+
+@pytest.fixture
+def told():
+    """What MMEngine's logger, which passes nothing on to Python's root logger, is told: (level, text) pairs."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append((record.levelname, record.getMessage()))
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
 
 
 @pytest.fixture

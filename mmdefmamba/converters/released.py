@@ -323,7 +323,7 @@ def _num_stages(names, pattern):
 
 def _sizes(state_dict):
     """embed_dims and depths, tuples of one number a stage, from a state dict in our naming."""
-    depths, dims = {}, {}
+    depths, dims, last = {}, {}, {}
     for name, weight in state_dict.items():
         match = re.match(r'backbone\.stages\.(\d+)\.(\d+)\.(norm[12]\.)?', name)
         if match:
@@ -331,11 +331,13 @@ def _sizes(state_dict):
             if max(stage, block) >= len(state_dict):  # more than there are parameters: do not count up to it
                 raise ValueError(f'no DefMamba: {name} is of stage {stage}, block {block}')
             depths[stage] = max(depths.get(stage, 0), block + 1)
+            last[stage] = name
             if match[3]:
                 dims.setdefault(stage, []).append(weight.numel())
     stages = range(max(depths, default=0) + 1)
     if lost := [stage for stage in stages if stage not in dims]:
-        raise ValueError(f'no norms of blocks in stage {lost}: a whole stage is missing, or this is no DefMamba')
+        found = f', while there is {last[max(last)]}' if last else ''
+        raise ValueError(f'no norms of blocks in stage {lost}{found}: a whole stage is missing, or this is no DefMamba')
     # the most frequent width: one parameter of another shape is the odd one, not all the others
     return tuple(statistics.mode(dims[stage]) for stage in stages), tuple(depths[stage] for stage in stages)
 

@@ -33,7 +33,7 @@ class LoadAnnotations(MMDetLoadAnnotations):
 
     def _process_masks(self, results):
         limit = _FAR * max(results['ori_shape'])
-        for index, instance in enumerate(results['instances']):
+        for index, instance in enumerate(results.get('instances', [])):  # none where only images are given
             size = instance['mask'].get('size') if isinstance(instance['mask'], dict) else None
             if size is not None and tuple(size) != tuple(results['ori_shape']):  # mmdet would reshape its pixels
                 raise ValueError(

@@ -21,12 +21,19 @@ class LoadAnnotations(MMSegLoadAnnotations):
     """mmseg's LoadAnnotations, for label maps of one channel, eight bits and the image's size.
 
     Raises:
+        OSError: the label map is missing or damaged; names the file.
         ValueError: the label map has colours, larger labels, or another size than the image; names the file.
     """
 
     def _load_seg_map(self, results):
-        super()._load_seg_map(results)
-        path, labels, size = results['seg_map_path'], results['gt_seg_map'], tuple(results['ori_shape'])
+        path = results['seg_map_path']
+        try:
+            super()._load_seg_map(results)
+        except OSError as error:
+            if path in str(error):
+                raise
+            raise OSError(f'{path} could not be read: {error}') from error
+        labels, size = results['gt_seg_map'], tuple(results['ori_shape'])
         if labels.ndim < 2 and labels.size == np.prod(size):  # squeezed away: one pixel high or wide
             labels = results['gt_seg_map'] = labels.reshape(size)
         if labels.ndim != 2:

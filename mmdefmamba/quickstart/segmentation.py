@@ -3,7 +3,7 @@
 from .scenes import VAL, run_scenes
 
 TRAIN = 6400  # with 1600 the network came to know them by heart: mIoU 0.5 on others
-# of 0.3, as detection has it, a quarter of an hour on two cores teaches less: mIoU 0.57 to 0.65 (docs)
+# at 0.3, as detection has it, a quarter of an hour on two cores ends at mIoU 0.59 (docs/detection_segmentation.md)
 DIFFICULTY = 0.1
 CONFIG = 'upernet_defmamba_pico_digits'
 

@@ -1,30 +1,16 @@
 """Models by name, filled from a checkpoint, or refused with the reason."""
 
-import logging
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 
 import mmdefmamba
 from mmdefmamba.apis import zoo
 
 ROOT = Path(__file__).parents[2]
 PICO = 'defmamba_pico_digits'
-
-
-@pytest.fixture
-def warned():
-    """What MMEngine's logger, which passes nothing on to Python's root logger, is told."""
-    records = []
-    handler = logging.Handler()
-    handler.emit = lambda record: records.append((record.levelname, record.getMessage()))
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
 
 
 def test_names_are_those_of_the_config_files():
@@ -66,13 +52,13 @@ def test_checkpoint_fills_the_model(task, pico_checkpoints):
     assert tuple(model.dataset_meta['classes']) == (('background', *digits) if task == 'segmentation' else digits)
 
 
-def test_without_a_checkpoint_weights_are_random_and_that_is_said(warned):
+def test_without_a_checkpoint_weights_are_random_and_that_is_said(told):
     first, second = (mmdefmamba.get_model(PICO) for _ in range(2))
     assert not torch.equal(first.head.fc.weight, second.head.fc.weight)
-    assert ('WARNING', f'{PICO}: no checkpoint, the weights are random') in warned
+    assert ('WARNING', f'{PICO}: no checkpoint, the weights are random') in told
 
 
-def test_checkpoint_that_does_not_fit_is_refused_with_what_differs(pico_checkpoints, tmp_path, warned):
+def test_checkpoint_that_does_not_fit_is_refused_with_what_differs(pico_checkpoints, tmp_path, told):
     with pytest.raises(ValueError, match=rf'0 of \d+ parameters and buffers of {PICO} found in .*other\.pth'):
         torch.save(dict(state_dict={'x.weight': torch.ones(1)}), tmp_path / 'other.pth')
         mmdefmamba.get_model(PICO, tmp_path / 'other.pth')
@@ -95,7 +81,7 @@ def test_checkpoint_that_does_not_fit_is_refused_with_what_differs(pico_checkpoi
     model = mmdefmamba.get_model(PICO, tmp_path / 'part.pth', strict=False)
     assert torch.equal(model.backbone.stem[0].conv.weight, state['backbone.stem.0.conv.weight'])
     assert model.head.fc.weight.shape == (10, 128)
-    [report] = [text for level, text in warned if level == 'WARNING' and f'{total - 2} of {total}' in text]
+    [report] = [text for level, text in told if level == 'WARNING' and f'{total - 2} of {total}' in text]
     assert 'kept their initial values: head.fc.bias; have another shape there: head.fc.weight; not used: more' in report
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
 from mmdefmamba.analysis import activation_map
+from mmdefmamba.apis.predictors import Predictor
 from mmdefmamba.app import explorer as explorer_module
 from mmdefmamba.app.checkpoints import TrainedModel
 from mmdefmamba.app.examples import example_image
@@ -73,9 +74,18 @@ def test_only_classifiers_of_digits_get_digits(explorer):
     assert analysis.seen[:, :4].max() < 60 < 200 < analysis.seen[:, 12:20].max(), 'light on dark'
 
 
-def test_what_the_model_cannot_take_is_said(explorer):
-    with pytest.raises(UploadError, match='The model cannot take this image: '):
-        explorer.look('detection', np.zeros((1, 2000, 3), np.uint8))
+def test_images_of_one_line_are_looked_at(explorer):
+    assert explorer.look('detection', np.zeros((1, 2000, 3), np.uint8)).task == 'detection'
+
+
+def test_what_the_model_cannot_take_is_said(explorer, monkeypatch):
+    def refuse(self, images):
+        raise ValueError('too thin')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, 'prepare', refuse)
+        with pytest.raises(UploadError, match='The model cannot take this image: too thin'):
+            explorer.look('detection', example_image(False, 0))
     assert explorer.look('detection', example_image(False, 0)).task == 'detection', 'and the next one is looked at'
 
 

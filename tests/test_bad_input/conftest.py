@@ -1,7 +1,6 @@
 """A tiny data set and config of each task, to spoil one thing in and to run the tools on as a user does."""
 
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
@@ -125,10 +124,10 @@ class Tiny:
         work_dir: of all runs.
     """
 
-    def __init__(self, task, folder, mains):
+    def __init__(self, task, folder, tools):
         self.task, self.root, self.work_dir = task, folder / 'data', folder / 'work'
         self.config = folder / 'config.py'
-        self._mains = mains
+        self._tools = tools
         write = self._write_classes if task == 'classification' else self._write_scenes
         for split, count in SPLITS.items():
             write(split, count)
@@ -190,7 +189,7 @@ class Tiny:
         """Run tools/train.py; returns what it logged of the training, a dict for each iteration."""
         forget_runs()
         args = [str(self.config), '--work-dir', str(self.work_dir), *args, *([] if validate else ['--no-validate'])]
-        self._mains['train']([*args, '--cfg-options', 'default_hooks.logger.interval=1', *options])
+        self._tools['train']([*args, '--cfg-options', 'default_hooks.logger.interval=1', *options])
         return [line for line in self._logged() if 'loss' in line]
 
     def test(self, *options):
@@ -200,7 +199,7 @@ class Tiny:
         metrics = self.work_dir / 'metrics.json'
         args = [str(self.config), checkpoint, '--work-dir', str(self.work_dir)]
         args += ['--out', str(metrics), '--out-item', 'metrics']
-        self._mains['test']([*args, *(['--cfg-options', *options] if options else [])])
+        self._tools['test']([*args, *(['--cfg-options', *options] if options else [])])
         return json.loads(metrics.read_text())
 
     def _logged(self):
@@ -218,23 +217,10 @@ def quick_configs():
         yield
 
 
-@pytest.fixture(scope='session')
-def mains():
-    """The main functions of tools/train.py and tools/test.py, by name."""
-
-    def main_of(name):
-        spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / f'tools/{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main
-
-    return {name: main_of(name) for name in ('train', 'test')}
-
-
 @pytest.fixture
-def tiny(mains, tmp_path):
+def tiny(tools, tmp_path):
     """``tiny(task)``: a :class:`Tiny` in a folder of its own."""
-    return lambda task: Tiny(task, tmp_path / task, mains)
+    return lambda task: Tiny(task, tmp_path / task, tools)
 
 
 @pytest.fixture(scope='session')

@@ -201,8 +201,8 @@ def test_a_label_map_that_does_not_fit_is_named(tiny, kind, split, trained_segme
 
 
 @pytest.fixture(scope='module')
-def trained_segmentation(tiny_class, mains, tmp_path_factory):
-    data = tiny_class('segmentation', tmp_path_factory.mktemp('segmentation'), mains)
+def trained_segmentation(tiny_class, tools, tmp_path_factory):
+    data = tiny_class('segmentation', tmp_path_factory.mktemp('segmentation'), tools)
     data.train()
     return data
 

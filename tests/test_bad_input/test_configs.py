@@ -15,8 +15,8 @@ from mmdefmamba.scans.base import SCANS
 
 
 @pytest.fixture(scope='module')
-def data(mains, tmp_path_factory, tiny_class):
-    return tiny_class('classification', tmp_path_factory.mktemp('configs'), mains)
+def data(tools, tmp_path_factory, tiny_class):
+    return tiny_class('classification', tmp_path_factory.mktemp('configs'), tools)
 
 
 def answer(data, option, kind=ValueError, validate=False):

@@ -5,9 +5,7 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-ROWS = re.findall(
-    r'^\| (?!input|promise|-)(.*) \|$', (TESTS.parent / 'docs/robustness.md').read_text(), re.MULTILINE
-)
+ROWS = re.findall(r'^\| (?!input|promise|-)(.*) \|$', (TESTS.parent / 'docs/robustness.md').read_text(), re.MULTILINE)
 
 
 def backing(row):

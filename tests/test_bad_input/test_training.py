@@ -17,9 +17,9 @@ class Attack:
 
 
 @pytest.fixture(scope='module', params=TASKS)
-def trained(request, tiny_class, mains, tmp_path_factory):
+def trained(request, tiny_class, tools, tmp_path_factory):
     """A data set and what its checkpoint holds."""
-    data = tiny_class(request.param, tmp_path_factory.mktemp(request.param), mains)
+    data = tiny_class(request.param, tmp_path_factory.mktemp(request.param), tools)
     data.train()
     file = Path((data.work_dir / 'last_checkpoint').read_text())
     return data, file, torch.load(file, weights_only=False)

@@ -1,8 +1,5 @@
-import logging
-
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
 import mmdefmamba  # noqa: F401
@@ -25,24 +22,12 @@ def classifier(tmp_path):
     return path, state
 
 
-@pytest.fixture
-def logged():
-    """What MMEngine's logger, which passes nothing on to Python's root logger, is told."""
-    records = []
-    handler = logging.Handler()
-    handler.emit = lambda record: records.append((record.levelname, record.getMessage()))
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
-
-
 def build(path, **kwargs):
     init_cfg = dict(type='Pretrained', checkpoint=path and str(path), **{'prefix': 'backbone.', **kwargs})
     return MODELS.build(dict(type='DefMamba', init_cfg=init_cfg, **SMALL))
 
 
-def test_backbone_takes_a_classification_checkpoint_and_reports_it(classifier, logged):
+def test_backbone_takes_a_classification_checkpoint_and_reports_it(classifier, told):
     path, state = classifier
     backbone = build(path)
     norm0 = backbone.norm0.weight.clone()
@@ -52,7 +37,7 @@ def test_backbone_takes_a_classification_checkpoint_and_reports_it(classifier, l
         torch.testing.assert_close(own[key], state[f'backbone.{key}'], rtol=0, atol=0)
     torch.testing.assert_close(own['norm0.weight'], norm0, rtol=0, atol=0)
     total = len(own)
-    [report] = [text for level, text in logged if level == 'INFO' and text.startswith('DefMamba: ')]
+    [report] = [text for level, text in told if level == 'INFO' and text.startswith('DefMamba: ')]
     assert f'{total - 2} of {total} parameters loaded from {path}' in report
     assert 'kept their initial values: norm0.weight, norm0.bias;' in report
     assert 'have another shape there: none; not used: none' in report
@@ -66,7 +51,7 @@ def test_prefix_may_end_in_a_dot_or_not(classifier, prefix):
     assert torch.equal(backbone.stem[0].conv.weight, state['backbone.stem.0.conv.weight'])
 
 
-def test_checkpoint_of_another_image_size_says_which_tables_it_cannot_give(classifier, logged):
+def test_checkpoint_of_another_image_size_says_which_tables_it_cannot_give(classifier, told):
     path, state = classifier
     backbone = MODELS.build(
         dict(
@@ -79,7 +64,7 @@ def test_checkpoint_of_another_image_size_says_which_tables_it_cannot_give(class
     )
     backbone.init_weights()
     assert torch.equal(backbone.stem[0].conv.weight, state['backbone.stem.0.conv.weight'])
-    [report] = [text for level, text in logged if level == 'WARNING']
+    [report] = [text for level, text in told if level == 'WARNING']
     assert 'have another shape there: stages.0.0.dssm.scans.2.offset_bias.table, stages.1' in report
 
 

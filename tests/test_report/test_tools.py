@@ -1,6 +1,5 @@
 """``--report`` of tools/test.py and tools/train.py, on tiny networks."""
 
-import importlib.util
 import json
 import os
 import re
@@ -39,14 +38,8 @@ tta_pipeline = [_base_.resize, dict(type='TestTimeAug', transforms=views)]
 
 
 @pytest.fixture(scope='module')
-def tools():
-    def main_of(name):
-        spec = importlib.util.spec_from_file_location(f'report_tools_{name}', ROOT / f'tools/{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return lambda *args: module.main([str(arg) for arg in args])
-
-    return {name: main_of(name) for name in ('train', 'test')}
+def tools(tools):
+    return {name: lambda *args, main=tools[name]: main([str(arg) for arg in args]) for name in ('train', 'test')}
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -26,19 +25,6 @@ def tiny_config(tmp_path_factory):
     path = tmp_path_factory.mktemp('config') / 'tiny.py'
     path.write_text(TINY)
     return path
-
-
-@pytest.fixture(scope='session')
-def tools():
-    """The main functions of tools/train.py and tools/test.py, by name."""
-
-    def main_of(name):
-        spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / f'tools/{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main
-
-    return {name: main_of(name) for name in ('train', 'test')}
 
 
 @pytest.fixture(scope='session')

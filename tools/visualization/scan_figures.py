@@ -4,19 +4,15 @@ Three pictures an image, as in figures 4 and 5 of the paper: IMAGE_points.png, I
 IMAGE_activation.png.
 """
 
-import argparse
 from pathlib import Path
 
 import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
-from mmdefmamba.apis.zoo import get_model, load_config
-from mmdefmamba.engine.cli import CfgOptions
+from mmdefmamba.visualization.cli import load_network, network_parser, run_tool
 from mmdefmamba.visualization.scan_figures import scan_figures
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='path of a config of any of the three tasks')
-    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
+    parser = network_parser(__doc__)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
     parser.add_argument('--stage', type=int, default=1, help='of the backbone, from 0, default %(default)s')
     parser.add_argument('--block', type=int, default=-1, help='of the stage, from 0, by default the last')
@@ -26,24 +22,20 @@ def main(argv=None):
     zoom = dict(type=int, nargs=4, metavar=('ROW', 'COLUMN', 'ROWS', 'COLUMNS'))
     parser.add_argument('--zoom', **zoom, help='tokens whose points are shown larger, too')
     parser.add_argument('--out-dir', type=Path, default=Path('figures'), help='folder, default %(default)s')
-    parser.add_argument('--device', help='cpu, cuda, ..., by default the CPU')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='change the config')
-    args = parser.parse_args(argv)
+    run_tool(parser, argv, draw)
+
+
+def draw(args):
     stems = [Path(image).stem for image in args.images]
-    try:
-        if len(set(stems)) < len(stems):
-            raise ValueError(f'images must have different names, their pictures are named after them: got {stems}')
-        cfg = load_config(args.config)
-        cfg.merge_from_dict(args.cfg_options or {})
-        model = get_model(cfg, args.checkpoint, args.device)
-        args.out_dir.mkdir(parents=True, exist_ok=True)
-        for image, stem in zip(args.images, stems, strict=True):
-            for name, figure in scan_figures(model, image, args.stage, args.block, args.token, args.scan, args.zoom):
-                path = args.out_dir / f'{stem}_{name}.png'
-                figure.savefig(path)
-                print(path)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f'{parser.prog}: error: {error}\n')
+    if len(set(stems)) < len(stems):
+        raise ValueError(f'images must have different names, their pictures are named after them: got {stems}')
+    _, model = load_network(args)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    for image, stem in zip(args.images, stems, strict=True):
+        for name, figure in scan_figures(model, image, args.stage, args.block, args.token, args.scan, args.zoom):
+            path = args.out_dir / f'{stem}_{name}.png'
+            figure.savefig(path)
+            print(path)
 
 
 if __name__ == '__main__':
