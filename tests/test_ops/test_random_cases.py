@@ -78,7 +78,8 @@ def last_state(u, delta, A, B, delta_bias, softplus):
         delta = delta + delta_bias.double().unsqueeze(-1)
     if softplus:
         delta = F.softplus(delta)
-    later = delta.flip(-1).cumsum(-1).flip(-1) - delta  # time from each token to the end
+    # time from each token to the end; its own not subtracted from a sum, in which a large one would drown the rest
+    later = F.pad(delta.flip(-1).cumsum(-1)[..., :-1], (1, 0)).flip(-1)
     exponent = later.unsqueeze(2) * A.view(1, *A.shape, 1)
     B = B.repeat_interleave(u.shape[1] // B.shape[1], dim=1)
     terms = (delta * u).unsqueeze(2) * B * exponent.exp()
