@@ -3,23 +3,18 @@
 from collections import Counter
 
 from mmdet.apis import DetInferencer
-from mmengine.dataset import pseudo_collate
 
-from .predictors import Predictor
+from .predictors import PlainCollate, Predictor
 from .zoo import get_model
 
 OPACITY = 0.5  # of masks: mmdet's 0.8 hides what they are on
 
 
-class _Inferencer(DetInferencer):
+class _Inferencer(PlainCollate, DetInferencer):
     """mmdet's, but a checkpoint that does not fit is refused."""
 
     def _init_model(self, cfg, weights, device='cpu'):
         return get_model(cfg, weights, device)
-
-    def _init_collate(self, cfg):
-        # MMEngine looks for one in a registry that the library does not have, warns, and takes this
-        return pseudo_collate
 
 
 class TaskPredictor(Predictor):

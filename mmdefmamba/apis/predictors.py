@@ -3,6 +3,7 @@
 import importlib
 
 import cv2
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 
@@ -11,6 +12,14 @@ from .zoo import TASKS, load_config
 
 # What a bad image raises in the pipelines and networks of the three libraries.
 BAD_IMAGE = (OSError, ValueError, RuntimeError, AssertionError, cv2.error)
+
+
+class PlainCollate:
+    """Spares an inferencer MMEngine's search for its collate function."""
+
+    def _init_collate(self, cfg):
+        # MMEngine looks for one in a registry that the library does not have, warns, and takes this
+        return pseudo_collate
 
 
 class Predictor:

@@ -2,16 +2,15 @@
 
 import numpy as np
 from matplotlib import colormaps
-from mmengine.dataset import pseudo_collate
 from mmseg.apis import MMSegInferencer
 
-from .predictors import Predictor
+from .predictors import PlainCollate, Predictor
 from .zoo import get_model
 
 OPACITY = 0.5
 
 
-class _Inferencer(MMSegInferencer):
+class _Inferencer(PlainCollate, MMSegInferencer):
     """mmseg's, but a checkpoint that does not fit is refused, and unknown classes are not those of Cityscapes."""
 
     def _init_model(self, cfg, weights, device='cpu'):
@@ -20,10 +19,6 @@ class _Inferencer(MMSegInferencer):
         meta.setdefault('classes', tuple(str(label) for label in range(model.num_classes)))
         meta.setdefault('palette', _palette(len(meta['classes'])))
         return model
-
-    def _init_collate(self, cfg):
-        # MMEngine looks for one in a registry that the library does not have, warns, and takes this
-        return pseudo_collate
 
 
 class TaskPredictor(Predictor):

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from ..datasets.configs import innermost_dataset
 from ..engine.config_errors import explain_errors
 from ..engine.matching import match_parameters, some, state_dict_of
 
@@ -143,9 +144,7 @@ def _load(model, loaded, name, checkpoint, strict):
 
 def _dataset_meta(cfg, loaded):
     """``classes`` and ``palette``: what the checkpoint was trained with, else what the config's test data have."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
-    while 'dataset' in dataset:  # RepeatDataset and the like
-        dataset = dataset.dataset
+    dataset = innermost_dataset((cfg.get('test_dataloader') or {}).get('dataset', {}))
     of_class = getattr(DATASETS.get(dataset.type), 'METAINFO', {}) if dataset else {}
     saved = loaded.get('meta', {}).get('dataset_meta') or {}
     meta = {

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ..analysis.activation import activation_map, place_of_token
 from ..visualization.activation import COLOURS
-from ..visualization.canvas import ACCENT, DPI, faded, figure_to_rgb, show, token_centres
+from ..visualization.canvas import ACCENT, DPI, faded, figure_to_rgb, relative, show, token_centres
 from ..visualization.points import draw_arrows
 
 SIDE = 480  # pixels of the longer side
@@ -23,13 +23,12 @@ def draw_point_arrows(image, trace):
 def draw_activation(image, trace, token):
     """The activation map of a token, (row, column), over the image, and the grid of tokens: uint8 RGB."""
     figure, axis = _panel(image)
-    values = activation_map(trace, token)
-    relative = (values / values.max().clamp(min=values.new_tensor(1e-30))).numpy()
+    shares = relative(activation_map(trace, token)).numpy()
     size = image.shape[:2]
     width = 0.6 if max(trace.map_size) < 24 else 0.2
     show(axis, faded(image))
     # square root: what a token receives falls off steeply along a scan; the image shows where little arrives
-    show(axis, relative, size=size, cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), alpha=0.15 + 0.75 * relative**0.5)
+    show(axis, shares, size=size, cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), alpha=0.15 + 0.75 * shares**0.5)
     for axis_lines, tokens, pixels in (
         (axis.axhline, trace.map_size[0], size[0]),
         (axis.axvline, trace.map_size[1], size[1]),

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop
 
+from .distributed import plain_model
 from .matching import some
 
 
@@ -33,9 +33,7 @@ class CheckpointFitHook(Hook):
         state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
         if not isinstance(state, Mapping):
             raise ValueError(f'{file} holds no parameters but a {type(state).__name__}: it is no checkpoint of a model')
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = plain_model(runner.model)
         state = {re.sub(r'^module\.', '', str(name)): value for name, value in state.items()}
         # MMEngine forgives the counters, too: checkpoints of old PyTorch releases have none
         own = {name: value for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}

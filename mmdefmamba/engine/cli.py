@@ -14,6 +14,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..datasets.configs import innermost_dataset
 from .config_errors import check_keys, check_options, read_config
 from .distributed import init_without_gpu
 from .safe_checkpoints import resume_if_possible
@@ -263,7 +264,4 @@ def _use_tta(cfg, config):
                 "dict(type='mmpretrain.AverageClsScoreTTA'), and a tta_pipeline that ends in TestTimeAug"
             )
     cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # RepeatDataset and the like
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    innermost_dataset(cfg.test_dataloader.dataset).pipeline = cfg.tta_pipeline

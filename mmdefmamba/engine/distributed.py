@@ -9,7 +9,13 @@ from datetime import timedelta
 
 import torch
 from mmengine.device import get_device
-from mmengine.model import MMDistributedDataParallel, MMFullyShardedDataParallel, revert_sync_batchnorm
+from mmengine.model import (
+    BaseTTAModel,
+    MMDistributedDataParallel,
+    MMFullyShardedDataParallel,
+    is_model_wrapper,
+    revert_sync_batchnorm,
+)
 from mmengine.registry import MODEL_WRAPPERS
 
 # The wrapper that a strategy of MMEngine's FlexibleRunner takes where the config names none, without its prefix.
@@ -82,6 +88,13 @@ def init_without_gpu(cfg):
     timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
     torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
     return 'distributed over gloo, on the CPU, SyncBN as plain BN: PyTorch sees no GPU here'
+
+
+def plain_model(model):
+    """The model without what distributes it or augments its tests."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _on_any_device(wrapper, kind):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from mmengine.device import get_device
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..analysis import config_complexity
 from ..apis import zoo
@@ -34,7 +34,7 @@ def train_and_test(cfg):
     start = time.perf_counter()
     Runner.from_cfg(cfg).train()
     seconds = time.perf_counter() - start
-    checkpoint = os.path.relpath((Path(cfg.work_dir) / 'last_checkpoint').read_text().strip())
+    checkpoint = os.path.relpath(find_latest_checkpoint(cfg.work_dir))
     test_cfg = cfg.copy()
     # a new name: MMEngine keeps the runners and loggers of a process apart by it
     test_cfg.update(load_from=checkpoint, resume=False, experiment_name=f'{Path(cfg.work_dir).name}_test')

@@ -11,6 +11,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.utils.dl_utils import collect_env
 
+from ..engine.safe_checkpoints import AtomicLocalBackend
 from ..ops.selective_scan import auto_backend
 from ..version import __version__
 
@@ -38,10 +39,7 @@ def write_page(template, path, **values):
         lstrip_blocks=True,
     )
     text = environment.get_template(template).render(**values)
-    path = Path(path)
-    aside = path.with_name(f'.{path.name}.part')
-    aside.write_text(text, 'utf-8')
-    os.replace(aside, path)
+    AtomicLocalBackend().put_text(text, path)
 
 
 def run_facts(runner):

@@ -3,6 +3,7 @@
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
+from ..engine.distributed import plain_model
 from ..models import DefMamba
 from ..visualization import draw_points, draw_scan_order, figure_to_rgb, trace_blocks
 from ..visualization.inputs import network_inputs
@@ -49,13 +50,6 @@ def scan_galleries(runner, cases):
         f'stage whose maps have at most {MOST_TOKENS} tokens; images as the network is given them.'
     )
     return [Gallery(title, note, drawn)]
-
-
-def plain_model(model):
-    """The model without what distributes it or augments its tests."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def is_tta(model):

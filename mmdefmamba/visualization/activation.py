@@ -3,7 +3,7 @@
 from matplotlib.colors import PowerNorm
 
 from ..analysis.activation import activation_map, place_of_token
-from .canvas import ACCENT, as_rgb, faded, image_panels, show, token_centres
+from .canvas import ACCENT, as_rgb, faded, image_panels, relative, show, token_centres
 
 COLOURS = 'magma'
 
@@ -34,9 +34,8 @@ def draw_activation_map(image, trace, token, index=0):
     row, column = divmod(place, trace.map_size[1])
     show(axes[0, 0], image, f'{trace.label}, token ({row}, {column})')
     for axis, (name, values) in zip(axes[0, 1:], maps.items(), strict=True):
-        relative = (values / values.max().clamp(min=values.new_tensor(1e-30))).numpy()
         show(axis, faded(image), name)
-        shown = show(axis, relative, size=size, cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), alpha=0.75)
+        shown = show(axis, relative(values).numpy(), size=size, cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), alpha=0.75)
     y, x = token_centres(trace.map_size, size)[place]
     for axis in axes[0]:
         axis.plot(x, y, 'o', color=ACCENT, markeredgecolor='white', markeredgewidth=1.2, markersize=7)

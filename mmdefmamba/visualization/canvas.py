@@ -97,6 +97,11 @@ def show(axis, image, title=None, **options):
     return shown
 
 
+def relative(values):
+    """A map, not negative, as shares of its own maximum; zeros stay zeros."""
+    return values / values.max().clamp(min=values.new_tensor(1e-30))
+
+
 def map_to_image(points, map_size, image_size):
     """Where on an image points of a block's map lie.
 

@@ -1,7 +1,7 @@
 """Effective receptive fields, before and after training."""
 
 from ..analysis.receptive_field import field_area
-from .canvas import image_panels, show
+from .canvas import image_panels, relative, show
 
 COLOURS = 'magma'
 #: Decades below the maximum that are drawn.
@@ -20,10 +20,10 @@ def draw_receptive_fields(fields):
     """
     figure, axes = image_panels(next(iter(fields.values())), 1, len(fields), lines=3, bar=True)
     for axis, (name, field) in zip(axes[0], fields.items(), strict=True):
-        relative = (field / field.max().clamp(min=field.new_tensor(1e-30))).clamp(min=10**-DECADES).log10().numpy()
+        decades = relative(field).clamp(min=10**-DECADES).log10().numpy()
         half, most = (field_area(field, share) for share in (0.5, 0.9))
         title = f'{name}\n50 % within {half:.1%},\n90 % within {most:.1%} of the pixels'
-        shown = show(axis, relative, title, cmap=COLOURS, vmin=-DECADES, vmax=0)
+        shown = show(axis, decades, title, cmap=COLOURS, vmin=-DECADES, vmax=0)
     bar = figure.colorbar(shown, ax=axes[0], shrink=0.8, pad=0.02, aspect=25)
     bar.set_ticks(range(-DECADES, 1), labels=[f'$10^{{{i}}}$' for i in range(-DECADES, 0)] + ['most'])
     return figure

@@ -7,6 +7,8 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from ..datasets.configs import innermost_dataset
+
 #: What the three libraries' data preprocessors call "colours are turned from BGR to RGB".
 _TURNS_COLOURS = ('to_rgb', '_channel_conversion', 'channel_conversion')
 LOAD = 'LoadImageFromFile'
@@ -37,9 +39,7 @@ def load_images(cfg, paths):
 
 def image_pipeline(cfg):
     """The test pipeline of a config, cut down to what images need: annotations are not loaded, files are read."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # RepeatDataset and the like
-        dataset = dataset.dataset
+    dataset = innermost_dataset(cfg.test_dataloader.dataset)
     kinds = [step['type'].split('.')[-1] for step in dataset.pipeline]
     steps = [
         step for step, kind in zip(dataset.pipeline, kinds, strict=True) if kind == LOAD or not kind.startswith('Load')

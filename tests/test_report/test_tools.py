@@ -64,7 +64,7 @@ def check_page(path):
     assert '<script' not in text
     assert not re.search(r'(?:src|href)="(?!data:)', text)
     assert not re.search(r'url\(|@import|http-equiv', text)
-    assert [name.name for name in path.parent.iterdir() if name.suffix == '.part'] == []
+    assert [name.name for name in path.parent.iterdir() if name.suffix == '.partial'] == []
     return text
 
 
