@@ -6,12 +6,23 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
+
+# Without a GPU Triton's own interpreter runs the kernels. It asks once, when triton is first imported, which MMEngine
+# does in older releases of PyTorch.
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'
+# One thread each, processes that tests start included: pytest-xdist runs as many at a time as there are cores, and
+# threads that wait for each other's core take many times as long.
+os.environ['OMP_NUM_THREADS'] = '1'
+torch.set_num_threads(1)
+
+from mmengine.logging import MMLogger  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.visualization import Visualizer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,15 +32,6 @@ def pytest_addoption(parser):
     parser.addoption('--kills', type=int, default=3, help='how often test_interruption.py kills a training')
     parser.addoption('--steps', type=int, help='how long the trainings of test_distributed, _memory and _numbers are')
     parser.addoption('--cases', type=int, default=60, help='how many random cases test_random_cases.py tries')
-
-
-# Without a GPU Triton's own interpreter runs the kernels. It asks once, when triton is first imported: before any test.
-if not torch.cuda.is_available():
-    os.environ['TRITON_INTERPRET'] = '1'
-# One thread each, processes that tests start included: pytest-xdist runs as many at a time as there are cores, and
-# threads that wait for each other's core take many times as long.
-os.environ['OMP_NUM_THREADS'] = '1'
-torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -112,12 +114,13 @@ def quick_interpreter():
     from triton.runtime import interpreter
 
     prepare = interpreter._patch_lang
+    nothing_to_restore = SimpleNamespace(restore=lambda: None)
 
     def prepare_once(function):
         languages = [module for module in function.__globals__.values() if module is tl or module is tl.core]
         if any(tl.core.is_builtin(language.load) for language in languages):
             return prepare(function)
-        return interpreter._LangPatchScope()
+        return nothing_to_restore
 
     interpreter._patch_lang = prepare_once
     yield

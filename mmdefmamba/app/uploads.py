@@ -80,7 +80,7 @@ def decode(content):
 
 def on_white(image):
     """A Pillow image as (height, width, 3), uint8, RGB; what is transparent becomes white."""
-    if image.mode == 'I;16':  # Pillow would cut the values off at 255
+    if image.mode in ('I;16', 'I'):  # 16 bits; Pillow's convert() would cut the values off at 255
         return np.repeat((np.asarray(image) // 257).astype(np.uint8)[..., None], 3, axis=-1)
     if 'A' in image.mode or 'transparency' in image.info:
         image = image.convert('RGBA')

@@ -63,6 +63,7 @@ _BACKBONE = (
     ),
 )
 _LISTED = 20  # names in an error message
+_NUMBER = '(?:0|[1-9][0-9]*)'  # of a stage or block: not 00, nor digits of other scripts
 
 
 class Network(NamedTuple):
@@ -97,7 +98,7 @@ def convert_released(checkpoint, ema=False):
     weights = _weights(checkpoint, ema)
     if any(name.startswith('backbone.stages.') for name in weights):
         raise ValueError('these weights are in the naming of mmdefmamba already: load them as they are')
-    stages = _num_stages(weights, r'(?:backbone\.)?layers\.(\d+)\.')
+    stages = _num_stages(weights, rf'(?:backbone\.)?layers\.({_NUMBER})\.')
     if not stages:
         raise ValueError(
             f'no checkpoint of a DefMamba: none of its {len(weights)} parameters ({_listed(weights, 5)}) is named '
@@ -130,7 +131,7 @@ def export_released(state_dict):
             f"the authors' code computes formulation='released', these weights belong to {network.formulation!r}: "
             'it could load neither their offset bias tables nor what they mean'
         )
-    stages = _num_stages(state_dict, r'backbone\.stages\.(\d+)\.')
+    stages = _num_stages(state_dict, rf'backbone\.stages\.({_NUMBER})\.')
     output_norms = {name.split('.')[1] for name in state_dict if re.match(r'backbone\.norm\d+\.', name)}
     classifier = network.num_classes is not None and output_norms <= {f'norm{stages - 1}'}
     names = _Names(not classifier, stages)
@@ -160,7 +161,8 @@ def infer_network(state_dict):
     arch = next((name for name, known in ARCHITECTURES.items() if known == arch), arch)
     tables = {}
     for name, weight in state_dict.items():
-        match = re.fullmatch(r'backbone\.stages\.(\d+)\.\d+\.dssm\.scans\.\d+\.offset_bias\.table', name)
+        table = rf'backbone\.stages\.({_NUMBER})\.{_NUMBER}\.dssm\.scans\.{_NUMBER}\.offset_bias\.table'
+        match = re.fullmatch(table, name)
         if match:
             tables.setdefault(int(match[1]), set()).add(tuple(weight.shape[1:]))
     if sorted(tables) != list(range(len(depths))) or any(len(sizes) > 1 for sizes in tables.values()):
@@ -291,7 +293,7 @@ class _Names:
 
 
 def _pattern(name):
-    numbers = re.sub(r'\\{([ij])\\}', r'(?P<\1>\\d+)', re.escape(name))
+    numbers = re.sub(r'\\{([ij])\\}', rf'(?P<\1>{_NUMBER})', re.escape(name))
     return re.compile(numbers + r'(?P<leaf>(?:\.weight|\.bias)?)')
 
 
@@ -325,7 +327,7 @@ def _sizes(state_dict):
     """embed_dims and depths, tuples of one number a stage, from a state dict in our naming."""
     depths, dims, last = {}, {}, {}
     for name, weight in state_dict.items():
-        match = re.match(r'backbone\.stages\.(\d+)\.(\d+)\.(norm[12]\.)?', name)
+        match = re.match(rf'backbone\.stages\.({_NUMBER})\.({_NUMBER})\.(norm[12]\.)?', name)
         if match:
             stage, block = int(match[1]), int(match[2])
             if max(stage, block) >= len(state_dict):  # more than there are parameters: do not count up to it

@@ -30,7 +30,8 @@ class SpanningTreeScan(ContentScan):
 
         batch, _, height, width = map(int, x.shape)  # tensors where the network is traced
         length = height * width
-        places = np.arange(batch * length).reshape(batch, height, width)
+        # int32, as SciPy's graphs are: before 1.12 it takes no others
+        places = np.arange(batch * length, dtype=np.int32).reshape(batch, height, width)
         start = np.concatenate([places[:, :, :-1].ravel(), places[:, :-1].ravel()])
         end = np.concatenate([places[:, :, 1:].ravel(), places[:, 1:].ravel()])
         across = (x[..., 1:] - x[..., :-1]).square().sum(1).flatten()
@@ -42,11 +43,11 @@ class SpanningTreeScan(ContentScan):
         rank[weight.argsort(stable=True)] = torch.arange(1, len(weight) + 1, dtype=rank.dtype, device=x.device)
         # one root above all images makes one search of them
         root = batch * length
-        roots = np.arange(0, root, length)
+        roots = places[:, 0, 0]
         graph = csr_array(
             (
                 np.concatenate([rank.cpu().numpy(), np.full(batch, 0.5)]),
-                (np.concatenate([start, np.full(batch, root)]), np.concatenate([end, roots])),
+                (np.concatenate([start, np.full_like(roots, root)]), np.concatenate([end, roots])),
             ),
             shape=(root + 1, root + 1),
         )

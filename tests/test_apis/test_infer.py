@@ -107,7 +107,8 @@ def test_detection(run, folder, pico_checkpoints, capsys):
         np.testing.assert_allclose([item['score'] for item in found], expected.scores, rtol=1e-4)
         np.testing.assert_allclose([item['box'] for item in found], expected.bboxes, atol=0.05)
         masks = np.stack([coco_mask.decode(item['mask']) for item in found]).astype(bool)
-        assert np.array_equal(masks, expected.masks.numpy())
+        # in a batch and alone the network rounds differently, which a pixel on the edge of a mask may show
+        assert (masks != expected.masks.numpy()).mean() < 1e-5
         assert all(item['class'] == str(item['label']) for item in found)
 
 

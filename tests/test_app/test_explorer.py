@@ -56,7 +56,7 @@ def test_pictures_are_those_of_the_token_and_its_cells_can_be_clicked(explorer):
         values = activation_map(trace, token)
         picture = analysis.activation('stages.0.0', token).astype(int)
         brightness = picture.reshape(8, 60, 8, 60, 3)[:, 10:20, :, 10:20].sum(-1).mean((1, 3))
-        weakest, strongest = values.argmin(), values.argmax()
+        weakest, strongest = int(values.argmin()), int(values.argmax())
         assert brightness.flat[strongest] > brightness.flat[weakest]
     where = {'x': 3.5 / 8, 'y': 7.99 / 8}
     assert analysis.neighbour('stages.0.0', (0, 0), where) == (7, 3)

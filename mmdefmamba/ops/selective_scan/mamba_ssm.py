@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 EXTENSION = 'selective_scan_cuda'
+# Asked once: torch.compile of PyTorch 2.7 does not trace through the question.
+INSTALLED = importlib.util.find_spec(EXTENSION) is not None
 MAX_STATES = 256  # a limit compiled into the kernel
 # Items a block of threads works through at a time, by length. Where the length is a multiple, the kernel takes its
 # path of wide loads without bounds checks.
@@ -26,7 +28,7 @@ def unavailable_reason(u):
         return f'it needs CUDA tensors, these are on {u.device.type}'
     if u.dtype == torch.float64:
         return 'it has no float64'
-    if importlib.util.find_spec(EXTENSION) is None:
+    if not INSTALLED:
         return f'its extension module {EXTENSION} is not installed: {INSTALL}'
     return None
 

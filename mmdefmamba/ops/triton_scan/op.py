@@ -6,6 +6,8 @@ import torch
 
 from ..tensors import distinct
 
+# Asked once: torch.compile of PyTorch 2.7 does not trace through the question.
+INSTALLED = importlib.util.find_spec('triton') is not None
 # Rows that share one set of checkpoints of the state; the backward recomputes the states between them.
 CHECKPOINT = 64
 # Limits of the integer that tells a kernel what each of its scans reads, and of the kernel's arguments.
@@ -28,7 +30,7 @@ def unavailable_reason(u):
     """Why the kernels cannot run on tensors like ``u``, or None."""
     if u.dtype == torch.float64:
         return 'it computes in float32, these are float64'
-    if importlib.util.find_spec('triton') is None:
+    if not INSTALLED:
         return 'triton is not installed; it comes with PyTorch for CUDA on Linux'
     if not u.is_cuda:
         from .launch import INTERPRETED
