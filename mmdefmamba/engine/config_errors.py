@@ -60,6 +60,19 @@ _NUMBERS = {
     'val_interval',
     'weight_decay',
 }
+# What MMEngine's own constructor of optimizers looks up in paramwise_cfg, and of a parameter in its custom_keys; what
+# else is in these stands for nothing, or for a setting of the optimizer's.
+_PARAMWISE = {
+    'bias_decay_mult',
+    'bias_lr_mult',
+    'bypass_duplicate',
+    'custom_keys',
+    'dcn_offset_lr_mult',
+    'dwconv_decay_mult',
+    'flat_decay_mult',
+    'norm_decay_mult',
+}
+_OF_A_PARAMETER = ('lr_mult', 'decay_mult')
 
 
 def _known():
@@ -94,8 +107,8 @@ def read_config(path):
 def check_keys(cfg):
     """Refuse what is sure to be a slip.
 
-    That is a top-level key that is nearly a known one, a word where a number belongs, a hook without a type, and an
-    unknown default scope. Other unknown keys pass: a config's own variables are keys too.
+    That is a top-level key that is nearly a known one, or one further down of which no class would complain, or none
+    that says where. Other unknown keys pass: a config's own variables are keys too.
 
     Args:
         cfg: an MMEngine Config.
@@ -112,17 +125,48 @@ def check_keys(cfg):
         for key, value in node.items():
             if key in _NUMBERS and isinstance(value, str):
                 raise ValueError(f'{".".join([*path, key])} must be a number, got {value!r}')
+        if isinstance(node.get('paramwise_cfg'), dict):
+            _check_paramwise(node, '.'.join([*path, 'paramwise_cfg']))
     hooks = cfg.get('default_hooks') or {}
     for name, hook in hooks.items():
         if isinstance(hook, dict) and 'type' not in hook:
-            near = difflib.get_close_matches(name, set(hooks) - {name}, n=1)
-            hint = f', did you mean {near[0]!r}?' if near else ''
-            raise ValueError(f'default_hooks.{name} has no type{hint}')
+            raise ValueError(f'default_hooks.{name} has no type{_meant(name, set(hooks) - {name})}')
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if isinstance(loader, dict) and 'dataset' not in loader:
+            raise ValueError(f'{name} has no dataset{_meant("dataset", loader)}')
     scope = cfg.get('default_scope')
     if scope is not None and importlib.util.find_spec(scope) is None:
-        near = difflib.get_close_matches(scope, _SCOPES, n=1)
-        hint = f', did you mean {near[0]!r}?' if near else f'; one of {", ".join(_SCOPES)}'
+        hint = _meant(scope, _SCOPES) or f'; one of {", ".join(_SCOPES)}'
         raise ValueError(f'default_scope {scope!r} is no package that is installed{hint}')
+
+
+def _meant(word, others):
+    near = difflib.get_close_matches(word, others, n=1)
+    return f', did you mean {near[0]!r}?' if near else ''
+
+
+def _check_paramwise(wrapper, place):
+    if str(wrapper.get('constructor', '')).split('.')[-1] not in ('', 'None', 'DefaultOptimWrapperConstructor'):
+        return
+    custom = wrapper['paramwise_cfg'].get('custom_keys')
+    checks = [(place, wrapper['paramwise_cfg'], _PARAMWISE, 0)]
+    for name, options in custom.items() if isinstance(custom, dict) else ():
+        if isinstance(options, dict):
+            checks.append((f'{place}.custom_keys.{name}', options, _OF_A_PARAMETER, 0.7))
+    for where, options, known, cutoff in checks:
+        for key in set(options) - set(known):
+            if near := difflib.get_close_matches(str(key), known, n=1, cutoff=cutoff):
+                raise ValueError(f'{where}.{key} is read by nobody, did you mean {near[0]!r}?')
+    optimizer = wrapper.get('optimizer')
+    if not isinstance(optimizer, dict):
+        return
+    # the learning rate of a parameter with an entry in custom_keys is computed whatever the entry says
+    for setting, scales in (('weight_decay', ('decay_mult',)), ('lr', ('lr_mult', 'custom_keys'))):
+        scaled = [f'{where}.{key}' for where, options, *_ in checks for key in options if key.endswith(scales)]
+        if scaled and optimizer.get(setting) is None:
+            owner = place.removesuffix('paramwise_cfg') + 'optimizer'
+            raise ValueError(f'{scaled[0]} scales {setting}, which {owner} does not set, only {sorted(optimizer)}')
 
 
 def check_options(options):
@@ -141,11 +185,9 @@ def check_options(options):
     for option in options:
         key = option.split('.')[0]
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f', did you mean {near[0]!r}?' if near else ''
             raise ValueError(
-                f'--cfg-options {option}: {key!r} is read by nobody{hint} If it is a variable of the config, change it '
-                'there, or change here the keys that it went into (train_cfg.max_epochs, say)'
+                f'--cfg-options {option}: {key!r} is read by nobody{_meant(key, known)} If it is a variable of the '
+                'config, change it there, or change here the keys that it went into (train_cfg.max_epochs, say)'
             )
 
 

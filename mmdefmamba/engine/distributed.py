@@ -17,6 +17,7 @@ from mmengine.model import (
     revert_sync_batchnorm,
 )
 from mmengine.registry import MODEL_WRAPPERS
+from mmengine.utils import digit_version
 
 # The wrapper that a strategy of MMEngine's FlexibleRunner takes where the config names none, without its prefix.
 _WRAPPERS = dict(DDPStrategy='DistributedDataParallel', FSDPStrategy='FullyShardedDataParallel')
@@ -46,10 +47,19 @@ class AnyDeviceFullyShardedDataParallel(MMFullyShardedDataParallel):
         module: the model.
         device_id: as MMEngine gives it, the local rank; of no meaning on a CPU.
         **kwargs: as for ``MMFullyShardedDataParallel``.
+
+    Raises:
+        RuntimeError: on a CPU, PyTorch is older than 2.14.
     """
 
     def __init__(self, module, device_id=None, **kwargs):
         if get_device() == 'cpu':
+            # said now, and not after an epoch; seen in 2.7 to 2.12
+            if digit_version(torch.__version__) < digit_version('2.14'):
+                raise RuntimeError(
+                    f'FSDP on a CPU needs PyTorch 2.14, this is {torch.__version__}: older ones crash where a '
+                    "checkpoint is saved. On a CPU use strategy = dict(type='DDPStrategy')"
+                )
             device_id = torch.device('cpu')
         super().__init__(module, device_id=device_id, **kwargs)
 

@@ -6,10 +6,11 @@ import re
 import sys
 
 import pytest
+from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS
 
 from mmdefmamba.engine import cli
-from mmdefmamba.engine.config_errors import explain_errors, read_config
+from mmdefmamba.engine.config_errors import check_keys, explain_errors, read_config
 from mmdefmamba.models import DefMamba
 from mmdefmamba.scans.base import SCANS
 
@@ -78,6 +79,26 @@ VALUES = {
 @pytest.mark.parametrize('option', VALUES)
 def test_a_value_that_cannot_be_is_named(data, option):
     assert VALUES[option] in answer(data, option, validate='val' in option)
+
+
+PARAMWISE = 'optim_wrapper.paramwise_cfg'
+SETTINGS = {
+    f'{PARAMWISE}.norm_decay_mul=0': f"{PARAMWISE}.norm_decay_mul is read by nobody, did you mean 'norm_decay_mult'?",
+    f'{PARAMWISE}.custom_keys.A_log.lr_mul=2': f'{PARAMWISE}.custom_keys.A_log.lr_mul is read by nobody, did you mean '
+    "'lr_mult'?",
+    'optim_wrapper.optimizer.weight_decay=None': 'scales weight_decay, which optim_wrapper.optimizer does not set',
+    'optim_wrapper.optimizer.lr=None': f'{PARAMWISE}.custom_keys scales lr, which optim_wrapper.optimizer does not set',
+}
+
+
+@pytest.mark.parametrize('option', SETTINGS)
+def test_a_setting_of_parameters_that_nobody_looks_up_is_named(data, option):
+    assert SETTINGS[option] in answer(data, option, ValueError)
+
+
+def test_a_loader_without_data_is_named():
+    with pytest.raises(ValueError, match=r"train_dataloader has no dataset, did you mean 'datset'\?"):
+        check_keys(Config(dict(train_dataloader=dict(batch_size=2, datset={}))))
 
 
 @pytest.mark.parametrize(

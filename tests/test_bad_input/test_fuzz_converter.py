@@ -63,9 +63,9 @@ def slips(draw):
             other = name[:at] + draw(st.characters()) + name[at + draw(st.integers(0, 1)) :]
         else:
             other = re.sub(r'\d+', draw(st.sampled_from(NUMBERS)), name, count=draw(st.integers(1, 2)))
-        moved = re.match(r'layers\.(\d+)', other)
+        moved = re.match(r'layers\.(\d+)\.', other)
         # a parameter of a stage that is none is called by that stage
-        kind = f'stages.{moved[1]}.' if kind == 'number' and moved else kind
+        kind = f'stages.{moved[1]}.' if moved and not name.startswith(moved[0]) else kind
         return kind, name, lambda weights: weights.update({other: weights.pop(name, torch.ones(1))})
     if kind == 'copy':
         prefix = draw(st.sampled_from(['module.', 'backbone.', 'x.', 'head.', 'backbone.stages.0.']))

@@ -14,8 +14,10 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import digit_version
 
 from mmdefmamba.compat import load_safely
+from mmdefmamba.engine import distributed
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -192,6 +194,14 @@ def running(word):
     return found
 
 
+def test_fsdp_on_a_cpu_is_refused_where_it_would_crash_later(monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.12.0+cu130')
+    monkeypatch.setattr(distributed, 'get_device', lambda: 'cpu')
+    with pytest.raises(RuntimeError, match=r'FSDP on a CPU needs PyTorch 2.14, this is 2.12.0'):
+        distributed.AnyDeviceFullyShardedDataParallel(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.skipif(digit_version(torch.__version__) < digit_version('2.14'), reason='refused before PyTorch 2.14')
 def test_fsdp_trains_and_saves_what_one_process_loads(processes, config, one_process, tmp_path):
     path = tmp_path / 'fsdp.py'
     path.write_text(f'_base_ = {str(config)!r}\n{FSDP}')

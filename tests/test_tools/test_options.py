@@ -122,13 +122,13 @@ def test_resume_without_checkpoint_starts_from_what_the_config_loads(write, chec
 
 
 def test_loader_and_validation_options(write):
-    loaders = {
-        f'{name}_dataloader': dict(pin_memory=True, persistent_workers=True) for name in ('train', 'val', 'test')
-    }
+    loader = dict(dataset=dict(), pin_memory=True, persistent_workers=True)
+    loaders = {f'{name}_dataloader': loader for name in ('train', 'val', 'test')}
     path = write(**loaders, val_cfg=dict(), val_evaluator=dict(type='Accuracy'))
     cfg = train_config(path, '--no-validate', '--no-pin-memory', '--no-persistent-workers')
     assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
-    assert cfg.train_dataloader == cfg.test_dataloader == dict(pin_memory=False, persistent_workers=False)
+    expected = dict(dataset=dict(), pin_memory=False, persistent_workers=False)
+    assert cfg.train_dataloader == cfg.test_dataloader == expected
 
 
 def test_amp(write, monkeypatch):

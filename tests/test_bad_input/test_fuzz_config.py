@@ -1,0 +1,141 @@
+"""Configs with one key misspelt: named in an error, or free by the rules of docs/robustness.md.
+
+``pytest tests/test_bad_input/test_fuzz_config.py --examples 10000`` looks longer.
+"""
+
+import copy
+import re
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+
+from mmdefmamba.engine.cli import build_runner
+from mmdefmamba.engine.config_errors import check_keys, explain_errors, read_config
+
+hypothesis = pytest.importorskip('hypothesis', reason='pip install hypothesis')
+from hypothesis import strategies as st  # noqa: E402
+
+LETTERS = 'abcdefghijklmnopqrstuvwxyz_'
+
+
+def places(node, path=()):
+    """Paths of all keys in a nest of dicts and lists."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in children:
+        if isinstance(node, dict):
+            yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+def misspelt(draw, word):
+    """A word with one letter more, less, another, or two swapped."""
+    at = draw(st.integers(0, len(word) - 1))
+    letter = draw(st.sampled_from(LETTERS))
+    kind = draw(st.sampled_from(['more', 'less', 'other', 'swapped']))
+    if kind == 'more':
+        return word[:at] + letter + word[at:]
+    if kind == 'less':
+        return word[:at] + word[at + 1 :]
+    if kind == 'other':
+        return word[:at] + letter + word[at + 1 :]
+    return word[:at] + word[at : at + 2][::-1] + word[at + 2 :]
+
+
+# Where a key may have any name: hooks, parts of names of parameters, and what the libraries look up by name and
+# otherwise pass over.
+FREE = ('env_cfg', 'default_hooks', 'metainfo', 'custom_keys')
+
+
+@pytest.fixture(scope='module')
+def config(tools, tmp_path_factory, tiny_class):
+    data = tiny_class('classification', tmp_path_factory.mktemp('fuzz'), tools)
+    cfg = read_config(str(data.config))
+    cfg.work_dir, cfg.launcher = str(data.work_dir), 'none'
+    # nothing is saved nor drawn; a config's own variables were read already
+    for name in set(cfg) - {
+        'model',
+        'data_preprocessor',
+        'train_dataloader',
+        'train_cfg',
+        'optim_wrapper',
+        'work_dir',
+        'default_hooks',
+        'default_scope',
+        'launcher',
+        'randomness',
+        'param_scheduler',
+    }:
+        del cfg._cfg_dict[name]
+    return cfg.to_dict()
+
+
+@pytest.fixture(scope='module')
+def unshrunk(bounded):
+    """As many examples; what fails is not made smaller, which is one key as it is, and each build takes its time."""
+    return hypothesis.settings(bounded, phases=(hypothesis.Phase.generate,))
+
+
+def build_all(cfg):
+    """Build what a training builds, and take a step."""
+    check_keys(cfg)
+    with explain_errors(cfg):
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        runner = build_runner(cfg)
+        assert isinstance(runner, Runner)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner._init_model_weights()
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.build_param_scheduler(runner.param_schedulers)
+        runner.optim_wrapper.update_params(sum(weight.sum() for weight in runner.model.parameters()))
+        DATASETS.build(cfg.train_dataloader.dataset)[0]
+
+
+def test_a_misspelt_key_is_named_or_free(unshrunk, config, forget):
+    keys = [path for path in places(config) if not set(path[:-1]) & set(FREE)]
+
+    @unshrunk
+    @hypothesis.given(st.data())
+    def check(data):
+        path = data.draw(st.sampled_from(keys))
+        key = misspelt(data.draw, path[-1])
+        mutated = copy.deepcopy(config)
+        node = mutated
+        for step in path[:-1]:
+            node = node[step]
+        hypothesis.assume(key and key not in node)
+        node[key] = node.pop(path[-1])
+        forget()
+        try:
+            build_all(Config(mutated))
+        except Exception as error:
+            # the slip itself, the key that is missing now, or the class or part that misses it
+            told = re.split(r'\W+', f'{type(error).__name__} {error}')
+            assert {key, path[-1], *map(str, path[:-1])} & set(told), f'{path} -> {key}: {error!r}'
+        else:
+            assert len(path) == 1, f'{path} -> {key} was taken without a word'
+
+    check()
+
+
+def test_a_misspelt_type_is_named(unshrunk, config, forget):
+    places_of_types = [path for path in places(config) if path[-1] == 'type']
+
+    @unshrunk
+    @hypothesis.given(st.data())
+    def check(data):
+        path = data.draw(st.sampled_from(places_of_types))
+        mutated = copy.deepcopy(config)
+        node = mutated
+        for step in path[:-1]:
+            node = node[step]
+        before = node['type']
+        name = node['type'] = misspelt(data.draw, before)
+        hypothesis.assume(name != before)
+        forget()
+        with pytest.raises(Exception) as error:
+            build_all(Config(mutated))
+        assert name in str(error.value), f'{path} = {name}: {error.value!r}'
+
+    check()
