@@ -29,6 +29,6 @@ def test_kernels_compile_for_sm90_without_a_gpu():
         *('chunk_ends', 'pass_carries', 'scan_forward'),
         *('chunk_ends (adjoint)', 'pass_carries (adjoint)', 'scan_backward'),
     }
-    # as counted with Triton 3.8, with room for other releases (3.3: 13.1); a layout gone wrong costs two times as much
+    # Triton 3.3 takes 13.1 and 36.8, 3.8 takes 10.4 and 32.8; a layout gone wrong costs two times as much
     assert instructions['scan_forward'] < 14
     assert instructions['scan_backward'] < 40

@@ -167,23 +167,28 @@ def scan_backward(
     dC += (bk * blocks + block) * length * N + n
     states += bk * tl.cdiv(length, CHECKPOINT) * N * channels
 
-    n_square = (tl.arange(0, N_HIGH)[:, None] * N_LOW + tl.arange(0, N_LOW)[None, :])[:, None, :, None]
-    c_square = (tl.arange(0, C_HIGH)[:, None] * C_LOW + tl.arange(0, C_LOW)[None, :])[None, :, None, :]
-    c_square += block * C_BLOCK
-    in_square = (n_square < N) & (c_square < channels)
-    state_square = n_square * channels + c_square
+    # Elements of the state in the order (n_high, c_high, n_low, c_low), loaded as a row and then cut: a warp's lanes take
+    # neighbours in a row, and the cuts leave each element where it is. Of four dimensions Triton before 3.7 gives other
+    # ones to the lanes, and every use costs an exchange between them.
+    SQUARE: tl.constexpr = [N_HIGH, C_HIGH, N_LOW, C_LOW]
+    element = tl.arange(0, N_PADDED * C_BLOCK)
+    n_row = element // (C_BLOCK * N_LOW) * N_LOW + element // C_LOW % N_LOW
+    c_row = element // (N_LOW * C_LOW) % C_HIGH * C_LOW + element % C_LOW
+    c_row += block * C_BLOCK
+    in_row = (n_row < N) & (c_row < channels)
+    state_row = n_row * channels + c_row
 
     program = (b * tl.num_programs(1) + k) * tl.num_programs(0) + tl.program_id(0)
-    tile_states = scratch + program * TILES * N_PADDED * C_BLOCK
-    tile_states += n_square * C_BLOCK + (c_square - block * C_BLOCK)
+    tile_states = scratch + program * TILES * N_PADDED * C_BLOCK + element
 
-    A_square = tl.load(A + k * N * channels + state_square, mask=in_square, other=0.0) * LOG2_E
+    A_square = tl.reshape(tl.load(A + k * N * channels + state_row, mask=in_row, other=0.0), SQUARE) * LOG2_E
     D_c = tl.load(D + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_D else 0.0
     bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
 
     # gradient of the state before the tokens seen so far, and sums over tokens
     if HAS_AFTER:
-        g = tl.load(after + (bk * chunks + chunk) * N * channels + state_square, mask=in_square, other=0.0)
+        g = tl.load(after + (bk * chunks + chunk) * N * channels + state_row, mask=in_row, other=0.0)
+        g = tl.reshape(g, SQUARE)
     else:
         g = tl.zeros([N_HIGH, C_HIGH, N_LOW, C_LOW], tl.float32)
     dA_square = tl.zeros([N_HIGH, C_HIGH, N_LOW, C_LOW], tl.float32)
@@ -199,9 +204,9 @@ def scan_backward(
 
         # On to the segment's end once, for the state at the start of each tile.
         checkpoint = states + segment // CHECKPOINT * N * channels
-        h = tl.load(checkpoint + state_square, mask=in_square, other=0.0)
+        h = tl.reshape(tl.load(checkpoint + state_row, mask=in_row, other=0.0), SQUARE)
         for i_tile in range(tiles - 1):
-            tl.store(tile_states + i_tile * N_PADDED * C_BLOCK, h)
+            tl.store(tile_states + i_tile * N_PADDED * C_BLOCK, tl.reshape(h, [N_PADDED * C_BLOCK]))
             place = token_places(walk, order, segment + i_tile * T + t_row, t_row < T, length, HAS_ORDER)
             u_tc = tl.load(u + place[:, None] * u_l, mask=in_c[None, :], other=0.0).to(tl.float32)
             raw_tc = tl.load(delta + place[:, None] * delta_l, mask=in_c[None, :], other=0.0).to(tl.float32)
@@ -213,12 +218,12 @@ def scan_backward(
             for i in tl.static_range(T):
                 decay = tl.exp2(row(delta_sq, t_tile, i) * A_square)
                 h = decay * h + row(delta_u_sq, t_tile, i) * row(B_sq, t_tile, i)
-        tl.store(tile_states + (tiles - 1) * N_PADDED * C_BLOCK, h)
+        tl.store(tile_states + (tiles - 1) * N_PADDED * C_BLOCK, tl.reshape(h, [N_PADDED * C_BLOCK]))
         tl.debug_barrier()  # read below by whichever lane
 
         for back in range(tiles):
             i_tile = tiles - 1 - back
-            h = tl.load(tile_states + i_tile * N_PADDED * C_BLOCK)
+            h = tl.reshape(tl.load(tile_states + i_tile * N_PADDED * C_BLOCK), SQUARE)
             t = segment + i_tile * T + t_row
             inside = (t < end)[:, None]
             place = token_places(walk, order, t, t < end, length, HAS_ORDER)
@@ -278,7 +283,7 @@ def scan_backward(
         tl.debug_barrier()  # before the next segment overwrites them
 
     part = bk * chunks + chunk
-    tl.store(dA + part * N * channels + state_square, dA_square, mask=in_square)
+    tl.store(dA + part * N * channels + state_row, tl.reshape(dA_square, [N_PADDED * C_BLOCK]), mask=in_row)
     if HAS_D:
         tl.store(dD + part * channels + c, dD_c, mask=in_c)
     if HAS_BIAS:
