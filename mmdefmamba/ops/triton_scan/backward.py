@@ -167,9 +167,9 @@ def scan_backward(
     dC += (bk * blocks + block) * length * N + n
     states += bk * tl.cdiv(length, CHECKPOINT) * N * channels
 
-    # Elements of the state in the order (n_high, c_high, n_low, c_low), loaded as a row and then cut: a warp's lanes take
-    # neighbours in a row, and the cuts leave each element where it is. Of four dimensions Triton before 3.7 gives other
-    # ones to the lanes, and every use costs an exchange between them.
+    # Elements of the state in the order (n_high, c_high, n_low, c_low), loaded as a row and then cut: lanes take
+    # neighbours in a row, and the cuts leave each element where it is. Of a load of four dimensions Triton before 3.7
+    # gives the lanes other ones than of the arithmetic, and every use costs an exchange.
     SQUARE: tl.constexpr = [N_HIGH, C_HIGH, N_LOW, C_LOW]
     element = tl.arange(0, N_PADDED * C_BLOCK)
     n_row = element // (C_BLOCK * N_LOW) * N_LOW + element // C_LOW % N_LOW
