@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..datasets.configs import innermost_dataset
-from ..engine.config_errors import explain_errors
+from ..engine.config_errors import explain_errors, read_config
 from ..engine.matching import match_parameters, some, state_dict_of
 
 CLONE = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def load_config(name_or_config):
 
     Raises:
         FileNotFoundError: no such file, or a name while the configs are not beside the package.
-        ValueError: unknown name.
+        ValueError: unknown name, or a config that cannot be read.
     """
     if isinstance(name_or_config, Config):
         return copy.deepcopy(name_or_config)
@@ -100,13 +100,13 @@ def load_config(name_or_config):
     if name.endswith('.py'):
         if not Path(name).expanduser().is_file():
             raise FileNotFoundError(f'config {name} does not exist, seen from {Path.cwd()}')
-        return Config.fromfile(Path(name).expanduser())
+        return read_config(Path(name).expanduser())
     configs = _configs()
     if name not in configs:
         near = difflib.get_close_matches(name, configs, n=1, cutoff=0.5)
         hint = f', did you mean {near[0]!r}?' if near else ';'
         raise ValueError(f'unknown model {name!r}{hint} mmdefmamba.list_models() lists all, or give the path of a .py')
-    return Config.fromfile(configs[name])
+    return read_config(configs[name])
 
 
 def _configs():

@@ -85,6 +85,12 @@ def test_checkpoint_that_does_not_fit_is_refused_with_what_differs(pico_checkpoi
     assert 'kept their initial values: head.fc.bias; have another shape there: head.fc.weight; not used: more' in report
 
 
+def test_a_config_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / 'slip.py').write_text('model = dict(\n')
+    with pytest.raises(ValueError, match=r'slip\.py cannot be read'):
+        mmdefmamba.get_model(tmp_path / 'slip.py')
+
+
 def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     (tmp_path / 'text.pth').write_text('hello')
     with pytest.raises(RuntimeError, match='cannot be read as a checkpoint'):

@@ -6,13 +6,13 @@ Every pair of tokens that follow each other is swapped, one model run each: mean
 import argparse
 
 import torch
-from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
 from mmdefmamba.analysis.markdown import markdown_table
 from mmdefmamba.analysis.order_gradients import compare_order_gradients
 from mmdefmamba.engine.cli import CfgOptions
+from mmdefmamba.engine.config_errors import read_config
 
 
 def main(argv=None):
@@ -22,7 +22,7 @@ def main(argv=None):
     parser.add_argument('--images', type=int, default=32, help='the first so many of the test set')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='change the config')
     args = parser.parse_args(argv)
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.update(work_dir='work_dirs/order_gradients', load_from=args.checkpoint)
     cfg.test_dataloader.batch_size = args.images

@@ -2,10 +2,11 @@
 
 import argparse
 
-from mmengine import Config, DictAction
+from mmengine import DictAction
 
 import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
 from mmdefmamba.analysis import config_complexity, format_complexity
+from mmdefmamba.engine.config_errors import read_config
 
 
 def parse_args():
@@ -24,7 +25,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     print(format_complexity(*config_complexity(cfg, args.shape)))
 
