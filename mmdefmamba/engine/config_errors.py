@@ -9,12 +9,14 @@ import contextlib
 import difflib
 import importlib.util
 import inspect
+import linecache
 import re
+import textwrap
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import OPTIMIZERS, Registry
+from mmengine.registry import MODELS, OPTIMIZERS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
@@ -73,6 +75,8 @@ _PARAMWISE = {
     'norm_decay_mult',
 }
 _OF_A_PARAMETER = ('lr_mult', 'decay_mult')
+# What mmdet and mmengine look up in a data set's filter_cfg.
+_FILTERS = ('filter_empty_gt', 'min_size')
 
 
 def _known():
@@ -127,6 +131,8 @@ def check_keys(cfg):
                 raise ValueError(f'{".".join([*path, key])} must be a number, got {value!r}')
         if isinstance(node.get('paramwise_cfg'), dict):
             _check_paramwise(node, '.'.join([*path, 'paramwise_cfg']))
+        if isinstance(node.get('filter_cfg'), dict):
+            _check_looked_up('.'.join([*path, 'filter_cfg']), node['filter_cfg'], _FILTERS)
     hooks = cfg.get('default_hooks') or {}
     for name, hook in hooks.items():
         if isinstance(hook, dict) and 'type' not in hook:
@@ -146,6 +152,12 @@ def _meant(word, others):
     return f', did you mean {near[0]!r}?' if near else ''
 
 
+def _check_looked_up(place, options, known, cutoff=0.7):
+    for key in set(options) - set(known):
+        if near := difflib.get_close_matches(str(key), known, n=1, cutoff=cutoff):
+            raise ValueError(f'{place}.{key} is read by nobody, did you mean {near[0]!r}?')
+
+
 def _check_paramwise(wrapper, place):
     if str(wrapper.get('constructor', '')).split('.')[-1] not in ('', 'None', 'DefaultOptimWrapperConstructor'):
         return
@@ -154,10 +166,8 @@ def _check_paramwise(wrapper, place):
     for name, options in custom.items() if isinstance(custom, dict) else ():
         if isinstance(options, dict):
             checks.append((f'{place}.custom_keys.{name}', options, _OF_A_PARAMETER, 0.7))
-    for where, options, known, cutoff in checks:
-        for key in set(options) - set(known):
-            if near := difflib.get_close_matches(str(key), known, n=1, cutoff=cutoff):
-                raise ValueError(f'{where}.{key} is read by nobody, did you mean {near[0]!r}?')
+    for check in checks:
+        _check_looked_up(*check)
     optimizer = wrapper.get('optimizer')
     if not isinstance(optimizer, dict):
         return
@@ -207,7 +217,8 @@ def explain_errors(cfg):
     try:
         yield
     except Exception as error:
-        explained = _explain_type(error, cfg) or _explain_argument(error, cfg) or _explain_dataset(error)
+        explained = _explain_type(error, cfg) or _explain_argument(error, cfg)
+        explained = explained or _explain_dataset(error) or _explain_bare(error)
         if explained is None:
             raise
         raise explained from error
@@ -223,6 +234,8 @@ def _explain_type(error, cfg):
         name, registry = _locals(error, 'obj_type')[-1], registries[-1]
     elif match and registries:
         name, registry = match[1], registries[-1]
+    elif message.startswith('Cannot find None in registry'):  # mmcv's layers: norm_cfg, conv_cfg, padding
+        name, registry = [*_locals(error, 'layer_type'), *_locals(error, 'padding_type')][-1], MODELS
     else:
         return None
     kind, names = registry.name, set()
@@ -273,6 +286,21 @@ def _explain_dataset(error):
         return ValueError(f'{type(dataset).__name__} holds no image: {files}')
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     return kind(f'{type(dataset).__name__} could not be read, {files}: {type(error).__name__}: {error}')
+
+
+def _explain_bare(error):
+    """Of an assertion without a word, and of None where something else belongs: what was built, and from what."""
+    missing = isinstance(error, TypeError) and str(error).startswith("'NoneType' object")
+    if not missing and (not isinstance(error, AssertionError) or str(error)):
+        return None
+    frames = [*_frames(error)]
+    for local in (tb.tb_frame.f_locals for tb in frames):
+        if 'obj_cls' in local and 'args' in local:  # MMEngine builds from a config here
+            file, line = frames[0].tb_frame.f_code.co_filename, frames[0].tb_lineno
+            failed = ': '.join(filter(None, [linecache.getline(file, line).strip(), str(error)]))
+            given = textwrap.shorten(', '.join(f'{key}={value!r}' for key, value in local['args'].items()), 500)
+            return ValueError(f'{local["obj_cls"].__name__} cannot be built: {failed}. Given: {given}')
+    return None
 
 
 def _frames(error):

@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from mmcv.cnn import build_norm_layer
 from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS
 
@@ -94,6 +95,26 @@ SETTINGS = {
 @pytest.mark.parametrize('option', SETTINGS)
 def test_a_setting_of_parameters_that_nobody_looks_up_is_named(data, option):
     assert SETTINGS[option] in answer(data, option, ValueError)
+
+
+def test_a_filter_that_nobody_looks_up_is_named():
+    dataset = dict(filter_cfg=dict(filter_empty_gt=True, min_siez=32))
+    with pytest.raises(ValueError, match=r"filter_cfg\.min_siez is read by nobody, did you mean 'min_size'\?"):
+        check_keys(Config(dict(train_dataloader=dict(dataset=dataset))))
+
+
+def test_an_assertion_is_given_words():
+    extractor = dict(type='mmdet.SingleRoIExtractor', roi_layer=dict(type='RoIAlgin'), out_channels=4)
+    words = r"SingleRoIExtractor cannot be built: assert hasattr\(ops, layer_type\)\. Given: .*'type': 'RoIAlgin'"
+    with pytest.raises(ValueError, match=words), explain_errors(Config(extractor)):
+        MODELS.build(dict(extractor, featmap_strides=[4]))
+
+
+def test_a_layer_of_mmcv_that_is_none_is_named():
+    norm = dict(type='BM', requires_grad=True)
+    cfg = Config(dict(norm_cfg=norm))
+    with pytest.raises(ValueError, match=r"norm_cfg\.type: 'BM' is no registered model"), explain_errors(cfg):
+        build_norm_layer(norm, 4)
 
 
 def test_a_loader_without_data_is_named():
