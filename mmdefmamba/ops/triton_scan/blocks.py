@@ -38,9 +38,9 @@ def token_places(walk, order, t, inside, length, HAS_ORDER: tl.constexpr):
     """
     place = tl.where((walk & 4) != 0, length - 1 - t, t)
     if HAS_ORDER:
-        # not inside & ...: Triton 3.9 makes integers of a row and a scalar
-        ordered = tl.where((walk >> 3) != 0, inside, False)
-        place = tl.load(order + t, mask=ordered, other=place)
+        # a row of them: of a row and a scalar Triton 3.9 makes integers
+        ordered = tl.zeros_like(t) + (walk >> 3) != 0
+        place = tl.load(order + t, mask=inside & ordered, other=place)
     return place
 
 
