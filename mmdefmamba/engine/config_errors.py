@@ -153,8 +153,9 @@ def _meant(word, others):
 
 
 def _check_looked_up(place, options, known, cutoff=0.7):
-    for key in set(options) - set(known):
-        if near := difflib.get_close_matches(str(key), known, n=1, cutoff=cutoff):
+    for key in options:
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=cutoff)
+        if key not in known and near:
             raise ValueError(f'{place}.{key} is read by nobody, did you mean {near[0]!r}?')
 
 
@@ -173,7 +174,12 @@ def _check_paramwise(wrapper, place):
         return
     # the learning rate of a parameter with an entry in custom_keys is computed whatever the entry says
     for setting, scales in (('weight_decay', ('decay_mult',)), ('lr', ('lr_mult', 'custom_keys'))):
-        scaled = [f'{where}.{key}' for where, options, *_ in checks for key in options if key.endswith(scales)]
+        scaled = [
+            f'{where}.{key}'
+            for where, options, *_ in checks
+            for key, value in options.items()
+            if key.endswith(scales) and value != {}
+        ]
         if scaled and optimizer.get(setting) is None:
             owner = place.removesuffix('paramwise_cfg') + 'optimizer'
             raise ValueError(f'{scaled[0]} scales {setting}, which {owner} does not set, only {sorted(optimizer)}')
@@ -196,7 +202,7 @@ def check_options(options):
         key = option.split('.')[0]
         if key not in known:
             raise ValueError(
-                f'--cfg-options {option}: {key!r} is read by nobody{_meant(key, known)} If it is a variable of the '
+                f'--cfg-options {option}: {key!r} is read by nobody{_meant(key, known) or "."} If it is a variable of the '
                 'config, change it there, or change here the keys that it went into (train_cfg.max_epochs, say)'
             )
 
@@ -228,14 +234,15 @@ def _explain_type(error, cfg):
     message = str(error.args[0]) if isinstance(error, (KeyError, TypeError)) and error.args else ''
     match = re.match(r'(\S+) is not in the .* registry', message)
     registries = [registry for registry in _locals(error, 'registry') if isinstance(registry, Registry)]
+    layers = [*_locals(error, 'layer_type'), *_locals(error, 'padding_type')]
     if message == 'None is not a callable object':  # MMEngine looks for the optimizer's class in a way of its own
         name, registry = cfg.optim_wrapper.optimizer.type, OPTIMIZERS
     elif message == "'module' object is not callable" and registries:  # a type that is the name of a Python module
         name, registry = _locals(error, 'obj_type')[-1], registries[-1]
     elif match and registries:
         name, registry = match[1], registries[-1]
-    elif message.startswith('Cannot find None in registry'):  # mmcv's layers: norm_cfg, conv_cfg, padding
-        name, registry = [*_locals(error, 'layer_type'), *_locals(error, 'padding_type')][-1], MODELS
+    elif message.startswith('Cannot find None in registry') and layers:  # mmcv's: norm_cfg, conv_cfg, padding
+        name, registry = layers[-1], MODELS
     else:
         return None
     kind, names = registry.name, set()
