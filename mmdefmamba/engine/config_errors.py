@@ -202,8 +202,8 @@ def check_options(options):
         key = option.split('.')[0]
         if key not in known:
             raise ValueError(
-                f'--cfg-options {option}: {key!r} is read by nobody{_meant(key, known) or "."} If it is a variable of the '
-                'config, change it there, or change here the keys that it went into (train_cfg.max_epochs, say)'
+                f'--cfg-options {option}: {key!r} is read by nobody{_meant(key, known) or "."} If it is a variable of '
+                'the config, change it there, or change here the keys that it went into (train_cfg.max_epochs, say)'
             )
 
 
