@@ -8,7 +8,7 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 
 from ..visualization.enlarge import enlarge_image, enlarge_sample, zoom_for
-from .zoo import TASKS, load_config
+from .zoo import load_config, task_of
 
 # What a bad image raises in the pipelines and networks of the three libraries.
 BAD_IMAGE = (OSError, ValueError, RuntimeError, AssertionError, cv2.error)
@@ -132,9 +132,6 @@ def get_predictor(name_or_config, checkpoint, device=None, score_thr=0.3):
         FileNotFoundError, ValueError, TypeError: as :func:`~mmdefmamba.get_model`.
     """
     cfg = load_config(name_or_config)
-    scope = cfg.get('default_scope')
-    if scope not in TASKS:
-        raise ValueError(f'{name_or_config}: default_scope must be one of {list(TASKS)}, got {scope!r}')
     # a library is imported only where its task is asked for
-    module = importlib.import_module(f'.{TASKS[scope]}', __package__)
+    module = importlib.import_module(f'.{task_of(cfg)}', __package__)
     return module.TaskPredictor(cfg, checkpoint, device or get_device(), score_thr)

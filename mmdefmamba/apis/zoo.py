@@ -16,6 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from ..datasets.configs import innermost_dataset
 from ..engine.config_errors import explain_errors, read_config
 from ..engine.matching import match_parameters, some, state_dict_of
+from ..files import existing_file
 
 CLONE = Path(__file__).resolve().parents[2]
 # The library that a config is for, and what its models do.
@@ -66,12 +67,10 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
         TypeError: a class of the config takes no such argument.
     """
     cfg = load_config(name_or_config)
-    scope = cfg.get('default_scope')
-    if scope not in TASKS:
-        raise ValueError(f'{_name(cfg)}: default_scope must be one of {list(TASKS)}, got {scope!r}')
-    init_default_scope(scope)
+    task_of(cfg)
+    init_default_scope(cfg.default_scope)
     model_cfg = copy.deepcopy(cfg.model)
-    if scope == 'mmpretrain':
+    if cfg.default_scope == 'mmpretrain':
         model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     with explain_errors(cfg):
         model = MODELS.build(model_cfg)
@@ -98,15 +97,25 @@ def load_config(name_or_config):
         return copy.deepcopy(name_or_config)
     name = os.fspath(name_or_config)
     if name.endswith('.py'):
-        if not Path(name).expanduser().is_file():
-            raise FileNotFoundError(f'config {name} does not exist, seen from {Path.cwd()}')
-        return read_config(Path(name).expanduser())
+        return read_config(existing_file(name, 'config'))
     configs = _configs()
     if name not in configs:
         near = difflib.get_close_matches(name, configs, n=1, cutoff=0.5)
         hint = f', did you mean {near[0]!r}?' if near else ';'
         raise ValueError(f'unknown model {name!r}{hint} mmdefmamba.list_models() lists all, or give the path of a .py')
     return read_config(configs[name])
+
+
+def task_of(cfg):
+    """What a Config's models do, by its ``default_scope``: 'classification', 'detection' or 'segmentation'.
+
+    Raises:
+        ValueError: a config for none of the three libraries.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in TASKS:
+        raise ValueError(f'{_name(cfg)}: default_scope must be one of {list(TASKS)}, got {scope!r}')
+    return TASKS[scope]
 
 
 def _configs():
@@ -122,7 +131,7 @@ def _configs():
 
 
 def _name(cfg):
-    return Path(cfg.filename).stem if cfg.filename else cfg.model.type
+    return Path(cfg.filename).stem if cfg.filename else cfg.get('model', {}).get('type', 'this config')
 
 
 def _load(model, loaded, name, checkpoint, strict):

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from ..files import existing_file
 from .checkpoints import TrainedModel, find_models, with_unique_names
 
 
@@ -70,9 +71,7 @@ def collect_models(folders, pairs):
         for line in passed_over:
             print(f'passed over {line}', file=sys.stderr)
     for config, checkpoint in pairs:
-        if not Path(checkpoint).is_file():
-            raise FileNotFoundError(f'checkpoint {checkpoint} does not exist, seen from {Path.cwd()}')
-        models.append(TrainedModel(Path(config).stem, config, checkpoint))
+        models.append(TrainedModel(Path(config).stem, config, str(existing_file(checkpoint, 'checkpoint'))))
     if not models:
         raise FileNotFoundError(
             f'no trained model in {", ".join(map(str, folders))}, seen from {Path.cwd()}: train one with make '

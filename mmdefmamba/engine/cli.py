@@ -15,6 +15,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..datasets.configs import innermost_dataset
+from ..files import existing_file
 from .config_errors import check_keys, check_options, read_config
 from .distributed import init_without_gpu
 from .safe_checkpoints import resume_if_possible
@@ -194,8 +195,8 @@ def _load_config(args):
 
 def _existing(path, what):
     # URLs and the like, torchvision://resnet50 say, are for MMEngine to look up.
-    if '://' not in path and not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f'{what} {path} does not exist, seen from {Path.cwd()}')
+    if '://' not in path:
+        existing_file(path, what)
     return path
 
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 
+from ..apis.zoo import task_of
 from .page import environment_facts, run_facts, write_page
 from .scans import scan_galleries
 from .scores import headlines, paper_rows
 
 _CASES = {
-    'mmpretrain': ('classification', 'ClassificationCases'),
-    'mmdet': ('detection', 'DetectionCases'),
-    'mmseg': ('segmentation', 'SegmentationCases'),
+    'classification': 'ClassificationCases',
+    'detection': 'DetectionCases',
+    'segmentation': 'SegmentationCases',
 }
 FILE = 'test.html'
 
@@ -26,12 +27,9 @@ def watch_test(runner):
     Raises:
         ValueError: the config is of none of the three libraries.
     """
-    scope = runner.cfg.get('default_scope')
-    if scope not in _CASES:
-        raise ValueError(f'--report: default_scope must be one of {", ".join(_CASES)}, got {scope!r}')
-    module, name = _CASES[scope]
+    task = task_of(runner.cfg)
     # each needs its library alone
-    kind = getattr(importlib.import_module(f'{__package__}.{module}'), name)
+    kind = getattr(importlib.import_module(f'{__package__}.{task}'), _CASES[task])
     cases = kind(runner.test_dataloader.dataset)
     cases.watch(runner.test_evaluator)
     return cases

@@ -1,13 +1,12 @@
 """Images as a network is given them, and back."""
 
-from pathlib import Path
-
 import torch
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from ..datasets.configs import innermost_dataset
+from ..files import existing_file
 
 #: What the three libraries' data preprocessors call "colours are turned from BGR to RGB".
 _TURNS_COLOURS = ('to_rgb', '_channel_conversion', 'channel_conversion')
@@ -28,9 +27,7 @@ def load_images(cfg, paths):
     Raises:
         FileNotFoundError: there is no such file.
     """
-    for path in paths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'image {path} does not exist, seen from {Path.cwd()}')
+    paths = [existing_file(path, 'image') for path in paths]
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         pipeline = Compose(image_pipeline(cfg))
         items = [pipeline(dict(img_path=str(path), img_id=i, seg_fields=[])) for i, path in enumerate(paths)]

@@ -7,6 +7,7 @@ import mmcv
 import torch
 
 from ..analysis.trace import find_backbone, trace_blocks
+from ..files import existing_file
 from .activation import draw_activation_map
 from .inputs import load_images, network_inputs
 from .limitations import draw_limitation_cases, limitation_cases
@@ -57,9 +58,8 @@ def limitation_figure(model, path, stage=1, block=-1, tiles=3):
         FileNotFoundError: no such image.
         ValueError: a stage or block that the model does not have or that learns no points, or too few tiles.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'image {path} does not exist, seen from {Path.cwd()}')
-    cases = limitation_cases(mmcv.imread(str(path), channel_order='rgb'), tiles=tiles)
+    image = mmcv.imread(str(existing_file(path, 'image')), channel_order='rgb')
+    cases = limitation_cases(image, tiles=tiles)
     inputs, pictures = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for i, (title, image) in enumerate(cases.items()):

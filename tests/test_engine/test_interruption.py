@@ -2,24 +2,19 @@
 
 import contextlib
 import errno
-import gc
 import os
 import random
 import resource
 import shutil
 import signal
-import sys
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import CheckpointHook, Hook
-from yapf.yapflib import yapf_api
 
 from mmdefmamba.compat import load_safely
 from mmdefmamba.engine import SafeCheckpointHook, find_resumable_checkpoint, safe_checkpoints
-from mmdefmamba.engine.cli import build_runner, train_config, train_parser
 from mmdefmamba.engine.safe_checkpoints import AtomicLocalBackend
 
 PICO = Path(__file__).parents[2] / 'configs/classification/defmamba_pico_digits.py'
@@ -64,38 +59,27 @@ class KillHook(Hook):
         self.steps_left -= 1
 
 
-def train(arguments, kill_at_step=None, kill_in_write=None):
-    """Run tools/train.py's work with these arguments in a process of its own.
+@pytest.fixture(scope='module')
+def train(processes, tmp_path_factory):
+    """``train(arguments)``: tools/train.py's work in a process of its own; its exit status, -9 if it was killed.
 
-    Args:
-        arguments: the command line.
-        kill_at_step: kill the process before this iteration of its own.
-        kill_in_write: kill it in the middle of its write number ``kill_in_write`` of a checkpoint, from 0.
-
-    Returns:
-        The process's exit status, as of subprocess: -9 if it was killed.
+    Killed before iteration ``kill_at_step`` of that process, or in the middle of its checkpoint write number
+    ``kill_in_write``, from 0.
     """
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
-    try:
-        torch.set_num_threads(1)
-        gc.freeze()  # datasets collect garbage when they are built, and the test's own heap is large
-        yapf_api.FormatCode = lambda text, **kwargs: (text, True)  # half a second for each config that is written
-        if kill_in_write is not None:
-            _kill_in_write(kill_in_write)
-        runner = build_runner(train_config(train_parser().parse_args([str(a) for a in arguments])))
-        if kill_at_step is not None:
-            runner.register_hook(KillHook(kill_at_step), priority='HIGHEST')
-        runner.train()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
+    log = tmp_path_factory.mktemp('train') / 'log.txt'
+
+    def run(arguments, kill_at_step=None, kill_in_write=None):
+        def work():
+            if kill_in_write is not None:
+                _kill_in_write(kill_in_write)
+            processes.train(arguments, [] if kill_at_step is None else [KillHook(kill_at_step)])
+
+        (status,) = processes.wait([processes.fork(work, log)], 300)
+        if status not in (0, -signal.SIGKILL):
+            print(log.read_text())
+        return status
+
+    return run
 
 
 def _kill_in_write(number):
@@ -115,10 +99,11 @@ def saved_weights(work_dir, name):
     return load_safely(work_dir / name)['state_dict']
 
 
-def train_killed(arguments, chance, kills):
+def train_killed(train, arguments, chance, kills):
     """Train with ``--resume``, killed at random steps and in random writes, until it ends.
 
     Args:
+        train: the fixture.
         arguments: the command line.
         chance: a ``random.Random``.
         kills: how often at most it is killed; then it is let alone.
@@ -147,21 +132,21 @@ def saved(folder):
 @pytest.mark.parametrize(
     ('schedule', 'last'), [(BY_EPOCH, 'epoch_3.pth'), (BY_ITERATION, 'iter_12.pth')], ids=['epochs', 'iterations']
 )
-def test_killed_again_and_again_it_ends_with_the_same_weights(schedule, last, tmp_path, request):
+def test_killed_again_and_again_it_ends_with_the_same_weights(train, schedule, last, tmp_path, request):
     config = write_config(tmp_path, schedule)
     assert train([config, '--work-dir', tmp_path / 'whole']) == 0
     expected = saved_weights(tmp_path / 'whole', last)
     chance, left = random.Random(0), request.config.getoption('--kills')
     while left > 0:
         work_dir = tmp_path / f'killed_{left}'
-        left -= train_killed([config, '--work-dir', work_dir], chance, left)
+        left -= train_killed(train, [config, '--work-dir', work_dir], chance, left)
         weights = saved_weights(work_dir, last)
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
         assert saved(work_dir) == [last]
 
 
 @pytest.fixture(scope='module')
-def three_epochs(tmp_path_factory):
+def three_epochs(train, tmp_path_factory):
     """A run's folder with all of its three checkpoints."""
     folder = tmp_path_factory.mktemp('three')
     config = write_config(folder, BY_EPOCH)

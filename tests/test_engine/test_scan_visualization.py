@@ -1,8 +1,4 @@
-import os
-import signal
-import socket
 import sys
-import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,45 +99,24 @@ def test_every_backend_gets_pictures_of_the_model_as_it_is(tmp_path, monkeypatch
     assert (found['scan_order_stages.1.0_1_2.png'] == figure_to_rgb(draw_scan_order(picture, trace))).all()
 
 
-def test_the_first_of_two_processes_draws(tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    children = [_train_rank(rank, tmp_path, port) for rank in range(2)]
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+def test_the_first_of_two_processes_draws(processes, tmp_path):
+    def train(rank):
+        if rank:  # it must not even draw what the visualizer would then drop
+            visualization.draw_scan_order = None
+        cfg = tiny_config(tmp_path / f'rank{rank}', dict(images=1))
+        cfg.launcher = 'pytorch'
+        runner = build_runner(cfg)
+        runner.train()
+        torch.save(runner.model.module.state_dict(), tmp_path / f'rank{rank}/weights.pth')
+
+    statuses = processes.wait(processes.fork_ranks(2, train, tmp_path / 'logs'), 120)
+    assert statuses == [0, 0], (tmp_path / 'logs/rank0.txt').read_text()[-5000:]
     assert {name.split('_')[-1] for name in pictures(tmp_path / 'rank0')} == {'0.png', '1.png', '2.png'}
     assert not pictures(tmp_path / 'rank1')
     # both went through the same training
     weights = [torch.load(tmp_path / f'rank{rank}/weights.pth') for rank in range(2)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-
-def _train_rank(rank, folder, port):
-    """Train as one of two processes over gloo; ends by itself within two minutes."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        signal.alarm(120)
-        torch.set_num_threads(1)
-        os.environ.update(
-            MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2'
-        )
-        if rank:  # it must not even draw what the visualizer would then drop
-            visualization.draw_scan_order = None
-        cfg = tiny_config(folder / f'rank{rank}', dict(images=1))
-        cfg.launcher = 'pytorch'
-        runner = build_runner(cfg)
-        runner.train()
-        torch.save(runner.model.module.state_dict(), folder / f'rank{rank}/weights.pth')
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 @pytest.mark.parametrize('name', ['interval', 'images'])

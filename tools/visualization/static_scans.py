@@ -6,6 +6,7 @@ from pathlib import Path
 import mmcv
 
 import mmdefmamba  # noqa: F401  registers the scans and mends the environment
+from mmdefmamba.files import existing_file
 from mmdefmamba.visualization import draw_static_scans
 
 
@@ -17,9 +18,7 @@ def main(argv=None):
     parser.add_argument('--out', type=Path, default=Path('static_scans.png'), help='file, default %(default)s')
     args = parser.parse_args(argv)
     try:
-        if args.image and not Path(args.image).is_file():
-            raise FileNotFoundError(f'image {args.image} does not exist, seen from {Path.cwd()}')
-        image = mmcv.imread(args.image, channel_order='rgb') if args.image else None
+        image = mmcv.imread(str(existing_file(args.image, 'image')), channel_order='rgb') if args.image else None
         draw_static_scans(tuple(args.size), args.scans, image).savefig(args.out)
     except (OSError, ValueError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
