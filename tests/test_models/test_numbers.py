@@ -105,8 +105,10 @@ def digits(device, count):
 
 
 @cache
-def train_on_digits(device, dtype, steps):
+def train_on_digits(device, dtype, steps, seed):
     """Train a small classifier with the pico config's loss and optimizer, in batches of 16.
+
+    The seed draws its weights, the batches and the paths that are dropped.
 
     Returns:
         Mean loss over the last fifth of the steps, and how many the GradScaler skipped.
@@ -117,7 +119,7 @@ def train_on_digits(device, dtype, steps):
     cfg.model.backbone.update(arch=dict(embed_dims=(8, 16), depths=(1, 1)), out_indices=1)
     cfg.model.head.in_channels = 16
     init_default_scope(cfg.default_scope)
-    torch.manual_seed(0)
+    torch.manual_seed(10**6 * seed)
     model = MODELS.build(cfg.model).to(device)
     model.init_weights()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
@@ -127,8 +129,8 @@ def train_on_digits(device, dtype, steps):
     for step in range(steps):
         for group in optimizer.param_groups:
             group['lr'] = 2e-3 * min(1, (step + 1) / 66)  # the config's warm-up
-        chosen = torch.randint(len(labels), (16,), generator=torch.Generator().manual_seed(step))
-        torch.manual_seed(step)  # the same paths are dropped
+        torch.manual_seed(10**6 * seed + step)
+        chosen = torch.randint(len(labels), (16,))
         with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             samples = [DataSample().set_gt_label(label) for label in labels[chosen]]
             loss = model(images[chosen], samples, mode='loss')['loss']
@@ -146,13 +148,20 @@ def train_on_digits(device, dtype, steps):
 @HALF
 @DEVICE
 def test_mixed_precision_learns_as_float32(device, dtype, request):
-    """The loss after N steps, by default few ones; ``--steps 200`` is what the promise is about."""
-    steps = request.config.getoption('--steps') or 8
-    expected, _ = train_on_digits(device, torch.float32, steps)
-    found, skipped = train_on_digits(device, dtype, steps)
-    print(f'{dtype}: loss {found:.4f}, in float32 {expected:.4f}; {skipped} steps skipped')
-    assert found == pytest.approx(expected, rel=0.02)
-    assert skipped <= 3 * (dtype == torch.float16), 'GradScaler starts from 65,536'
+    """The loss after few steps. ``--steps 200`` is what the promise is about: there it is the mean over eight seeds,
+    since a training that rounds otherwise soon goes a way of its own, to a loss that is higher or lower by chance.
+    """
+    steps = request.config.getoption('--steps')
+    differences = []
+    for seed in range(8 if steps else 1):
+        expected, _ = train_on_digits(device, torch.float32, steps or 8, seed)
+        found, skipped = train_on_digits(device, dtype, steps or 8, seed)
+        differences.append(found / expected - 1)
+        print(f'{dtype}, seed {seed}: loss {found:.4f}, in float32 {expected:.4f}; {skipped} steps skipped')
+        assert skipped <= 3 * (dtype == torch.float16), 'GradScaler starts from 65,536'
+    mean = sum(differences) / len(differences)
+    print(f'{dtype}: {mean:+.2%}, from {min(differences):+.2%} to {max(differences):+.2%}')
+    assert abs(mean) <= 0.02
 
 
 # -- ties
