@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from mmdefmamba.models import DefMamba
 from mmdefmamba.ops import TokenOrder, merge_scans, multi_scan, selective_scan
+from mmdefmamba.ops.tensors import check_offsets
 from mmdefmamba.ops.triton_scan import multi_scan_triton, op, unavailable_reason
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -161,6 +162,33 @@ def test_strides_do_not_matter():
     delta = delta.transpose(2, 3).contiguous().transpose(2, 3)
     actual = multi_scan_triton([channel_first[0], maps[1]], delta, A, B, C, D, bias, orders)
     assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize('chunk_length', [0, 8])
+def test_scans_may_lie_further_apart_than_32_bits_reach(chunk_length, monkeypatch):
+    """As those of an image of 14,000 x 14,000 pixels do. Of the 4 GiB between the scans no page is ever touched on a CPU."""
+    monkeypatch.setattr(op, 'CHECKPOINT', 8)
+    kinds = ['forward', 'learned', 'backward']
+    maps, others, orders = make_inputs(kinds, [0], 1, 11, 3, 4, torch.float16)
+    near = others[0].detach()
+    apart = 2**30 + 8
+    far = torch.empty(2 * apart + near[0, 0].numel(), dtype=near.dtype, device=DEVICE)
+    far = far.as_strided(near.shape, (0, apart, 3, 1)).copy_(near)
+    results = []
+    for delta in (near, far):
+        others[0] = delta.requires_grad_()
+        y = multi_scan_triton(maps * 3, *others, orders, chunk_length=chunk_length)
+        results.append([y, *torch.autograd.grad(y.square().sum(), maps + others)])
+    assert far.stride(1) == apart
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_map_of_more_than_32_bits_is_refused():
+    check_offsets('u', torch.empty(2, 3, 2**24, 127, device='meta'))
+    with pytest.raises(ValueError, match=r'^u \(2, 3, 16777216, 128\) is too large'):
+        check_offsets('u', torch.empty(2, 3, 2**24, 128, device='meta'))
+    with pytest.raises(ValueError, match='is too large'):  # half of a wider map
+        check_offsets('z', torch.empty(2, 2**24, 128, device='meta').split(64, dim=-1)[0])
 
 
 def test_nan_is_not_hidden():

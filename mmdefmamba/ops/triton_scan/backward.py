@@ -141,7 +141,7 @@ def scan_backward(
     block = tl.program_id(0) % blocks
     chunk = tl.program_id(0) // blocks
     chunks = tl.num_programs(0) // blocks
-    k = tl.program_id(1)
+    k = tl.program_id(1).to(tl.int64)
     b = tl.program_id(2).to(tl.int64)
     bk = b * tl.num_programs(1) + k
     walk = scan_walk(walks, k)
@@ -178,7 +178,7 @@ def scan_backward(
     in_row = (n_row < N) & (c_row < channels)
     state_row = n_row * channels + c_row
 
-    program = (b * tl.num_programs(1) + k) * tl.num_programs(0) + tl.program_id(0)
+    program = bk * tl.num_programs(0) + tl.program_id(0)
     tile_states = scratch + program * TILES * N_PADDED * C_BLOCK + element
 
     A_square = tl.reshape(tl.load(A + k * N * channels + state_row, mask=in_row, other=0.0), SQUARE) * LOG2_E

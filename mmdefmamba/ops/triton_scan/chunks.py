@@ -59,7 +59,7 @@ def chunk_ends(
     blocks = tl.cdiv(channels, C_BLOCK)
     chunk = tl.program_id(0) // blocks
     chunks = tl.num_programs(0) // blocks
-    k = tl.program_id(1)
+    k = tl.program_id(1).to(tl.int64)
     b = tl.program_id(2).to(tl.int64)
     bk = b * tl.num_programs(1) + k
     walk = scan_walk(walks, k)
@@ -122,7 +122,7 @@ def pass_carries(
     ADJOINT: tl.constexpr,
 ):
     """Turn what each chunk makes of zero, in place, into the state that reaches it; from the last one on if ADJOINT."""
-    k = tl.program_id(1)
+    k = tl.program_id(1).to(tl.int64)
     bk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + k
     c = tl.program_id(0) * C_BLOCK + tl.arange(0, C_BLOCK)
     n = tl.arange(0, N_PADDED)

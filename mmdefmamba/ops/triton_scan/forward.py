@@ -59,7 +59,7 @@ def scan_forward(
 ):
     blocks = tl.cdiv(channels, C_BLOCK)
     chunk = tl.program_id(0) // blocks
-    k = tl.program_id(1)
+    k = tl.program_id(1).to(tl.int64)  # scans may lie further apart than 32 bits reach
     b = tl.program_id(2).to(tl.int64)
     scans = tl.num_programs(1)
     bk = b * scans + k

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from ..tensors import channel_last
+from ..tensors import channel_last, check_offsets
 from . import op
 from .backward import scan_backward
 from .chunks import chunk_ends, pass_carries
@@ -21,7 +21,6 @@ N_LOW, C_LOW = 4, 8
 # A warp has about enough to do by itself to keep a quarter of its share of the special function units busy.
 WARPS_PER_MULTIPROCESSOR = 8
 MIN_CHUNK = 256
-MAX_OFFSET = 2**31 - 1
 
 
 @dataclass
@@ -110,11 +109,6 @@ class _Inputs:
         return self.order.stride(0), self.order.stride(1) if self.order.shape[1] > 1 else 0
 
 
-def check_offsets(name, x):
-    if x.shape[2] * x.stride(2) > MAX_OFFSET:
-        raise ValueError(f'the Triton kernels address one scan with 32 bits: {name} {tuple(x.shape)} is too large')
-
-
 def _strides(x):
     return x.stride()[:3]
 
@@ -156,6 +150,8 @@ def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_s
     y, states = op.empty_results(sources, delta, A, save_states)
     x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
     check_offsets('y', y)
+    if save_states:
+        check_offsets('states at checkpoints', states.flatten(3))
     with torch.cuda.device_of(y):
         starts = None
         if grid.chunks > 1:

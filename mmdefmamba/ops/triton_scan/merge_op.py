@@ -2,7 +2,7 @@
 
 import torch
 
-from ..tensors import channel_last
+from ..tensors import channel_last, check_offsets
 
 BLOCK = 1024
 
@@ -15,6 +15,7 @@ def _merge(y, z):
 
     batch, scans, length, channels = y.shape
     y, z = y.contiguous(), channel_last(z)
+    check_offsets('z', z)
     out = _empty_merged(y, z)
     size = length * channels
     with torch.cuda.device_of(y):
