@@ -22,7 +22,7 @@ bench() {
 }
 
 checks() {
-    timeout "$NINE_MINUTES" "$PYTHON" -m pytest -q -x -m gpu tests/test_ops
+    timeout "$NINE_MINUTES" "$PYTHON" -m pytest -q -m gpu tests
     timeout "$NINE_MINUTES" "$PYTHON" -m pytest -q tests/test_ops/test_triton_scan.py -m 'not gpu'
 }
 
