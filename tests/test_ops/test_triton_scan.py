@@ -166,7 +166,7 @@ def test_strides_do_not_matter():
 
 @pytest.mark.parametrize('chunk_length', [0, 8])
 def test_scans_may_lie_further_apart_than_32_bits_reach(chunk_length, monkeypatch):
-    """As those of an image of 14,000 x 14,000 pixels do. Of the 4 GiB between the scans no page is ever touched on a CPU."""
+    """As those of an image of 14,000 x 14,000 pixels do. Of the 4 GiB between them a CPU never touches a page."""
     monkeypatch.setattr(op, 'CHECKPOINT', 8)
     kinds = ['forward', 'learned', 'backward']
     maps, others, orders = make_inputs(kinds, [0], 1, 11, 3, 4, torch.float16)
