@@ -1,7 +1,6 @@
 """Models by name: the configs that model-index.yml lists, built and filled from a checkpoint."""
 
 import copy
-import difflib
 import fnmatch
 import logging
 import os
@@ -17,6 +16,7 @@ from ..datasets.configs import innermost_dataset
 from ..engine.config_errors import explain_errors, read_config
 from ..engine.matching import match_parameters, some, state_dict_of
 from ..files import existing_file
+from ..names import near_name
 
 CLONE = Path(__file__).resolve().parents[2]
 # The library that a config is for, and what its models do.
@@ -67,10 +67,10 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
         TypeError: a class of the config takes no such argument.
     """
     cfg = load_config(name_or_config)
-    task_of(cfg)
+    task = task_of(cfg)
     init_default_scope(cfg.default_scope)
     model_cfg = copy.deepcopy(cfg.model)
-    if cfg.default_scope == 'mmpretrain':
+    if task == 'classification':
         model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     with explain_errors(cfg):
         model = MODELS.build(model_cfg)
@@ -100,8 +100,7 @@ def load_config(name_or_config):
         return read_config(existing_file(name, 'config'))
     configs = _configs()
     if name not in configs:
-        near = difflib.get_close_matches(name, configs, n=1, cutoff=0.5)
-        hint = f', did you mean {near[0]!r}?' if near else ';'
+        hint = near_name(name, configs, otherwise=';', cutoff=0.5)
         raise ValueError(f'unknown model {name!r}{hint} mmdefmamba.list_models() lists all, or give the path of a .py')
     return read_config(configs[name])
 

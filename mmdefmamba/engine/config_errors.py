@@ -9,9 +9,9 @@ import contextlib
 import difflib
 import importlib.util
 import inspect
-import linecache
 import re
 import textwrap
+import traceback
 from pathlib import Path
 
 from mmengine.config import Config
@@ -19,6 +19,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import MODELS, OPTIMIZERS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
+
+from ..names import near_name
 
 # Read by Config itself, by the tools, by MMEngine beside its Runner's arguments, and by all three libraries.
 _READ_BESIDE_THE_RUNNER = {
@@ -122,10 +124,10 @@ def check_keys(cfg):
     """
     known = _known()
     for key in cfg:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=_NEAR)
-        if key not in known and near:
-            raise ValueError(f'config key {key!r} is read by nobody, did you mean {near[0]!r}?')
-    for path, node in _dicts(cfg.to_dict()):
+        hint = near_name(key, known, cutoff=_NEAR)
+        if key not in known and hint:
+            raise ValueError(f'config key {key!r} is read by nobody{hint}')
+    for path, node in dicts_in(cfg.to_dict()):
         for key, value in node.items():
             if key in _NUMBERS and isinstance(value, str):
                 raise ValueError(f'{".".join([*path, key])} must be a number, got {value!r}')
@@ -136,39 +138,34 @@ def check_keys(cfg):
     hooks = cfg.get('default_hooks') or {}
     for name, hook in hooks.items():
         if isinstance(hook, dict) and 'type' not in hook:
-            raise ValueError(f'default_hooks.{name} has no type{_meant(name, set(hooks) - {name})}')
+            raise ValueError(f'default_hooks.{name} has no type{near_name(name, set(hooks) - {name})}')
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if isinstance(loader, dict) and 'dataset' not in loader:
-            raise ValueError(f'{name} has no dataset{_meant("dataset", loader)}')
+            raise ValueError(f'{name} has no dataset{near_name("dataset", loader)}')
     scope = cfg.get('default_scope')
     if scope is not None and importlib.util.find_spec(scope) is None:
-        hint = _meant(scope, _SCOPES) or f'; one of {", ".join(_SCOPES)}'
+        hint = near_name(scope, _SCOPES, otherwise=f'; one of {", ".join(_SCOPES)}')
         raise ValueError(f'default_scope {scope!r} is no package that is installed{hint}')
-
-
-def _meant(word, others):
-    near = difflib.get_close_matches(word, others, n=1)
-    return f', did you mean {near[0]!r}?' if near else ''
 
 
 def _check_looked_up(place, options, known, cutoff=0.7):
     for key in options:
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=cutoff)
-        if key not in known and near:
-            raise ValueError(f'{place}.{key} is read by nobody, did you mean {near[0]!r}?')
+        hint = near_name(key, known, cutoff=cutoff)
+        if key not in known and hint:
+            raise ValueError(f'{place}.{key} is read by nobody{hint}')
 
 
 def _check_paramwise(wrapper, place):
     if str(wrapper.get('constructor', '')).split('.')[-1] not in ('', 'None', 'DefaultOptimWrapperConstructor'):
         return
+    _check_looked_up(place, wrapper['paramwise_cfg'], _PARAMWISE, cutoff=0)
     custom = wrapper['paramwise_cfg'].get('custom_keys')
-    checks = [(place, wrapper['paramwise_cfg'], _PARAMWISE, 0)]
+    settings = {place: wrapper['paramwise_cfg']}
     for name, options in custom.items() if isinstance(custom, dict) else ():
         if isinstance(options, dict):
-            checks.append((f'{place}.custom_keys.{name}', options, _OF_A_PARAMETER, 0.7))
-    for check in checks:
-        _check_looked_up(*check)
+            settings[f'{place}.custom_keys.{name}'] = options
+            _check_looked_up(f'{place}.custom_keys.{name}', options, _OF_A_PARAMETER)
     optimizer = wrapper.get('optimizer')
     if not isinstance(optimizer, dict):
         return
@@ -176,7 +173,7 @@ def _check_paramwise(wrapper, place):
     for setting, scales in (('weight_decay', ('decay_mult',)), ('lr', ('lr_mult', 'custom_keys'))):
         scaled = [
             f'{where}.{key}'
-            for where, options, *_ in checks
+            for where, options in settings.items()
             for key, value in options.items()
             if key.endswith(scales) and value != {}
         ]
@@ -202,7 +199,7 @@ def check_options(options):
         key = option.split('.')[0]
         if key not in known:
             raise ValueError(
-                f'--cfg-options {option}: {key!r} is read by nobody{_meant(key, known) or "."} If it is a variable of '
+                f'--cfg-options {option}: {key!r} is read by nobody{near_name(key, known, ".")} If it is a variable of '
                 'the config, change it there, or change here the keys that it went into (train_cfg.max_epochs, say)'
             )
 
@@ -249,8 +246,7 @@ def _explain_type(error, cfg):
     while registry is not None:
         names |= set(registry.module_dict)
         registry = registry.parent
-    near = difflib.get_close_matches(name.split('.')[-1], names, n=1)
-    hint = f', did you mean {near[0]!r}?' if near else '.'
+    hint = near_name(name.split('.')[-1], names, otherwise='.')
     return ValueError(
         f'{_place(cfg, lambda node: node.get("type") == name, "type")}{name!r} is no registered {kind}{hint} '
         'A class of your own has to be imported first, in custom_imports of the config'
@@ -300,11 +296,9 @@ def _explain_bare(error):
     missing = isinstance(error, TypeError) and str(error).startswith("'NoneType' object")
     if not missing and (not isinstance(error, AssertionError) or str(error)):
         return None
-    frames = [*_frames(error)]
-    for local in (tb.tb_frame.f_locals for tb in frames):
+    for local in (tb.tb_frame.f_locals for tb in _frames(error)):
         if 'obj_cls' in local and 'args' in local:  # MMEngine builds from a config here
-            file, line = frames[0].tb_frame.f_code.co_filename, frames[0].tb_lineno
-            failed = ': '.join(filter(None, [linecache.getline(file, line).strip(), str(error)]))
+            failed = ': '.join(filter(None, [traceback.extract_tb(error.__traceback__)[-1].line, str(error)]))
             given = textwrap.shorten(', '.join(f'{key}={value!r}' for key, value in local['args'].items()), 500)
             return ValueError(f'{local["obj_cls"].__name__} cannot be built: {failed}. Given: {given}')
     return None
@@ -325,7 +319,7 @@ def _locals(error, name):
     return [value for value in values if value is not None]
 
 
-def _dicts(node, path=()):
+def dicts_in(node, path=()):
     """All dicts in a nest of dicts and lists, each with its path, as names."""
     if isinstance(node, dict):
         yield path, node
@@ -335,10 +329,10 @@ def _dicts(node, path=()):
     else:
         return
     for name, child in children:
-        yield from _dicts(child, (*path, str(name)))
+        yield from dicts_in(child, (*path, str(name)))
 
 
 def _place(cfg, is_it, key):
     """Where in a config a dict is, as the option that changes it: ``model.backbone.type: ``; '' where there is none."""
-    paths = ('.'.join([*path, key]) + ': ' for path, node in _dicts(cfg.to_dict()) if is_it(node))
+    paths = ('.'.join([*path, key]) + ': ' for path, node in dicts_in(cfg.to_dict()) if is_it(node))
     return next(paths, '')

@@ -14,8 +14,6 @@ Glossary, the paper's symbols and the names here:
     CA                      channel_attention
 """
 
-import difflib
-
 import numpy as np
 import torch
 from mmengine.model import BaseModule
@@ -23,6 +21,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..names import near_name
 from ..scans import ScanContext
 from ..scans.base import FORMULATIONS
 from .dm_block import DMBlock
@@ -187,8 +186,7 @@ class DefMamba(BaseModule):
 def _architecture(arch):
     if isinstance(arch, str):
         if arch not in ARCHITECTURES:
-            near = difflib.get_close_matches(arch, ARCHITECTURES, n=1)
-            hint = f', did you mean {near[0]!r}?' if near else ','
+            hint = near_name(arch, ARCHITECTURES, otherwise=',')
             raise ValueError(
                 f'unknown arch {arch!r}{hint} one of {list(ARCHITECTURES)} or a dict of embed_dims and depths'
             )

@@ -1,12 +1,12 @@
 """What every scan has in common: the registry, the interface, and the cached orders of all static scans."""
 
-import difflib
 from dataclasses import dataclass
 
 import torch
 from mmengine.registry import Registry
 from torch import nn
 
+from ..names import near_name
 from ..ops.token_order import TokenOrder
 
 SCANS = Registry('scan', scope='mmdefmamba')
@@ -121,7 +121,6 @@ def build_scan(cfg, context):
     name = cfg.pop('type', None)
     scan = SCANS.module_dict.get(name)
     if scan is None:
-        near = difflib.get_close_matches(str(name), SCANS.module_dict, n=1)
-        hint = f', did you mean {near[0]!r}?' if near else ''
+        hint = near_name(name, SCANS.module_dict)
         raise ValueError(f'unknown scan {name!r}{hint} Registered: {sorted(SCANS.module_dict)}')
     return scan(context=context, **cfg)

@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, Registry, init_default_scope
 from mmengine.runner import Runner
 
 from mmdefmamba.engine.cli import build_runner
-from mmdefmamba.engine.config_errors import check_keys, explain_errors, read_config
+from mmdefmamba.engine.config_errors import check_keys, dicts_in, explain_errors, read_config
 
 hypothesis = pytest.importorskip('hypothesis', reason='pip install hypothesis')
 from hypothesis import strategies as st  # noqa: E402
@@ -21,13 +21,9 @@ from hypothesis import strategies as st  # noqa: E402
 LETTERS = 'abcdefghijklmnopqrstuvwxyz_'
 
 
-def places(node, path=()):
-    """Paths of all keys in a nest of dicts and lists."""
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for key, child in children:
-        if isinstance(node, dict):
-            yield (*path, key)
-        yield from places(child, (*path, key))
+def keys_of(config):
+    """All keys of a config that are not free: the path and the dict that holds it, and the key."""
+    return [(path, node, key) for path, node in dicts_in(config) for key in node if not is_free((*path, key))]
 
 
 def misspelt(draw, word):
@@ -109,45 +105,36 @@ def build_all(cfg):
 
 
 def test_a_misspelt_key_is_named_or_free(unshrunk, config, forget):
-    keys = [path for path in places(config) if not is_free(path)]
-
     @unshrunk
     @hypothesis.given(st.data())
     def check(data):
-        path = data.draw(st.sampled_from(keys))
-        key = misspelt(data.draw, path[-1])
         mutated = copy.deepcopy(config)
-        node = mutated
-        for step in path[:-1]:
-            node = node[step]
+        path, node, before = data.draw(st.sampled_from(keys_of(mutated)))
+        key = misspelt(data.draw, before)
         hypothesis.assume(key and key not in node)
-        node[key] = node.pop(path[-1])
+        node[key] = node.pop(before)
         forget()
         try:
             build_all(Config(mutated))
         except Exception as error:
             # the slip itself, the key that is missing now, or the class or part that misses it
             told = re.split(r'\W+', f'{type(error).__name__} {error}')
-            assert {key, path[-1], *map(str, path[:-1])} & set(told), f'{path} -> {key}: {error!r}'
+            assert {key, before, *path} & set(told), f'{path}, {before} -> {key}: {error!r}'
         else:
-            assert len(path) == 1, f'{path} -> {key} was taken without a word'
+            assert not path, f'{path}, {before} -> {key} was taken without a word'
 
     check()
 
 
 def test_a_misspelt_type_is_named(unshrunk, config, forget):
-    places_of_types = [path for path in places(config) if path[-1] == 'type' and not is_free(path)]
     build_all(Config(copy.deepcopy(config)))  # which registers all that there is
     registered = {name for root in vars(registry).values() if isinstance(root, Registry) for name in names_in(root)}
 
     @unshrunk
     @hypothesis.given(st.data())
     def check(data):
-        path = data.draw(st.sampled_from(places_of_types))
         mutated = copy.deepcopy(config)
-        node = mutated
-        for step in path[:-1]:
-            node = node[step]
+        path, node, _ = data.draw(st.sampled_from([found for found in keys_of(mutated) if found[2] == 'type']))
         before = node['type']
         name = node['type'] = misspelt(data.draw, before)
         hypothesis.assume(name not in registered)  # Adam is not AdamW, and no slip
