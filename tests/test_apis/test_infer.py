@@ -92,9 +92,10 @@ def test_classification(run, folder, pico_checkpoints, capsys):
         assert entry['score'] == max(entry['scores'])
 
 
-def test_detection(run, folder, pico_checkpoints, capsys):
+@pytest.mark.parametrize('batch_size', [1, 3])
+def test_detection(batch_size, run, folder, pico_checkpoints, capsys):
     model = pico_checkpoints['detection']
-    code, document, out = run(model, folder, '--batch-size', 3, '--score-thr', 0)
+    code, document, out = run(model, folder, '--batch-size', batch_size, '--score-thr', 0)
     check_good_and_bad(code, document, out, folder, model[1], capsys)
 
     from mmdet.apis import inference_detector
@@ -107,8 +108,8 @@ def test_detection(run, folder, pico_checkpoints, capsys):
         np.testing.assert_allclose([item['score'] for item in found], expected.scores, rtol=1e-4)
         np.testing.assert_allclose([item['box'] for item in found], expected.bboxes, atol=0.05)
         masks = np.stack([coco_mask.decode(item['mask']) for item in found]).astype(bool)
-        # in a batch and alone the network rounds differently, which a pixel on the edge of a mask may show
-        assert (masks != expected.masks.numpy()).mean() < 1e-5
+        # in a batch the network rounds otherwise than alone, which a pixel on the edge of a mask may show
+        assert (masks != expected.masks.numpy()).mean() <= (0 if batch_size == 1 else 1e-5)
         assert all(item['class'] == str(item['label']) for item in found)
 
 

@@ -1,5 +1,6 @@
 """The kernels compile for a GPU that is not there, and stay as lean as docs/benchmarks.md says."""
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.utils import digit_version
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +31,7 @@ def test_kernels_compile_for_sm90_without_a_gpu():
         *('chunk_ends', 'pass_carries', 'scan_forward'),
         *('chunk_ends (adjoint)', 'pass_carries (adjoint)', 'scan_backward'),
     }
-    # Triton 3.3 takes 13.1 and 36.8, 3.8 takes 10.4 and 32.8; a layout gone wrong costs two times as much
-    assert instructions['scan_forward'] < 14
+    # 3.8 takes 10.4 and 32.8, older Triton 13.1 to 13.3 and up to 36.8; a layout gone wrong costs two times as much
+    old = digit_version(importlib.metadata.version('triton')) < digit_version('3.8')
+    assert instructions['scan_forward'] < (14 if old else 12)
     assert instructions['scan_backward'] < 40
