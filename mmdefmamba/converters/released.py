@@ -159,9 +159,8 @@ def infer_network(state_dict):
     embed_dims, depths = _sizes(state_dict)
     arch = {'embed_dims': embed_dims, 'depths': depths}
     arch = next((name for name, known in ARCHITECTURES.items() if known == arch), arch)
-    tables = {}
+    tables, table = {}, rf'backbone\.stages\.({_NUMBER})\.{_NUMBER}\.dssm\.scans\.{_NUMBER}\.offset_bias\.table'
     for name, weight in state_dict.items():
-        table = rf'backbone\.stages\.({_NUMBER})\.{_NUMBER}\.dssm\.scans\.{_NUMBER}\.offset_bias\.table'
         match = re.fullmatch(table, name)
         if match:
             tables.setdefault(int(match[1]), set()).add(tuple(weight.shape[1:]))

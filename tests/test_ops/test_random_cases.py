@@ -116,11 +116,11 @@ def magnitudes(inputs, softplus):
         weighted = exponent.exp() * (weighted + exponent.abs() * state)
         state = exponent.exp() * state + driven
         sums.append((state * C[..., t]).sum(-1))
-        scales.append((weighted.detach() * C[..., t]).sum(-1))
+        scales.append((weighted * C[..., t]).sum(-1))
     y = torch.stack(sums, dim=-1)
     if D is not None:
         y = y + D.unsqueeze(-1) * u
-    return y, y.detach() + torch.stack(scales, dim=-1).detach(), leaves
+    return y, (y + torch.stack(scales, dim=-1)).detach(), leaves
 
 
 def test_scan_and_its_last_state_match_the_reference(request):

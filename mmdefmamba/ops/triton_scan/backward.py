@@ -190,8 +190,8 @@ def scan_backward(
         g = tl.load(after + (bk * chunks + chunk) * N * channels + state_row, mask=in_row, other=0.0)
         g = tl.reshape(g, SQUARE)
     else:
-        g = tl.zeros([N_HIGH, C_HIGH, N_LOW, C_LOW], tl.float32)
-    dA_square = tl.zeros([N_HIGH, C_HIGH, N_LOW, C_LOW], tl.float32)
+        g = tl.zeros(SQUARE, tl.float32)
+    dA_square = tl.zeros(SQUARE, tl.float32)
     dD_c = tl.zeros([C_BLOCK], tl.float32)
     dbias_c = tl.zeros([C_BLOCK], tl.float32)
 
