@@ -1,27 +1,22 @@
 """MMEngine's checkpoints load; pickles that bring code do not."""
 
-import functools
-import http.server
 import io
-import json
 import os
 import pickle
 import re
-import threading
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.fileio import LocalBackend
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
-from mmengine.runner import CheckpointLoader, Runner, checkpoint, load_checkpoint
+from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 
 import mmdefmamba  # noqa: F401 (installs the loaders)
 from mmdefmamba import compat
-from mmdefmamba.compat import checkpoints, load_safely, trust_checkpoints
+from mmdefmamba.compat import load_safely, trust_checkpoints
 
 
 class Tiny(BaseModel):
@@ -81,25 +76,7 @@ def trained(tmp_path_factory):
     return runner, str(work_dir / 'iter_3.pth')
 
 
-class CreatesFile:
-    def __init__(self, path, function):
-        self.path, self.function = path, function
-
-    def __reduce__(self):
-        return self.function, (self.path, *(['w'] if self.function is io.open else []))
-
-
-# Python 3.13 pickles it as _io.open, earlier ones as io.open.
-OPEN = f'{io.open.__module__}.open'
-FUNCTIONS = {'open': (io.open, OPEN), 'mkdir': (os.mkdir, f'{os.mkdir.__module__}.mkdir')}
-
-
-@pytest.fixture
-def evil(tmp_path):
-    """A checkpoint that creates a file when it is unpickled; and that file."""
-    file, mark = tmp_path / 'evil.pth', tmp_path / 'code_ran'
-    torch.save({'state_dict': Tiny().state_dict(), 'meta': CreatesFile(str(mark), io.open)}, file)
-    return str(file), mark
+FUNCTIONS = {'open': io.open, 'mkdir': os.mkdir}
 
 
 def test_a_run_resumes_from_its_checkpoint(trained, tmp_path):
@@ -159,18 +136,12 @@ def test_files_of_both_numpys_load(core, tmp_path):
     assert scalar == 2.5 and array.tolist() == [0, 1, 2]
 
 
-def assert_refused(error, file, offender):
-    text = str(error.value)
-    assert file in text and f'it needs {offender},' in text
-    assert 'trust_checkpoints' in text and 'torch.save' in text
-
-
 @pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])
 @pytest.mark.parametrize('function', FUNCTIONS)
-def test_code_in_a_checkpoint_does_not_run(function, form, tmp_path):
-    function, name = FUNCTIONS[function]
+def test_code_in_a_checkpoint_does_not_run(function, form, tmp_path, creates_file, assert_refused):
+    function = FUNCTIONS[function]
     file, mark = str(tmp_path / 'evil.pth'), tmp_path / 'code_ran'
-    content = {'state_dict': {}, 'meta': CreatesFile(str(mark), function)}
+    content = {'state_dict': {}, 'meta': creates_file(str(mark), function)}
     if form == 'pickle':
         with open(file, 'wb') as stream:
             pickle.dump(content, stream, protocol=2)
@@ -178,31 +149,31 @@ def test_code_in_a_checkpoint_does_not_run(function, form, tmp_path):
         torch.save(content, file, _use_new_zipfile_serialization=form == 'zip')
     with pytest.raises(pickle.UnpicklingError) as error:
         load_checkpoint(Tiny(), file)
-    assert_refused(error, file, name)
+    assert_refused(error, file, f'{function.__module__}.{function.__name__}')
     assert not mark.exists()
     pickle.loads(pickle.dumps(content))
     assert mark.exists(), 'the file would do no harm: this test proves nothing'
 
 
 @pytest.mark.parametrize('resume', [False, True])
-def test_runner_refuses_code(resume, evil, tmp_path):
+def test_runner_refuses_code(resume, evil, tmp_path, assert_refused):
     file, mark = evil
     runner = make_runner(tmp_path, f'refuses_{resume}', load_from=file, resume=resume)
     with pytest.raises(pickle.UnpicklingError) as error:
         runner.train()
-    assert_refused(error, file, OPEN)
+    assert_refused(error, file)
     assert not mark.exists()
 
 
-def test_pretrained_init_refuses_code(evil):
+def test_pretrained_init_refuses_code(evil, assert_refused):
     file, mark = evil
     with pytest.raises(pickle.UnpicklingError) as error:
         Tiny(init_cfg={'type': 'Pretrained', 'checkpoint': file}).init_weights()
-    assert_refused(error, file, OPEN)
+    assert_refused(error, file)
     assert not mark.exists()
 
 
-def test_a_whole_pickled_model_is_refused_by_its_name(tmp_path):
+def test_a_whole_pickled_model_is_refused_by_its_name(tmp_path, assert_refused):
     file = str(tmp_path / 'model.pth')
     torch.save(torch.nn.Linear(2, 2), file)
     with pytest.raises(pickle.UnpicklingError) as error:
@@ -223,7 +194,7 @@ class Attribute:
 @pytest.mark.parametrize(
     'args', [(HistoryBuffer, '__init__'), (np.ndarray, 'max'), (HistoryBuffer.mean, '__globals__')]
 )
-def test_getattr_reaches_nothing_but_the_statistics_of_the_history(args, tmp_path):
+def test_getattr_reaches_nothing_but_the_statistics_of_the_history(args, tmp_path, assert_refused):
     file = str(tmp_path / 'attribute.pth')
     torch.save([Attribute(HistoryBuffer, 'mean')], file)
     assert load_safely(file) == [HistoryBuffer.mean]
@@ -319,121 +290,6 @@ def test_a_file_cut_anywhere_raises_a_named_error(kind, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'gone\.pth can not be found'):
         load_checkpoint(Tiny(), str(tmp_path / 'gone.pth'))
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A folder and the local URL it is served at; downloads go to a cache of their own."""
-    folder = tmp_path / 'served'
-    folder.mkdir()
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path / 'mmengine'))
-    monkeypatch.setattr(torch.hub, '_hub_dir', None)
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=folder)) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield folder, f'http://127.0.0.1:{running.server_address[1]}'
-        running.shutdown()
-        thread.join()
-
-
-def fake_urls(monkeypatch, tmp_path, url):
-    """Let each list of models by name hold one model, at this URL."""
-    for function in ('get_torchvision_models', 'get_mmcls_models'):
-        monkeypatch.setattr(checkpoint, function, lambda: {'model': url})
-    (tmp_path / 'mmengine').mkdir()
-    (tmp_path / 'mmengine' / 'open_mmlab.json').write_text(json.dumps({'model': url, 'local': 'local.pth'}))
-
-
-SCHEMES = ['{url}', 'torchvision://model', 'modelzoo://model', 'mmcls://model', 'open-mmlab://model']
-
-
-@pytest.mark.parametrize('scheme', SCHEMES)
-def test_downloads_load_safely(scheme, server, evil, tmp_path, monkeypatch):
-    folder, address = server
-    url = f'{address}/net.pth?version=1'
-    name = scheme.format(url=url)
-    fake_urls(monkeypatch, tmp_path, url)
-    cached = tmp_path / 'cache' / 'hub' / 'checkpoints' / 'net.pth'
-
-    torch.save({'state_dict': {'backbone.w': torch.ones(2)}}, folder / 'net.pth')
-    weights = CheckpointLoader.load_checkpoint(name, 'cpu')['state_dict']
-    assert [value.tolist() for value in weights.values()] == [[1, 1]]
-    (folder / 'net.pth').unlink()
-    CheckpointLoader.load_checkpoint(name, 'cpu')  # from the cache
-
-    file, mark = evil
-    os.replace(file, cached)
-    with pytest.raises(pickle.UnpicklingError) as error:
-        CheckpointLoader.load_checkpoint(name, 'cpu')
-    assert_refused(error, url, OPEN)
-    assert not mark.exists()
-    with trust_checkpoints(url):
-        CheckpointLoader.load_checkpoint(name, 'cpu')
-    assert mark.exists()
-
-
-def test_a_failing_download_names_the_url(server):
-    url = f'{server[1]}/absent.pth'
-    with pytest.raises(OSError, match=f'{url} could not be downloaded: HTTP Error 404'):
-        CheckpointLoader.load_checkpoint(url, 'cpu')
-
-
-def test_a_local_file_of_the_model_list_loads_safely(server, evil, tmp_path, monkeypatch):
-    fake_urls(monkeypatch, tmp_path, 'http://unused')
-    os.replace(evil[0], tmp_path / 'mmengine' / 'local.pth')
-    with pytest.raises(pickle.UnpicklingError) as error:
-        CheckpointLoader.load_checkpoint('openmmlab://local')
-    assert_refused(error, str(tmp_path / 'mmengine' / 'local.pth'), OPEN)
-    assert not evil[1].exists()
-
-
-@pytest.mark.parametrize('prefix', ['s3://', 'petrel://', 'cluster:s3://'])
-def test_object_stores_load_safely(prefix, evil, monkeypatch):
-    from mmengine.fileio import io as mmengine_io
-    from mmengine.fileio.backends.registry_utils import backends
-
-    class Store(LocalBackend):
-        def get(self, filepath):
-            return super().get(filepath.split('://')[1])
-
-        def get_local_path(self, filepath):
-            return super().get_local_path(filepath.split('://')[1])
-
-    monkeypatch.setitem(backends, 'petrel', Store)
-    monkeypatch.setattr(mmengine_io, 'backend_instances', {})
-    file, mark = evil
-    name = prefix + file
-    with pytest.raises(pickle.UnpicklingError) as error:
-        CheckpointLoader.load_checkpoint(name)
-    assert_refused(error, name, OPEN)
-    assert not mark.exists()
-    with trust_checkpoints(name):
-        CheckpointLoader.load_checkpoint(name)
-    assert mark.exists()
-
-
-def test_pavi_refuses_and_says_what_to_do():
-    with pytest.raises(NotImplementedError, match=r'pavi://folder/model\.pth was not loaded.*Download the file'):
-        CheckpointLoader.load_checkpoint('pavi://folder/model.pth')
-
-
-def test_no_scheme_is_left_to_a_loader_that_runs_pickles():
-    left = {
-        loader.__name__ for loader in CheckpointLoader._schemes.values() if loader.__module__ == checkpoint.__name__
-    }
-    assert left == {'load_from_torchvision', 'load_from_mmcls'}  # both end in load_from_http
-    assert checkpoint.load_from_http is checkpoints.load_from_http
-
-
-def test_loader_names_suit_the_log_line():
-    names = {CheckpointLoader._get_checkpoint_loader(path).__name__[10:] for path in ('a.pth', 'https://b/a.pth')}
-    assert names == {'local', 'http'}
 
 
 def test_applying_again_changes_nothing(caplog):

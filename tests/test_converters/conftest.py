@@ -21,3 +21,16 @@ def checkpoint(released_file):
 def record():
     """What the released implementation computes from it in float64; gradients of parameters stored in float32."""
     return torch.load(RELEASED / 'expected.pth', weights_only=True)
+
+
+@pytest.fixture(scope='session')
+def assert_same():
+    """``assert_same(a, b)``: two state dicts hold the same tensors."""
+
+    def check(a, b):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            assert torch.equal(a[name], b[name]), name
+
+    return check
