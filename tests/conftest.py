@@ -1,10 +1,13 @@
 import importlib.util
+import itertools
 import json
 import logging
 import os
+import random
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +25,7 @@ torch.set_num_threads(1)
 
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.runner import runner as runner_module  # noqa: E402
 from mmengine.visualization import Visualizer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +43,21 @@ def fresh_globals():
     """MMEngine keeps the last scope, logger and visualizer of a process: each test module starts without those."""
     for kept in (DefaultScope, MMLogger, Visualizer):
         kept._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def runs_apart():
+    """MMEngine names a run's folder, logger and visualizer by the second in which it starts. Runs of one process that
+    start in the same second, as no user's do, would write into the first one's folder: here they are numbered too."""
+    numbers = itertools.count()
+
+    def second_and_number(*args):
+        return f'{time.strftime(*args)}_{next(numbers):06}'
+
+    clock = SimpleNamespace(time=time.time, localtime=time.localtime, strftime=second_and_number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner_module, 'time', clock)
+        yield
 
 
 class Tools(dict):
@@ -75,21 +94,52 @@ def told():
     logger.removeHandler(handler)
 
 
+@pytest.fixture(scope='session')
+def free_port():
+    """A function that gives a port nothing listens on, below those that Linux hands out by itself (from 32768 on): what
+    is free there stays free until a run asks for it."""
+
+    def find():
+        while True:
+            port = random.SystemRandom().randrange(15000, 32768)  # runs in this process seed the others
+            with socket.socket() as tried:
+                if tried.connect_ex(('127.0.0.1', port)):
+                    return port
+
+    return find
+
+
 @pytest.fixture
-def run_dist_test(tmp_path):
+def run_distributed(free_port, tmp_path):
+    """``run_distributed(script, *arguments)`` runs one of tools/dist_*.sh in ``tmp_path``, where MMEngine leaves a
+    folder of its own, and returns what it printed; ``fails`` if it should, with ``folder`` to import from."""
+
+    def run(script, *args, folder=ROOT, fails=False):
+        env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PORT=str(free_port()))
+        env['PYTHON'] = sys.executable
+        env['PYTHONPATH'] = os.pathsep.join([str(folder), str(ROOT), env.get('PYTHONPATH', '')])
+        done = subprocess.run(
+            [str(part) for part in (ROOT / 'tools' / script, *args)],
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        assert (done.returncode != 0) == fails, done.stdout[-5000:]
+        assert done.stdout.count('distributed over gloo') == 1
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def run_dist_test(run_distributed, tmp_path):
     """``run_dist_test(config, checkpoint)``: the folder where two processes over gloo left ``out.pkl`` and the log."""
 
     def run(config, checkpoint):
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
-        env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PORT=str(port), PYTHON=sys.executable)
-        env['PYTHONPATH'] = os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')])
-        options = ['--work-dir', tmp_path, '--out', tmp_path / 'out.pkl']
-        command = [str(part) for part in (ROOT / 'tools/dist_test.sh', config, checkpoint, 2, *options)]
-        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert done.returncode == 0, done.stdout[-5000:]
-        assert done.stdout.count('distributed over gloo') == 1
+        run_distributed('dist_test.sh', config, checkpoint, 2, '--work-dir', tmp_path, '--out', tmp_path / 'out.pkl')
         return tmp_path
 
     return run

@@ -4,7 +4,6 @@ import gc
 import importlib
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -19,13 +18,19 @@ from mmdefmamba.engine.cli import build_runner, train_config, train_parser
 
 
 @pytest.fixture(scope='session')
-def processes():
+def processes(free_port):
     """The functions below. What a training imports is imported here, once for all processes."""
     for name in ('models', 'datasets', 'engine', 'evaluation'):
         importlib.import_module(f'mmpretrain.{name}')
     importlib.import_module('mmengine._strategy')
     Digits('train').full_init()
-    return SimpleNamespace(fork=fork, fork_ranks=fork_ranks, wait=wait, train=train)
+    return SimpleNamespace(
+        fork=fork,
+        fork_ranks=lambda *args: fork_ranks(free_port(), *args),
+        wait=wait,
+        wait_until=wait_until,
+        train=train,
+    )
 
 
 def fork(work, log, **environment):
@@ -54,15 +59,12 @@ def fork(work, log, **environment):
         os._exit(status)
 
 
-def fork_ranks(world_size, work, folder):
+def fork_ranks(port, world_size, work, folder):
     """Call ``work(rank)`` in processes that find each other as torchrun's do; their output goes to folder/rank*.txt.
 
     Returns:
         The processes' ids, by rank.
     """
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(world_size))
     folder.mkdir(parents=True, exist_ok=True)
     return [
@@ -71,7 +73,7 @@ def fork_ranks(world_size, work, folder):
     ]
 
 
-def wait(children, seconds=60):
+def wait(children, seconds=600):
     """Wait for processes to end.
 
     Returns:
@@ -89,6 +91,15 @@ def wait(children, seconds=60):
                 statuses[child] = None if late else os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
     return [statuses[child] for child in children]
+
+
+def wait_until(condition, seconds=120):
+    """Wait until ``condition()`` is true, ``seconds`` at most; returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (met := condition()):
+        assert time.monotonic() < deadline, f'not within {seconds} s'
+        time.sleep(0.1)
+    return met
 
 
 def train(arguments, hooks=()):

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,8 +17,7 @@ from mmdefmamba.compat import load_safely
 from mmdefmamba.engine import distributed
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-PICO = ROOT / 'configs/classification/defmamba_pico_digits.py'
+PICO = HERE.parents[1] / 'configs/classification/defmamba_pico_digits.py'
 TOTAL_BATCH, IMAGES = 32, 128
 # Nothing random but the order of the images, which all ranks draw alike.
 TINY = f"""
@@ -79,13 +75,9 @@ def run(processes, world_size, config, folder, *options):
     arguments = [config, '--work-dir', folder, '--cfg-options', *options]
     if not world_size:
         folder.mkdir()
-        return processes.wait(
-            [processes.fork(lambda: processes.train(arguments, [KeepLosses()]), folder / 'log.txt')], 600
-        )
+        return processes.wait([processes.fork(lambda: processes.train(arguments, [KeepLosses()]), folder / 'log.txt')])
     work = [*arguments[:3], '--launcher', 'pytorch', *arguments[3:]]
-    return processes.wait(
-        processes.fork_ranks(world_size, lambda rank: processes.train(work, [KeepLosses()]), folder), 600
-    )
+    return processes.wait(processes.fork_ranks(world_size, lambda rank: processes.train(work, [KeepLosses()]), folder))
 
 
 def losses(folder, world_size=1):
@@ -143,42 +135,30 @@ def seconds_since_lost(folder):
 def test_a_rank_ends_by_itself_when_another_is_lost(how, lost, processes, config, tmp_path):
     """Without torchrun, which ends the ranks of its own machine, and no others."""
     arguments = [config, '--work-dir', tmp_path / 'run', '--launcher', 'pytorch', '--cfg-options', *losing(lost, how)]
-    arguments.append('env_cfg.dist_cfg.timeout=5')
+    # who hears of a lost rank by the time-out alone, hears of it late
+    timeout = 5 if how == 'hang' else 120
+    arguments.append(f'env_cfg.dist_cfg.timeout={timeout}')
     ranks = processes.fork_ranks(2, lambda rank: processes.train(arguments), tmp_path / 'run')
-    (status,) = processes.wait([ranks[1 - lost]], 60)
+    (status,) = processes.wait([ranks[1 - lost]])
     passed = seconds_since_lost(tmp_path / 'run')
     if how == 'hang':
         os.kill(ranks[lost], signal.SIGKILL)
     assert processes.wait([ranks[lost]]) == [1 if how == 'raise' else -9]
     assert status == 1
     print(f'rank {lost} lost ({how}): the other ended {passed:.1f} s later')
-    assert passed < (5 if how == 'hang' else 0) + 15
-    assert (how == 'hang') == (passed > 4)
+    assert (4 if how == 'hang' else 0) < passed < 20
 
 
-def test_dist_train_ends_when_a_rank_is_killed(config, tmp_path):
+def test_dist_train_ends_when_a_rank_is_killed(run_distributed, processes, config, tmp_path):
     """tools/dist_train.sh as users run it, with data workers: it fails, soon, and leaves no process behind."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    env = dict(os.environ, PYTHON=sys.executable, PORT=str(port), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-    env['PYTHONPATH'] = os.pathsep.join([str(HERE), str(ROOT), env.get('PYTHONPATH', '')])
     options = [*losing(1, 'kill'), 'train_dataloader.num_workers=1', 'train_dataloader.batch_size=8']
-    command = [ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'run', '--cfg-options', *options]
-    done = subprocess.run(
-        [str(part) for part in command],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
+    arguments = [config, 2, '--work-dir', tmp_path / 'run', '--cfg-options', *options]
+    output = run_distributed('dist_train.sh', *arguments, folder=HERE, fails=True)
     passed = seconds_since_lost(tmp_path / 'run')
     print(f'dist_train.sh ended {passed:.1f} s after a rank was killed')
-    assert done.returncode != 0
-    assert 'Signal 9 (SIGKILL)' in done.stdout
+    assert 'Signal 9 (SIGKILL)' in output
     assert passed < 60
-    assert running(str(tmp_path)) == []
+    processes.wait_until(lambda: not running(str(tmp_path)), 10)
 
 
 def running(word):

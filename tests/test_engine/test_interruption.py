@@ -74,7 +74,7 @@ def train(processes, tmp_path_factory):
                 _kill_in_write(kill_in_write)
             processes.train(arguments, [] if kill_at_step is None else [KillHook(kill_at_step)])
 
-        (status,) = processes.wait([processes.fork(work, log)], 300)
+        (status,) = processes.wait([processes.fork(work, log)])
         if status not in (0, -signal.SIGKILL):
             print(log.read_text())
         return status

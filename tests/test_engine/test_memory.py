@@ -73,24 +73,16 @@ def test_data_workers_end_with_their_training(processes, tmp_path):
     log = tmp_path / 'log.txt'
     child = processes.fork(lambda: processes.train(arguments), log)
     try:
-        workers = wait_until(lambda: len(children_of(child)) >= 2 and children_of(child))
-        wait_until(lambda: 'Epoch(train)' in log.read_text())  # so that batches are under way
+        workers = processes.wait_until(lambda: len(children_of(child)) >= 2 and children_of(child))
+        processes.wait_until(lambda: 'Epoch(train)' in log.read_text())  # so that batches are under way
     finally:
         os.kill(child, signal.SIGKILL)
     assert processes.wait([child]) == [-signal.SIGKILL]
     begin = time.monotonic()
-    wait_until(lambda: not any(is_running(worker) for worker in workers))
+    processes.wait_until(lambda: not any(is_running(worker) for worker in workers))
     passed = time.monotonic() - begin
     print(f'workers ended {passed:.1f} s after their training')
     assert passed < 30
-
-
-def wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f'not within {seconds} s'
-        time.sleep(0.1)
-    return condition()
 
 
 def status_of(process):

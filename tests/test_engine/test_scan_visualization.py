@@ -109,7 +109,7 @@ def test_the_first_of_two_processes_draws(processes, tmp_path):
         runner.train()
         torch.save(runner.model.module.state_dict(), tmp_path / f'rank{rank}/weights.pth')
 
-    statuses = processes.wait(processes.fork_ranks(2, train, tmp_path / 'logs'), 120)
+    statuses = processes.wait(processes.fork_ranks(2, train, tmp_path / 'logs'))
     assert statuses == [0, 0], (tmp_path / 'logs/rank0.txt').read_text()[-5000:]
     assert {name.split('_')[-1] for name in pictures(tmp_path / 'rank0')} == {'0.png', '1.png', '2.png'}
     assert not pictures(tmp_path / 'rank1')

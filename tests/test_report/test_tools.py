@@ -1,12 +1,8 @@
 """``--report`` of tools/test.py and tools/train.py, on tiny networks."""
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,25 +145,10 @@ def test_another_scope_is_refused():
         watch_test(runner)
 
 
-def test_two_processes_write_one_page(config, trained, tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PORT=str(port), PYTHON=sys.executable)
-    env['PYTHONPATH'] = os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')])
+def test_two_processes_write_one_page(run_distributed, config, trained, tmp_path):
     options = ['--work-dir', tmp_path, '--report', tmp_path / 'report']
-    command = [ROOT / 'tools/dist_test.sh', config, trained / 'epoch_2.pth', 2, *options]
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=tmp_path,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert done.stdout.count('report: ') == 1
+    output = run_distributed('dist_test.sh', config, trained / 'epoch_2.pth', 2, *options)
+    assert output.count('report: ') == 1
     text = check_page(tmp_path / 'report/test.html')
     cells = re.search(r'<table class="matrix">.*?</table>', text, re.S)[0]
     assert sum(map(int, re.findall(r'%">(\d+)</td>', cells))) == 21  # the padding of the last batch is not counted
