@@ -24,9 +24,8 @@ os.environ['OMP_NUM_THREADS'] = '1'
 torch.set_num_threads(1)
 
 from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.registry import DefaultScope  # noqa: E402
 from mmengine.runner import runner as runner_module  # noqa: E402
-from mmengine.visualization import Visualizer  # noqa: E402
+from mmengine.utils import ManagerMixin  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,11 +37,21 @@ def pytest_addoption(parser):
     parser.addoption('--cases', type=int, default=60, help='how many random cases test_random_cases.py tries')
 
 
+def forget(kind=ManagerMixin):
+    """MMEngine keeps the scope, logger and visualizer of a process by name: the next run starts without them."""
+    kind._instance_dict.clear()
+    for child in kind.__subclasses__():
+        forget(child)
+
+
+@pytest.fixture(scope='session')
+def forget_runs():
+    return forget
+
+
 @pytest.fixture(autouse=True, scope='module')
-def fresh_globals():
-    """MMEngine keeps the last scope, logger and visualizer of a process: each test module starts without those."""
-    for kept in (DefaultScope, MMLogger, Visualizer):
-        kept._instance_dict.clear()
+def fresh_module():
+    forget()
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -61,14 +70,20 @@ def runs_apart():
 
 
 class Tools(dict):
-    """The main functions of the tools by name, such as ``tools['test']``, loaded when asked for."""
+    """The main functions of the tools by name, such as ``tools['test']``, loaded when asked for. Each call starts as a
+    process does: without the runs before it."""
 
     def __missing__(self, name):
         spec = importlib.util.spec_from_file_location(f'tools_{Path(name).name}', ROOT / f'tools/{name}.py')
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        self[name] = module.main
-        return module.main
+
+        def main(argv=None):
+            forget()
+            return module.main(argv)
+
+        self[name] = main
+        return main
 
 
 @pytest.fixture(scope='session')

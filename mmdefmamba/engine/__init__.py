@@ -2,6 +2,7 @@
 
 from .checkpoint_fit import CheckpointFitHook
 from .class_count import ClassCountHook
+from .custom_keys import CustomKeysHook
 from .every_image import EveryImageHook
 from .finite_loss import FiniteLossHook
 from .pretrained import PretrainedInit
@@ -12,6 +13,7 @@ from .step_seeds import ResumableIterBasedTrainLoop, StepSeedHook
 __all__ = [
     'CheckpointFitHook',
     'ClassCountHook',
+    'CustomKeysHook',
     'EveryImageHook',
     'FiniteLossHook',
     'PretrainedInit',

@@ -16,7 +16,8 @@ from mmengine.runner import Runner
 
 from ..datasets.configs import innermost_dataset
 from ..files import existing_file
-from .config_errors import check_keys, check_options, read_config
+from .config_errors import read_config
+from .config_keys import check_keys, check_options
 from .distributed import init_without_gpu
 from .safe_checkpoints import resume_if_possible
 

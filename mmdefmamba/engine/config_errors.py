@@ -1,13 +1,11 @@
-"""Mistakes in a config, named together with what was meant.
+"""Mistakes in a config that fail while it is read, built or run, named together with what was meant.
 
-A top-level key that nobody reads is no error to MMEngine: ``optim_wraper = dict(...)`` trains with the optimizer of the
-base config, for days. A class that is not registered and an argument that a class does not take are errors, but without
-their place in the config and without the near name.
+A class that is not registered and an argument that a class does not take are errors to MMEngine, but without their
+place in the config and without the near name. Keys that nobody reads are no errors to it: see :mod:`.config_keys`.
 """
 
 import contextlib
 import difflib
-import importlib.util
 import inspect
 import re
 import textwrap
@@ -21,68 +19,13 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, Tes
 from torch.utils.data import DataLoader
 
 from ..names import near_name
+from .config_keys import dicts_in
 
-# Read by Config itself, by the tools, by MMEngine beside its Runner's arguments, and by all three libraries.
-_READ_BESIDE_THE_RUNNER = {
-    '_base_',
-    '_delete_',
-    'activation_checkpointing',
-    'auto_scale_lr',
-    'compile',
-    'custom_imports',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'strategy',
-    'sync_bn',
-    'tta_model',
-    'tta_pipeline',
-}
-_SCOPES = ('mmengine', 'mmpretrain', 'mmdet', 'mmseg')
-# From here on two names are one with a slip of the finger: optim_wraper, train_dataloaders.
-_NEAR = 0.9
 # MMEngine calls these itself, not through a registry.
 _CALLED_BY_NAME = {
     f'{called.__name__}.__init__': called
     for called in (DataLoader, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop, TestLoop)
 } | {'Runner.set_randomness': Runner.set_randomness}
-# Keys that hold a number wherever they stand: 'three' for max_epochs fails deep inside, and without the key.
-_NUMBERS = {
-    'batch_size',
-    'drop_path_rate',
-    'in_channels',
-    'interval',
-    'lr',
-    'max_epochs',
-    'max_iters',
-    'max_keep_ckpts',
-    'num_classes',
-    'num_workers',
-    'seed',
-    'val_begin',
-    'val_interval',
-    'weight_decay',
-}
-# What MMEngine's own constructor of optimizers looks up in paramwise_cfg, and of a parameter in its custom_keys; what
-# else is in these stands for nothing, or for a setting of the optimizer's.
-_PARAMWISE = {
-    'bias_decay_mult',
-    'bias_lr_mult',
-    'bypass_duplicate',
-    'custom_keys',
-    'dcn_offset_lr_mult',
-    'dwconv_decay_mult',
-    'flat_decay_mult',
-    'norm_decay_mult',
-}
-_OF_A_PARAMETER = ('lr_mult', 'decay_mult')
-# What mmdet and mmengine look up in a data set's filter_cfg.
-_FILTERS = ('filter_empty_gt', 'min_size')
-
-
-def _known():
-    return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _READ_BESIDE_THE_RUNNER
 
 
 def read_config(path):
@@ -108,100 +51,6 @@ def read_config(path):
             ) from error
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f'config {file}{based} cannot be read{line}: {type(error).__name__}: {error}') from error
-
-
-def check_keys(cfg):
-    """Refuse what is sure to be a slip.
-
-    That is a top-level key that is nearly a known one, or one further down of which no class would complain, or none
-    that says where. Other unknown keys pass: a config's own variables are keys too.
-
-    Args:
-        cfg: an MMEngine Config.
-
-    Raises:
-        ValueError: names the key and what was meant.
-    """
-    known = _known()
-    for key in cfg:
-        hint = near_name(key, known, cutoff=_NEAR)
-        if key not in known and hint:
-            raise ValueError(f'config key {key!r} is read by nobody{hint}')
-    for path, node in dicts_in(cfg.to_dict()):
-        for key, value in node.items():
-            if key in _NUMBERS and isinstance(value, str):
-                raise ValueError(f'{".".join([*path, key])} must be a number, got {value!r}')
-        if isinstance(node.get('paramwise_cfg'), dict):
-            _check_paramwise(node, '.'.join([*path, 'paramwise_cfg']))
-        if isinstance(node.get('filter_cfg'), dict):
-            _check_looked_up('.'.join([*path, 'filter_cfg']), node['filter_cfg'], _FILTERS)
-    hooks = cfg.get('default_hooks') or {}
-    for name, hook in hooks.items():
-        if isinstance(hook, dict) and 'type' not in hook:
-            raise ValueError(f'default_hooks.{name} has no type{near_name(name, set(hooks) - {name})}')
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader = cfg.get(name)
-        if isinstance(loader, dict) and 'dataset' not in loader:
-            raise ValueError(f'{name} has no dataset{near_name("dataset", loader)}')
-    scope = cfg.get('default_scope')
-    if scope is not None and importlib.util.find_spec(scope) is None:
-        hint = near_name(scope, _SCOPES, otherwise=f'; one of {", ".join(_SCOPES)}')
-        raise ValueError(f'default_scope {scope!r} is no package that is installed{hint}')
-
-
-def _check_looked_up(place, options, known, cutoff=0.7):
-    for key in options:
-        hint = near_name(key, known, cutoff=cutoff)
-        if key not in known and hint:
-            raise ValueError(f'{place}.{key} is read by nobody{hint}')
-
-
-def _check_paramwise(wrapper, place):
-    if str(wrapper.get('constructor', '')).split('.')[-1] not in ('', 'None', 'DefaultOptimWrapperConstructor'):
-        return
-    _check_looked_up(place, wrapper['paramwise_cfg'], _PARAMWISE, cutoff=0)
-    custom = wrapper['paramwise_cfg'].get('custom_keys')
-    settings = {place: wrapper['paramwise_cfg']}
-    for name, options in custom.items() if isinstance(custom, dict) else ():
-        if isinstance(options, dict):
-            settings[f'{place}.custom_keys.{name}'] = options
-            _check_looked_up(f'{place}.custom_keys.{name}', options, _OF_A_PARAMETER)
-    optimizer = wrapper.get('optimizer')
-    if not isinstance(optimizer, dict):
-        return
-    # the learning rate of a parameter with an entry in custom_keys is computed whatever the entry says
-    for setting, scales in (('weight_decay', ('decay_mult',)), ('lr', ('lr_mult', 'custom_keys'))):
-        scaled = [
-            f'{where}.{key}'
-            for where, options in settings.items()
-            for key, value in options.items()
-            if key.endswith(scales) and value != {}
-        ]
-        if scaled and optimizer.get(setting) is None:
-            owner = place.removesuffix('paramwise_cfg') + 'optimizer'
-            raise ValueError(f'{scaled[0]} scales {setting}, which {owner} does not set, only {sorted(optimizer)}')
-
-
-def check_options(options):
-    """Refuse ``--cfg-options`` without effect.
-
-    By then the variables of a config have gone into its other keys: ``max_epochs=3`` changes ``max_epochs`` and nothing
-    that was made of it.
-
-    Args:
-        options: dict of dotted keys.
-
-    Raises:
-        ValueError: names the key and the nearest one with an effect.
-    """
-    known = _known()
-    for option in options:
-        key = option.split('.')[0]
-        if key not in known:
-            raise ValueError(
-                f'--cfg-options {option}: {key!r} is read by nobody{near_name(key, known, ".")} If it is a variable of '
-                'the config, change it there, or change here the keys that it went into (train_cfg.max_epochs, say)'
-            )
 
 
 @contextlib.contextmanager
@@ -317,19 +166,6 @@ def _locals(error, name):
     """The values of a local variable in the calls that an error came through, those that are not None."""
     values = [tb.tb_frame.f_locals.get(name) for tb in reversed([*_frames(error)])]
     return [value for value in values if value is not None]
-
-
-def dicts_in(node, path=()):
-    """All dicts in a nest of dicts and lists, each with its path, as names."""
-    if isinstance(node, dict):
-        yield path, node
-        children = node.items()
-    elif isinstance(node, (list, tuple)):
-        children = enumerate(node)
-    else:
-        return
-    for name, child in children:
-        yield from dicts_in(child, (*path, str(name)))
 
 
 def _place(cfg, is_it, key):

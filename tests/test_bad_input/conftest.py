@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import utils as config_utils
-from mmengine.utils import ManagerMixin
 from pycocotools import mask as coco_mask
 from yapf.yapflib import yapf_api
 
@@ -108,13 +107,6 @@ def picture(index):
     return image, box
 
 
-def forget_runs(kind=ManagerMixin):
-    """MMEngine keeps scope, logger and visualizer of a process: each run starts without those of the last."""
-    kind._instance_dict.clear()
-    for child in kind.__subclasses__():
-        forget_runs(child)
-
-
 class Tiny:
     """A data set, its config, and the tools.
 
@@ -187,14 +179,12 @@ class Tiny:
 
     def train(self, *options, validate=False, args=()):
         """Run tools/train.py; returns what it logged of the training, a dict for each iteration."""
-        forget_runs()
         args = [str(self.config), '--work-dir', str(self.work_dir), *args, *([] if validate else ['--no-validate'])]
         self._tools['train']([*args, '--cfg-options', 'default_hooks.logger.interval=1', *options])
         return [line for line in self._logged() if 'loss' in line]
 
     def test(self, *options):
         """Run tools/test.py on the trained checkpoint; returns the metrics."""
-        forget_runs()
         checkpoint = (self.work_dir / 'last_checkpoint').read_text()
         metrics = self.work_dir / 'metrics.json'
         args = [str(self.config), checkpoint, '--work-dir', str(self.work_dir)]
@@ -240,8 +230,3 @@ def bounded(request):
         deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-
-
-@pytest.fixture(scope='session')
-def forget():
-    return forget_runs

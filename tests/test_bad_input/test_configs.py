@@ -1,17 +1,23 @@
 """Slips in a config or an option: what the tools answer. Nothing is trained."""
 
+import contextlib
 import functools
 import inspect
+import random
 import re
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmcv.cnn import build_norm_layer
 from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS
+from mmengine.utils import get_installed_path
 
-from mmdefmamba.engine import cli
-from mmdefmamba.engine.config_errors import check_keys, explain_errors, read_config
+from mmdefmamba.engine import CustomKeysHook, cli
+from mmdefmamba.engine.config_errors import explain_errors, read_config
+from mmdefmamba.engine.config_keys import check_keys
 from mmdefmamba.models import DefMamba
 from mmdefmamba.scans.base import SCANS
 
@@ -97,10 +103,76 @@ def test_a_setting_of_parameters_that_nobody_looks_up_is_named(data, option):
     assert SETTINGS[option] in answer(data, option, ValueError)
 
 
-def test_a_filter_that_nobody_looks_up_is_named():
-    dataset = dict(filter_cfg=dict(filter_empty_gt=True, min_siez=32))
-    with pytest.raises(ValueError, match=r"filter_cfg\.min_siez is read by nobody, did you mean 'min_size'\?"):
-        check_keys(Config(dict(train_dataloader=dict(dataset=dataset))))
+# a key that the libraries look up by name -> which was meant
+LOOKED_UP = {
+    'train_dataloader.dataset.filter_cfg.min_siez': 'min_size',
+    'val_dataloader.dataset.metainfo.clases': 'classes',
+    'env_cfg.cudnn_benchmrk': 'cudnn_benchmark',
+    'model.roi_head.bbox_head.bbox_coder.target_mean': 'target_means',
+    'model.train_cfg.rpn_propsal': 'rpn_proposal',
+    'model.train_cfg.rcnn.sampler.nums': 'num',
+    'model.test_cfg.rcnn.max_per_imgg': 'max_per_img',
+    'model.test_cfg.rcnn.nms.iou_treshold': 'iou_threshold',
+    'model.test_cfg.rpn.nns': 'nms',
+    'model.test_cfg.moed': 'mode',
+}
+
+
+@pytest.mark.parametrize('key', LOOKED_UP)
+def test_a_key_that_nobody_looks_up_is_named(key):
+    cfg = Config()
+    cfg.merge_from_dict({'train_dataloader.dataset.type': 'CocoDataset', 'val_dataloader.dataset.type': 'CocoDataset'})
+    cfg.merge_from_dict({key: 1})
+    with pytest.raises(ValueError, match=re.escape(f"{key} is read by nobody, did you mean '{LOOKED_UP[key]}'?")):
+        check_keys(cfg)
+    # further from any, it may be a class's own
+    free = f'{key.rpartition(".")[0]}.my_own'
+    cfg = Config(dict(train_dataloader=dict(dataset={}), val_dataloader=dict(dataset={})))
+    cfg.merge_from_dict({free: 1})
+    check_keys(cfg)
+
+
+def test_a_way_of_nms_that_mmcv_does_not_have_is_named():
+    cfg = Config(dict(model=dict(test_cfg=dict(nms=dict(type='soft_nsm', iou_threshold=0.5)))))
+    message = r"^model\.test_cfg\.nms\.type: 'soft_nsm' is none of mmcv, did you mean 'soft_nms'\?$"
+    with pytest.raises(ValueError, match=message):
+        check_keys(cfg)
+
+
+def test_a_name_in_custom_keys_that_is_nearly_a_parameters_is_refused(data):
+    message = f"{PARAMWISE}.custom_keys.A_lgo is part of no parameter, did you mean 'A_log'?"
+    assert answer(data, f'{PARAMWISE}.custom_keys.A_lgo.decay_mult=0') == message
+    # a parameter of two words; and names of another network's are free
+    model = MODELS.build(dict(type='DefMamba', arch=dict(embed_dims=(8,), depths=(1,)), out_indices=0))
+    for name, near in (('stages.O', 'stages.0'), ('absolute_pos_embed', None)):
+        custom = dict(paramwise_cfg=dict(custom_keys={name: dict(lr_mult=0.1)}))
+        runner = SimpleNamespace(model=model, cfg=Config(dict(optim_wrapper=custom)))
+        with pytest.raises(ValueError, match=f'{name} .*{near}') if near else contextlib.nullcontext():
+            CustomKeysHook().before_train(runner)
+
+
+# Slips in configs of mmdet, mmpretrain and mmseg themselves.
+OF_THE_LIBRARIES = ('custom_keys.theta.wd_mult', "'models'", 'paramwise_cfg._delete ')
+
+
+def test_configs_of_the_libraries_are_taken(request):
+    """Whatever they use is no slip; a sample of over 2,000, larger with ``--examples``."""
+    roots = [Path(get_installed_path(library)) / '.mim/configs' for library in ('mmdet', 'mmpretrain', 'mmseg')]
+    paths = [path for root in roots for path in sorted(root.rglob('*.py')) if '_base_' not in path.parts]
+    assert len(paths) > 1500
+    sample = random.Random(0).sample(paths, min(len(paths), request.config.getoption('--examples')))
+    taken = 0
+    for path in [*sample, *(path for path in paths if path.name == 'retinanet_r50_fpn_1x_voc0712.py')]:
+        try:
+            cfg = Config.fromfile(path, import_custom_modules=False)
+        except (FileNotFoundError, KeyError):  # it is based on one that is not installed, or has an error
+            continue
+        try:
+            check_keys(cfg)
+            taken += 1
+        except ValueError as error:
+            assert any(slip in str(error) for slip in OF_THE_LIBRARIES), f'{path}: {error}'
+    assert taken > 0.9 * len(sample)
 
 
 def test_an_assertion_is_given_words():

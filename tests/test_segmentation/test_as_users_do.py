@@ -53,9 +53,6 @@ def checkpoint(trained):
 @pytest.fixture(scope='module')
 def tested(config, checkpoint, run_test_tool, tmp_path_factory):
     """Where one process of tools/test.py saved predictions, pictures and log."""
-    from mmseg.visualization import SegLocalVisualizer
-
-    SegLocalVisualizer._instance_dict.clear()  # one a process, and the quickstart's saves elsewhere
     folder = tmp_path_factory.mktemp('tested')
     options = ['--work-dir', folder, '--out', folder / 'out.pkl', '--show-dir', folder / 'drawn']
     run_test_tool(config, checkpoint, *options)

@@ -5,6 +5,7 @@ default_hooks = dict(
     step_seed=dict(type='StepSeedHook'),
     class_count=dict(type='ClassCountHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
+    custom_keys=dict(type='CustomKeysHook'),
     every_image=dict(type='EveryImageHook'),
     finite_loss=dict(type='FiniteLossHook'),
 )
