@@ -158,7 +158,7 @@ def _check_key(place, key, known, cutoff):
 def _check_paramwise(wrapper, place):
     if str(wrapper.get('constructor', '')).split('.')[-1] not in ('', 'None', 'DefaultOptimWrapperConstructor'):
         return
-    for key in set(wrapper['paramwise_cfg']) - _PARAMWISE:
+    for key in sorted(set(wrapper['paramwise_cfg']) - _PARAMWISE):
         hint = near_name(key, _PARAMWISE, otherwise=f'; one of {", ".join(sorted(_PARAMWISE))}')
         raise ValueError(f'{place}.{key} is read by nobody{hint}')
     custom = wrapper['paramwise_cfg'].get('custom_keys')
