@@ -29,7 +29,7 @@ quickstart-segmentation: $(STAMP)  ## the same for segmentation
 	$(BIN)/python -u tools/quickstart.py segmentation
 
 test: $(DEV_STAMP)  ## install and run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-oldest:  ## the same with the oldest versions that are supported, in an environment of their own
 	$(MAKE) test VENV=.venv/oldest CONSTRAINTS=requirements/oldest.txt
