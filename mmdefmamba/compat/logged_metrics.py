@@ -3,7 +3,7 @@
 Defect: after a test MMEngine's LoggerHook writes the metrics from every process into the same file at the same time.
 What is left can be of two processes: the digits of their times differ in number, and the longer one's last ones stay
 behind the other's end.
-Seen in: mmengine 0.11.0rc3, once in some twenty runs of the tests: what two processes left could not be read.
+Seen in: mmengine 0.11.0rc3, once, on a busy machine: what two processes left could not be read.
 Can go: when ``LoggerHook.after_test_epoch`` asks for the rank first.
 """
 
