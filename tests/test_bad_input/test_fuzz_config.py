@@ -114,6 +114,8 @@ def test_a_misspelt_key_is_named_or_free(unshrunk, config, forget_runs):
         path, node, before = data.draw(st.sampled_from(keys_of(mutated)))
         key = misspelt(data.draw, before)
         hypothesis.assume(key and key not in node)
+        # these stand for all names that they are a part of: a part of one is no slip
+        hypothesis.assume(path[-1:] != ('custom_keys',) or key not in before)
         node[key] = node.pop(before)
         forget_runs()
         try:
