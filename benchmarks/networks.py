@@ -6,7 +6,7 @@ from loops import materialising_loop
 from timing import autocast, recorded
 
 from mmdefmamba.models import ARCHITECTURES, DefMamba
-from mmdefmamba.ops.selective_scan import BACKENDS, unavailable_reason, use_backend
+from mmdefmamba.ops.sequence_scan import BACKENDS, unavailable_reason, use_backend
 
 TORCHVISION = ('swin_t', 'convnext_t')
 # A model of an H200, bf16, batch 128, 224 x 224, counted and not measured: images/s (inference, forward + backward) at

@@ -9,7 +9,7 @@ from timing import add_arguments, attempt, describe, peak_memory, report
 
 from mmdefmamba.analysis.timing import alternate
 from mmdefmamba.ops import TokenOrder, multi_scan, selective_scan
-from mmdefmamba.ops.selective_scan import BACKENDS, mamba_ssm, unavailable_reason, use_backend
+from mmdefmamba.ops.sequence_scan import BACKENDS, mamba_ssm, unavailable_reason, use_backend
 
 FUNCTIONS = {
     'materialising loop': materialising_loop,

@@ -9,17 +9,22 @@ from .version import __version__
 
 compat.apply()  # before anything below imports mmcv or a registry
 
-from . import apis, converters, datasets, engine, models  # noqa: E402
+from . import apis, checkpoints, datasets, engine, guards, models  # noqa: E402
+from .guards import damaged_images, sample_errors  # noqa: E402, F401
+guards.damaged_images.apply()
+guards.sample_errors.apply()
+
 from .apis import get_model, list_models  # noqa: E402
 
 __all__ = [
     '__version__',
     'apis',
+    'checkpoints',
     'compat',
-    'converters',
     'datasets',
     'engine',
     'get_model',
+    'guards',
     'list_models',
     'models',
 ]

@@ -2,8 +2,7 @@
 
 import sys
 
-import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
-from mmdefmamba.app.cli import main
+from mmdefmamba.cli.app import main
 
 if __name__ == '__main__':
     sys.exit(main())

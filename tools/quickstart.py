@@ -1,22 +1,6 @@
 """Train, test and picture a small DefMamba on a CPU, from data that comes with the installed packages."""
 
-import argparse
-import importlib
-from pathlib import Path
-
-import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
-
-TASKS = ('classification', 'detection', 'segmentation')
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('task', choices=TASKS)
-    parser.add_argument('--work-dir', help='where everything goes, default work_dirs/quickstart_TASK')
-    args = parser.parse_args()
-    work_dir = Path(args.work_dir or f'work_dirs/quickstart_{args.task}')
-    importlib.import_module(f'mmdefmamba.quickstart.{args.task}').run(work_dir)
-
+from mmdefmamba.cli.quickstart import main
 
 if __name__ == '__main__':
     main()

@@ -5,7 +5,7 @@ import warnings
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
 
-from ..ops.selective_scan import use_backend
+from ..ops.sequence_scan import use_backend
 
 
 class _CountedScan(torch.autograd.Function):

@@ -10,6 +10,8 @@ from mmengine.registry import DefaultScope
 from ..visualization.enlarge import enlarge_image, enlarge_sample, zoom_for
 from .zoo import load_config, task_of
 
+# The module of each task's predictor.
+_MODULES = {'classification': 'classifier', 'detection': 'detector', 'segmentation': 'segmentor'}
 # What a bad image raises in the pipelines and networks of the three libraries.
 BAD_IMAGE = (OSError, ValueError, RuntimeError, AssertionError, cv2.error)
 
@@ -133,5 +135,5 @@ def get_predictor(name_or_config, checkpoint, device=None, score_thr=0.3):
     """
     cfg = load_config(name_or_config)
     # a library is imported only where its task is asked for
-    module = importlib.import_module(f'.{task_of(cfg)}', __package__)
+    module = importlib.import_module(f'.{_MODULES[task_of(cfg)]}', __package__)
     return module.TaskPredictor(cfg, checkpoint, device or get_device(), score_thr)

@@ -12,10 +12,10 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ..datasets.configs import innermost_dataset
-from ..engine.config_errors import explain_errors, read_config
-from ..engine.matching import match_parameters, some, state_dict_of
+from ..checkpoints.fit import match_parameters, some, state_dict_of
+from ..config_tree import innermost_dataset
 from ..files import existing_file
+from ..guards.config_errors import explain_errors, read_config
 from ..names import near_name
 
 CLONE = Path(__file__).resolve().parents[2]

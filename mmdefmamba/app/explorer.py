@@ -29,7 +29,7 @@ class Analysis:
     """One image seen by one model.
 
     Attributes:
-        model: name of the :class:`~mmdefmamba.app.checkpoints.TrainedModel`.
+        model: name of the :class:`~mmdefmamba.app.trained_models.TrainedModel`.
         task: 'classification', 'detection' or 'segmentation'.
         picture: the prediction drawn, (height, width, 3), uint8, RGB.
         summary: the prediction in a few words.
@@ -103,7 +103,7 @@ class Explorer:
     """Looks at images with trained models; safe to use from several threads, which take turns.
 
     Args:
-        models: a list of :class:`~mmdefmamba.app.checkpoints.TrainedModel`.
+        models: a list of :class:`~mmdefmamba.app.trained_models.TrainedModel`.
         device: where to run; None takes a GPU where there is one.
     """
 

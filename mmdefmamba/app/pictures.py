@@ -6,7 +6,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from ..analysis.activation import activation_map, place_of_token
-from ..visualization.activation import COLOURS
+from ..visualization.activation_figure import COLOURS
 from ..visualization.canvas import ACCENT, DPI, faded, figure_to_rgb, relative, show, token_centres
 from ..visualization.points import draw_arrows
 

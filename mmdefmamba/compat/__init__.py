@@ -2,28 +2,17 @@
 
 import logging
 
-from . import (
-    checkpoints,
-    damaged_images,
-    data_workers,
-    logged_metrics,
-    mmcv_ops,
-    multimodal,
-    sample_errors,
-    thin_images,
-    yaml_files,
-)
-from .checkpoints import load_safely, trust_checkpoints
+from . import data_workers, logged_metrics, mmcv_ops, multimodal, thin_images, yaml_files
+from . import safe_loading as checkpoints
+from .safe_loading import load_safely, trust_checkpoints
 
 __all__ = ['apply', 'load_safely', 'trust_checkpoints']
 _PATCHES = (
     mmcv_ops,
     checkpoints,
     multimodal,
-    damaged_images,
     data_workers,
     logged_metrics,
-    sample_errors,
     thin_images,
     yaml_files,
 )

@@ -1,9 +1,9 @@
 """Numbers only: functions on tensors, without modules, parameters or registries."""
 
+from .map_scan import multi_scan
 from .merge import merge_scans
-from .multi_scan import multi_scan
 from .sampling import sample_points
-from .selective_scan import selective_scan
+from .sequence_scan import selective_scan
 from .token_order import TokenOrder, learned_order, permute_tokens, restore_tokens
 
 __all__ = [

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from .precision import saturate
-from .selective_scan.interface import choose_backend
+from .sequence_scan.interface import choose_backend
 from .triton_scan import merge_scans_triton
 
 

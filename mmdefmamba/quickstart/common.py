@@ -10,7 +10,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..analysis import config_complexity
 from ..apis import zoo
-from ..ops.selective_scan import auto_backend
+from ..ops.sequence_scan import auto_backend
 
 
 def load_config(name, work_dir, cfg_options=None):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ..analysis.paper_tables import PAPER, ROOT
+from ..paper.tables import PAPER, ROOT
 
 # What the libraries' metrics are called here, and the factor to percent; those of the first rank head the page.
 _HEADLINES = {

@@ -6,8 +6,8 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 
 from ..apis.zoo import task_of
-from .page import environment_facts, run_facts, write_page
-from .scans import scan_galleries
+from .html_file import environment_facts, run_facts, write_page
+from .scan_galleries import scan_galleries
 from .scores import headlines, paper_rows
 
 _CASES = {
@@ -29,7 +29,7 @@ def watch_test(runner):
     """
     task = task_of(runner.cfg)
     # each needs its library alone
-    kind = getattr(importlib.import_module(f'{__package__}.{task}'), _CASES[task])
+    kind = getattr(importlib.import_module(f'{__package__}.{task}_cases'), _CASES[task])
     cases = kind(runner.test_dataloader.dataset)
     cases.watch(runner.test_evaluator)
     return cases

@@ -6,8 +6,8 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 
 from .chart import line_chart
+from .html_file import environment_facts, run_facts, write_page
 from .logs import read_scalars
-from .page import environment_facts, run_facts, write_page
 from .scores import headlines, is_headline
 
 FILE = 'train.html'

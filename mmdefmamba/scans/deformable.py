@@ -108,7 +108,7 @@ class DeformableScan(Scan):
         channel_attention: weight the channels in the offset network; needs ``points`` or ``order``.
         kernel_size: of the offset network's depthwise convolution; by default 9, 7, 5, 3 for stages 1 to 4.
         order_gradient: gradient of the order, 'paper' or 'released', see :func:`~mmdefmamba.ops.learned_order`, or
-            'swap', see :func:`~mmdefmamba.ops.multi_scan.swap_gradient.swap_gradient`; by default the formulation's.
+            'swap', see :func:`~mmdefmamba.ops.map_scan.swap_gradient.swap_gradient`; by default the formulation's.
 
     Raises:
         ValueError: parts that need one that is off, a kernel size that is not odd and positive, or an unknown

@@ -1,9 +1,9 @@
 """Pictures of what the network does."""
 
 from ..analysis.trace import BlockTrace, trace_blocks
-from .activation import draw_activation_map
+from .activation_figure import draw_activation_map
 from .canvas import figure_to_rgb, map_to_image, token_at
-from .digits import draw_digits
+from .digit_rows import draw_digits
 from .fields import draw_receptive_fields
 from .limitations import draw_limitation_cases, limitation_cases
 from .orders import draw_scan_order, draw_static_scans

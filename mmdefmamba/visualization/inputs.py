@@ -5,7 +5,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from ..datasets.configs import innermost_dataset
+from ..config_tree import innermost_dataset
 from ..files import existing_file
 
 #: What the three libraries' data preprocessors call "colours are turned from BGR to RGB".

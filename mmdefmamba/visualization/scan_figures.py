@@ -8,7 +8,7 @@ import torch
 
 from ..analysis.trace import find_backbone, trace_blocks
 from ..files import existing_file
-from .activation import draw_activation_map
+from .activation_figure import draw_activation_map
 from .inputs import load_images, network_inputs
 from .limitations import draw_limitation_cases, limitation_cases
 from .orders import draw_scan_order

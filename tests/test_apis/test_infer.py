@@ -14,8 +14,9 @@ from pycocotools import mask as coco_mask
 from sklearn.datasets import load_sample_images
 
 import mmdefmamba
-from mmdefmamba.apis import infer, predictors
+from mmdefmamba.apis import predictors
 from mmdefmamba.apis.images import read_image
+from mmdefmamba.cli import infer
 
 TOOL = Path(__file__).parents[2] / 'tools/infer.py'
 GOOD = ('china.jpg', 'flower.jpg', 'gray.png', 'one_pixel.png', 'rgba.png', 'turned.jpg')
@@ -156,7 +157,7 @@ def test_equal_names_in_different_folders_do_not_overwrite_each_other(run, pico_
 
 
 def test_one_bad_image_does_not_take_its_batch_along(run, folder, pico_checkpoints, monkeypatch, tmp_path):
-    from mmdefmamba.apis.classification import TaskPredictor
+    from mmdefmamba.apis.classifier import TaskPredictor
 
     predict, sizes = TaskPredictor.predict, []
 
@@ -177,7 +178,7 @@ def test_one_bad_image_does_not_take_its_batch_along(run, folder, pico_checkpoin
 
 
 def test_interruption_keeps_what_was_done(run, folder, pico_checkpoints, monkeypatch, tmp_path):
-    from mmdefmamba.apis.classification import TaskPredictor
+    from mmdefmamba.apis.classifier import TaskPredictor
 
     predict = TaskPredictor.predict
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
-from mmdefmamba.app.checkpoints import TrainedModel
+from mmdefmamba.app.trained_models import TrainedModel
 from mmdefmamba.datasets.digits import load_digits_split
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -34,7 +34,7 @@ PATIENCE = 60_000  # ms; a busy machine
 @pytest.fixture(scope='module')
 def address(pico_checkpoints):
     """Where the page is served, with random weights."""
-    from mmdefmamba.app.page import serve
+    from mmdefmamba.app.gradio_page import serve
 
     models = [TrainedModel(task, name, str(path)) for task, (name, path) in pico_checkpoints.items()]
     page, url = serve(models, port=0, block=False)

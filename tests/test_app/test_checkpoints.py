@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from mmdefmamba.app import cli
-from mmdefmamba.app.checkpoints import TrainedModel, find_models, with_unique_names
+from mmdefmamba.app.trained_models import TrainedModel, find_models, with_unique_names
+from mmdefmamba.cli import app as cli
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import mmdefmamba  # noqa: F401  mends what the libraries need before they are i
 from mmdefmamba.analysis import activation_map
 from mmdefmamba.apis.predictors import Predictor
 from mmdefmamba.app import explorer as explorer_module
-from mmdefmamba.app.checkpoints import TrainedModel
 from mmdefmamba.app.examples import example_image
 from mmdefmamba.app.explorer import Explorer
+from mmdefmamba.app.trained_models import TrainedModel
 from mmdefmamba.app.uploads import UploadError
 
 

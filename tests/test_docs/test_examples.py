@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmdefmamba  # noqa: F401
-from mmdefmamba.engine import cli
+from mmdefmamba.cli import run_options as cli
 from mmdefmamba.scans import SCANS, StaticScan
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import pytest
 import torch
 from yapf.yapflib import yapf_api
 
+from mmdefmamba.cli.run_options import build_runner, train_config, train_parser
 from mmdefmamba.datasets.digits import Digits
-from mmdefmamba.engine.cli import build_runner, train_config, train_parser
 
 
 @pytest.fixture(scope='session')

@@ -13,9 +13,10 @@ import pytest
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 
+from mmdefmamba.checkpoints import SafeCheckpointHook, find_resumable_checkpoint
+from mmdefmamba.checkpoints import saving as safe_checkpoints
+from mmdefmamba.checkpoints.saving import AtomicLocalBackend
 from mmdefmamba.compat import load_safely
-from mmdefmamba.engine import SafeCheckpointHook, find_resumable_checkpoint, safe_checkpoints
-from mmdefmamba.engine.safe_checkpoints import AtomicLocalBackend
 
 PICO = Path(__file__).parents[2] / 'configs/classification/defmamba_pico_digits.py'
 # Augmentations and drop path draw random numbers at every step; one checkpoint is kept at a time.

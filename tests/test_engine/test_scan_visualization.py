@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 
 from mmdefmamba import visualization
 from mmdefmamba.analysis import trace_blocks
+from mmdefmamba.cli.run_options import build_runner
 from mmdefmamba.engine import ScanVisualizationHook
-from mmdefmamba.engine.cli import build_runner
 from mmdefmamba.visualization import draw_scan_order, figure_to_rgb
 from mmdefmamba.visualization.inputs import dataset_images, network_inputs
 

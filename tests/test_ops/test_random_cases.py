@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmdefmamba.models import DefMamba
 from mmdefmamba.ops import TokenOrder, multi_scan, selective_scan
-from mmdefmamba.ops.selective_scan import use_backend
+from mmdefmamba.ops.sequence_scan import use_backend
 
 
 def check_all(check, strategy, request, share=1):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmdefmamba.ops import selective_scan
-from mmdefmamba.ops.selective_scan import BACKENDS, blockwise, interface, mamba_ssm, unavailable_reason, use_backend
+from mmdefmamba.ops.sequence_scan import BACKENDS, blockwise, interface, mamba_ssm, unavailable_reason, use_backend
 
 # batch, groups, channels a group, states, length
 SHAPES = {

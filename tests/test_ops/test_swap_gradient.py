@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from mmdefmamba.ops import TokenOrder
-from mmdefmamba.ops.multi_scan import multi_scan
-from mmdefmamba.ops.multi_scan.swap_gradient import swap_gains
+from mmdefmamba.ops.map_scan import multi_scan
+from mmdefmamba.ops.map_scan.swap_gradient import swap_gains
 
 BATCH, CHANNELS, STATES, SCANS = 2, 3, 4, 2
 

@@ -10,11 +10,11 @@ import torch
 from mmengine.registry import init_default_scope
 
 import mmdefmamba  # noqa: F401  before mmdet and mmseg
-from mmdefmamba.report.classification import ClassificationCases, confusion_matrix
-from mmdefmamba.report.detection import DetectionCases, match_boxes
+from mmdefmamba.report.case_images import data_uri, shrink
+from mmdefmamba.report.classification_cases import ClassificationCases, confusion_matrix
+from mmdefmamba.report.detection_cases import DetectionCases, match_boxes
 from mmdefmamba.report.metric import CaseMetric, find_images, image_key
-from mmdefmamba.report.pictures import data_uri, shrink
-from mmdefmamba.report.segmentation import SegmentationCases
+from mmdefmamba.report.segmentation_cases import SegmentationCases
 from mmdefmamba.visualization.enlarge import zoom_for
 
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 
-from mmdefmamba.report import scans, watch_test
+from mmdefmamba.report import scan_galleries as scans
+from mmdefmamba.report import watch_test
 from mmdefmamba.report.scores import paper_rows
 
 ROOT = Path(__file__).parents[2]

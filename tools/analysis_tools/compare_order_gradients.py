@@ -1,40 +1,6 @@
-"""Compare the gradients of the deformable scan's order with measured changes of the loss, on a classifier's images.
+"""Compare the gradients of the deformable scan's order with measured changes of the loss, on a classifier's images."""
 
-Every pair of tokens that follow each other is swapped, one model run each: meant for small networks and images.
-"""
-
-import argparse
-
-import torch
-from mmengine.runner import Runner
-
-import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
-from mmdefmamba.analysis.markdown import markdown_table
-from mmdefmamba.analysis.order_gradients import compare_order_gradients
-from mmdefmamba.engine.cli import CfgOptions
-from mmdefmamba.engine.config_errors import read_config
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file of a classifier')
-    parser.add_argument('checkpoint', nargs='?', help='without one, the network is as initialised')
-    parser.add_argument('--images', type=int, default=32, help='the first so many of the test set')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='change the config')
-    args = parser.parse_args(argv)
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    cfg.update(work_dir='work_dirs/order_gradients', load_from=args.checkpoint)
-    cfg.test_dataloader.batch_size = args.images
-    runner = Runner.from_cfg(cfg)
-    runner.load_or_resume()
-    data = runner.model.data_preprocessor(next(iter(runner.test_dataloader)))
-    labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-    rows = [('scan', 'gradient', 'cosine', 'sign')]
-    for (scan, gradient), scores in compare_order_gradients(runner.model, data['inputs'], labels).items():
-        rows.append((scan, gradient, f'{scores["cosine"]:.2f}', f'{100 * scores["sign"]:.0f} %'))
-    print(markdown_table(rows))
-
+from mmdefmamba.cli.compare_order_gradients import main
 
 if __name__ == '__main__':
     main()

@@ -1,34 +1,6 @@
 """Print the parameters and FLOPs of a config's model, with and without the selective scan."""
 
-import argparse
-
-from mmengine import DictAction
-
-import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
-from mmdefmamba.analysis import config_complexity, format_complexity
-from mmdefmamba.engine.config_errors import read_config
-
-
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        help='height and width of the image, or one number for both; default: 224 for classification, '
-        '1280 800 for detection, 512 2048 for segmentation, as in the paper',
-    )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value to override')
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
-    print(format_complexity(*config_complexity(cfg, args.shape)))
-
+from mmdefmamba.cli.get_flops import main
 
 if __name__ == '__main__':
     main()

@@ -1,27 +1,6 @@
 """Draw the limitation of figure 6 of the paper for an image: the whole of it, a part, and a regular pattern of it."""
 
-from pathlib import Path
-
-import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
-from mmdefmamba.visualization.cli import load_network, network_parser, run_tool
-from mmdefmamba.visualization.scan_figures import limitation_figure
-
-
-def main(argv=None):
-    parser = network_parser(__doc__)
-    parser.add_argument('image', help='file of one object')
-    parser.add_argument('--stage', type=int, default=1, help='of the backbone, from 0, default %(default)s')
-    parser.add_argument('--block', type=int, default=-1, help='of the stage, from 0, by default the last')
-    parser.add_argument('--tiles', type=int, default=3, help='copies along a side of the pattern, default %(default)s')
-    parser.add_argument('--out', type=Path, default=Path('limitation_cases.png'), help='file, default %(default)s')
-    run_tool(parser, argv, draw)
-
-
-def draw(args):
-    _, model = load_network(args)
-    limitation_figure(model, args.image, args.stage, args.block, args.tiles).savefig(args.out)
-    print(args.out)
-
+from mmdefmamba.cli.draw_limitation_cases import main
 
 if __name__ == '__main__':
     main()

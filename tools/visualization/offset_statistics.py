@@ -1,31 +1,6 @@
 """Print and draw how far the deformable scans of a network move points and tokens, stage by stage."""
 
-from pathlib import Path
-
-import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
-from mmdefmamba.analysis import offset_statistics
-from mmdefmamba.analysis.markdown import markdown_table
-from mmdefmamba.analysis.offsets import statistics_table
-from mmdefmamba.visualization import draw_offset_statistics
-from mmdefmamba.visualization.cli import load_network, network_parser, run_tool
-from mmdefmamba.visualization.inputs import dataset_images, network_inputs, test_dataloader
-
-
-def main(argv=None):
-    parser = network_parser(__doc__)
-    parser.add_argument('--images', type=int, default=100, help='of the test set, evenly spread, default %(default)s')
-    parser.add_argument('--scan', help='whose order to look at: a name of the scans in the config, default deformable')
-    parser.add_argument('--out', type=Path, default=Path('offset_statistics.png'), help='file, default %(default)s')
-    run_tool(parser, argv, draw)
-
-
-def draw(args):
-    cfg, model = load_network(args)
-    data = dataset_images(test_dataloader(cfg), args.images)
-    statistics = offset_statistics(model, (network_inputs(model, item)[0] for item in data), scan=args.scan)
-    draw_offset_statistics(statistics).savefig(args.out)
-    print(markdown_table(statistics_table(statistics)), args.out, sep='\n\n')
-
+from mmdefmamba.cli.draw_offset_statistics import main
 
 if __name__ == '__main__':
     main()

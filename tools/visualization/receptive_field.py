@@ -1,40 +1,6 @@
 """Draw the effective receptive field of a stage before and after training."""
 
-from pathlib import Path
-
-import torch
-
-import mmdefmamba  # noqa: F401  registers the backbone and mends the environment
-from mmdefmamba.analysis import effective_receptive_field
-from mmdefmamba.apis.zoo import get_model
-from mmdefmamba.visualization import draw_receptive_fields
-from mmdefmamba.visualization.cli import load_network, network_parser, run_tool
-from mmdefmamba.visualization.inputs import dataset_images, network_inputs, test_dataloader
-
-
-def main(argv=None):
-    parser = network_parser(__doc__)
-    parser.add_argument('--stage', type=int, default=-1, help='of the backbone, from 0, by default the last')
-    parser.add_argument('--images', type=int, default=50, help='of the test set, evenly spread, default %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='of the untrained network, default %(default)s')
-    parser.add_argument('--out', type=Path, default=Path('receptive_field.png'), help='file, default %(default)s')
-    run_tool(parser, argv, draw)
-
-
-def draw(args):
-    cfg, trained = load_network(args)
-    torch.manual_seed(args.seed)
-    untrained = get_model(cfg, device=args.device)
-    untrained.init_weights()
-    data = dataset_images(test_dataloader(cfg), args.images)
-    images = torch.cat([network_inputs(trained, item)[0] for item in data])
-    fields = {
-        name: effective_receptive_field(model, images, args.stage)
-        for name, model in {'before training': untrained, 'after training': trained}.items()
-    }
-    draw_receptive_fields(fields).savefig(args.out)
-    print(args.out)
-
+from mmdefmamba.cli.draw_receptive_field import main
 
 if __name__ == '__main__':
     main()

@@ -1,6 +1,6 @@
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 custom_imports = dict(
-    imports=['mmdefmamba.engine', 'mmdefmamba.engine.instance_tta', 'mmdefmamba.datasets.coco_annotations'],
+    imports=['mmdefmamba', 'mmdefmamba.engine.instance_tta', 'mmdefmamba.guards.coco_annotations'],
     allow_failed_imports=False,
 )
 model = dict(

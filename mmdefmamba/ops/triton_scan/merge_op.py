@@ -11,7 +11,7 @@ BLOCK = 1024
 def _merge(y, z):
     import triton
 
-    from .merge import merge_forward
+    from .merge_kernels import merge_forward
 
     batch, scans, length, channels = y.shape
     y, z = y.contiguous(), channel_last(z)
@@ -38,7 +38,7 @@ def _empty_merged(y, z):
 def _merge_backward(dout, y, z):
     import triton
 
-    from .merge import merge_backward
+    from .merge_kernels import merge_backward
 
     batch, scans, length, channels = y.shape
     dout, y, z = dout.contiguous(), y.contiguous(), channel_last(z)

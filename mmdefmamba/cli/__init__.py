@@ -1,0 +1,1 @@
+"""The command line: one module for each program in ``tools/``."""

@@ -1,0 +1,83 @@
+"""What tools/app.py does: find trained models, say which, and serve the page."""
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from ..app.trained_models import TrainedModel, find_models, with_unique_names
+from ..files import existing_file
+
+
+def app_parser():
+    """The options of tools/app.py."""
+    parser = argparse.ArgumentParser(description='Look at what a trained model does, in a browser on this machine.')
+    parser.add_argument(
+        '--checkpoint-dir',
+        action='append',
+        metavar='DIR',
+        help='a work dir of a training, or a folder of such; may be repeated; work_dirs by default',
+    )
+    parser.add_argument(
+        '--model',
+        nargs=2,
+        action='append',
+        default=[],
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='a model: path of a config, or a name of mmdefmamba.list_models(), and a checkpoint; may be repeated',
+    )
+    parser.add_argument('--device', default='cpu', help='%(default)s by default')
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen at; %(default)s, this machine alone')
+    parser.add_argument('--port', type=int, default=7860, help='%(default)s by default; 0 takes a free one')
+    parser.add_argument('--open', action='store_true', help='open the page in a browser')
+    return parser
+
+
+def main(argv=None):
+    """Run tools/app.py.
+
+    Returns:
+        The exit code: 0, or 2 where there is nothing to serve or to serve with.
+    """
+    args = app_parser().parse_args(argv)
+    if importlib.util.find_spec('gradio') is None:
+        print("error: the page needs Gradio, which is not installed: pip install -e '.[app]'", file=sys.stderr)
+        return 2
+    # before Gradio is imported: it asks once, and would tell its makers that a page was started
+    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+    os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
+    try:
+        models = collect_models(args.checkpoint_dir or ['work_dirs'], args.model)
+        from ..app.gradio_page import serve
+
+        serve(models, args.device, args.host, args.port, args.open)
+    except (OSError, ValueError) as error:  # a port that is taken, and what has no model
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def collect_models(folders, pairs):
+    """The models of folders and of (config, checkpoint) pairs, each with a name of its own; prints what is found.
+
+    Raises:
+        FileNotFoundError: a checkpoint of a pair does not exist, or there is no model at all.
+    """
+    models = []
+    for folder in folders:
+        found, passed_over = find_models(folder)
+        models += found
+        for line in passed_over:
+            print(f'passed over {line}', file=sys.stderr)
+    for config, checkpoint in pairs:
+        models.append(TrainedModel(Path(config).stem, config, str(existing_file(checkpoint, 'checkpoint'))))
+    if not models:
+        raise FileNotFoundError(
+            f'no trained model in {", ".join(map(str, folders))}, seen from {Path.cwd()}: train one with make '
+            'quickstart, or name one with --model CONFIG CHECKPOINT'
+        )
+    models = with_unique_names(models)
+    for model in models:
+        print(f'found {model.name}: {model.checkpoint}, {model.config}')
+    return models

@@ -1,0 +1,35 @@
+"""Print the measurements of docs/fidelity.md: the two formulations, and ours against the authors' recorded numbers."""
+
+import argparse
+from pathlib import Path
+
+from ..analysis.markdown import markdown_table
+from ..paper import formulation_report as report
+
+WHAT = ('parity', 'distances', 'borders', 'bias', 'cost')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--only', nargs='+', choices=WHAT, default=WHAT, help='what to measure; by default all')
+    parser.add_argument('--data', type=Path, default='tests/data/released', help='folder of the recorded network')
+    parser.add_argument('--device', default='cpu', help='where to measure the parity')
+    parser.add_argument('--plots', type=Path, help='folder for the plots')
+    args = parser.parse_args()
+    file = args.data / 'checkpoint.pth'
+    if 'parity' in args.only:
+        print(markdown_table(report.parity_table(file, args.data / 'expected.pth', args.device)), end='\n\n')
+    if 'distances' in args.only:
+        measured = report.measured_distances(file)
+        for name, rows in report.distance_tables(measured):
+            print(f'{name}\n\n{markdown_table(rows)}', end='\n\n')
+        if args.plots:
+            report.plot_distances(measured, args.plots / 'formulation_distances.png')
+    if 'borders' in args.only:
+        print(markdown_table(report.border_table()), end='\n\n')
+    if 'bias' in args.only:
+        print(markdown_table(report.bias_table()), end='\n\n')
+    if 'cost' in args.only:
+        print(markdown_table(report.cost_table()), end='\n\n')
+    if args.plots:
+        report.plot_reads(args.plots / 'formulation_reads.png')

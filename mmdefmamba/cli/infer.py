@@ -1,0 +1,173 @@
+"""What tools/infer.py does: predict many images, whatever the task; write pictures and one JSON file."""
+
+import argparse
+import json
+import pickle
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from ..apis.images import find_images, output_names, read_image, write_image
+from ..apis.predictors import BAD_IMAGE, get_predictor
+
+DONE, SKIPPED, FAILED = 0, 1, 2
+
+
+def infer_parser():
+    """The options of tools/infer.py."""
+    parser = argparse.ArgumentParser(
+        description='Predict images with a trained model: classification, detection or segmentation.',
+        epilog='Exit code: 0 all images are predicted, 1 some are skipped, each named, 2 an error ended it.',
+    )
+    parser.add_argument(
+        'images', nargs='+', metavar='IMAGE', help="image files, folders, or patterns in quotes: 'a/*.png'"
+    )
+    parser.add_argument('--config', required=True, help='path of the config, or a name of mmdefmamba.list_models()')
+    parser.add_argument('--checkpoint', required=True, help='path or URL of the checkpoint')
+    parser.add_argument('--out-dir', type=Path, default=Path('outputs'), help='folder for the results, %(default)s')
+    parser.add_argument('--recursive', action='store_true', help="take the images in a folder's folders, too")
+    parser.add_argument('--batch-size', type=_positive, default=1, help='images at once, %(default)s')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, ...; a GPU where there is one')
+    parser.add_argument('--score-thr', type=_share, default=0.3, help='leave out objects below, %(default)s; detection')
+    parser.add_argument('--no-pictures', action='store_true', help='write the JSON file alone')
+    return parser
+
+
+def main(argv=None):
+    """Run tools/infer.py.
+
+    Returns:
+        The exit code: ``DONE``, ``SKIPPED`` or ``FAILED``.
+    """
+    args = infer_parser().parse_args(argv)
+    try:
+        paths = find_images(args.images, args.recursive, leave_out=args.out_dir)
+        predictor = get_predictor(args.config, args.checkpoint, args.device, args.score_thr)
+        skipped = infer(predictor, paths, args)
+    except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return FAILED
+    return SKIPPED if skipped else DONE
+
+
+def infer(predictor, paths, args):
+    """Predict images, write results, report what is skipped.
+
+    Args:
+        predictor: from :func:`~mmdefmamba.apis.predictors.get_predictor`.
+        paths: of the images.
+        args: of :func:`infer_parser`.
+
+    Returns:
+        A dict for each image that was skipped: ``path`` and ``error``.
+    """
+    names = dict(zip(paths, output_names(paths), strict=True))
+    predicted, skipped = [], []
+    console = Console(stderr=True, soft_wrap=True)
+    columns = ('predicting', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with Progress(*columns, console=console, redirect_stdout=console.is_terminal) as progress:
+            bar = progress.add_task('', total=len(paths))
+            for path, image, result in _results(predictor, paths, args.batch_size):
+                progress.advance(bar)
+                try:
+                    if isinstance(result, Exception):
+                        raise result
+                    entry, pictures = _present(predictor, path, image, result, not args.no_pictures)
+                except BAD_IMAGE as error:
+                    skipped.append({'path': _shown(path), 'error': f'{error}' or type(error).__name__})
+                    progress.console.print(
+                        f'skipped {_shown(path)}: {skipped[-1]["error"]}', markup=False, highlight=False
+                    )
+                    continue
+                for kind, picture in pictures.items():
+                    file = Path(f'{kind}s', names[path])
+                    write_image(args.out_dir / file, picture)
+                    entry[kind] = file.as_posix()
+                predicted.append(entry)
+                print(f'{_shown(path)}: {predictor.summary(result)}')
+    finally:
+        # also what was done before an interruption
+        document = {
+            'task': predictor.task,
+            'config': args.config,
+            'checkpoint': args.checkpoint,
+            'classes': predictor.classes,
+            'images': predicted,
+            'skipped': skipped,
+        }
+        file = args.out_dir / 'predictions.json'
+        file.write_text(json.dumps(document, indent=1, allow_nan=False), encoding='utf-8')
+    print(f'{len(predicted)} of {len(paths)} images predicted, {len(skipped)} skipped: {file}')
+    return skipped
+
+
+def _results(predictor, paths, batch_size):
+    """Yield (path, image, data sample) in order; an error in place of the data sample where there is one."""
+    for batch in _batches(paths, batch_size, predictor.any_sizes):
+        good = [(path, image) for path, image in batch if not isinstance(image, Exception)]
+        try:
+            samples = predictor.predict([image for _, image in good]) if good else []
+        except BAD_IMAGE:
+            # one of them: find out which
+            samples = [_attempt(lambda image: predictor.predict([image])[0], image) for _, image in good]
+        samples = iter(samples)
+        for path, image in batch:
+            yield (path, None, image) if isinstance(image, Exception) else (path, image, next(samples))
+
+
+def _batches(paths, size, any_sizes):
+    """Yield lists of (path, image or error), of at most ``size``; of one shape unless ``any_sizes``."""
+    batch, shape = [], None
+    for path in paths:
+        image = _attempt(read_image, path)
+        is_image = not isinstance(image, Exception)
+        other_shape = is_image and not any_sizes and shape not in (None, image.shape)
+        if batch and (len(batch) == size or other_shape):
+            yield batch
+            batch, shape = [], None
+        batch.append((path, image))
+        shape = image.shape if is_image else shape
+    if batch:
+        yield batch
+
+
+def _attempt(function, argument):
+    try:
+        return function(argument)
+    except BAD_IMAGE as error:
+        return error
+
+
+def _present(predictor, path, image, sample, draw):
+    """An image's entry in the JSON file, and its pictures by kind."""
+    entry = {'path': _shown(path), 'size': list(image.shape[:2]), **predictor.describe(sample)}
+    pictures = {}
+    if draw:
+        pictures['picture'] = predictor.draw(image[..., ::-1], sample)
+        if predictor.task == 'segmentation':
+            class_map = predictor.class_map(sample)
+            pictures['map'] = class_map.astype('uint8' if class_map.max() < 256 else 'uint16')
+    return entry, pictures
+
+
+def _shown(path):
+    """A path as text that every terminal and JSON reader takes: file names need not be UTF-8."""
+    return str(path).encode(errors='backslashreplace').decode()
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be positive, got {value}')
+    return value
+
+
+def _share(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'must be from 0 to 1, got {value}')
+    return value

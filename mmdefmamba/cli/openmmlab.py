@@ -1,0 +1,47 @@
+"""Run a tool that mmpretrain, mmdet or mmseg brings, with the backbone registered and the environment mended.
+
+python tools/openmmlab.py mmdet                                       lists the tools
+python tools/openmmlab.py mmdet analysis_tools/browse_dataset CONFIG  runs one, with its own options
+"""
+
+import argparse
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+LIBRARIES = ('mmpretrain', 'mmdet', 'mmseg')
+
+
+def tool_paths(library):
+    """The tools of an installed library: {name: path}; where it was installed from its sources, those beside it.
+
+    Raises:
+        ModuleNotFoundError: the library is not installed.
+    """
+    spec = importlib.util.find_spec(library)
+    if spec is None:
+        raise ModuleNotFoundError(f'{library} is not installed')
+    package = Path(spec.submodule_search_locations[0])
+    folder = next((folder for folder in (package / '.mim/tools', package.parent / 'tools') if folder.is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(f'{library} in {package} brings no tools')
+    return {str(path.relative_to(folder).with_suffix('')): path for path in sorted(folder.rglob('*.py'))}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('library', choices=LIBRARIES)
+    parser.add_argument('tool', nargs='?', help='its path below the tools folder, without .py')
+    parser.add_argument('args', nargs=argparse.REMAINDER, help="the tool's own")
+    args = parser.parse_args(argv)
+    tools = tool_paths(args.library)
+    if args.tool is None:
+        print(*tools, sep='\n')
+        return
+    if args.tool not in tools:
+        parser.error(f'{args.library} has no tool {args.tool!r}; without a name they are listed')
+    path = tools[args.tool]
+    sys.argv = [str(path), *args.args]
+    sys.path.insert(0, str(path.parent))  # what is beside a tool is found when it is run, as if by its path
+    runpy.run_path(str(path), run_name='__main__')

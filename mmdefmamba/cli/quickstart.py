@@ -1,0 +1,16 @@
+"""Train, test and picture a small DefMamba on a CPU, from data that comes with the installed packages."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+TASKS = ('classification', 'detection', 'segmentation')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('task', choices=TASKS)
+    parser.add_argument('--work-dir', help='where everything goes, default work_dirs/quickstart_TASK')
+    args = parser.parse_args()
+    work_dir = Path(args.work_dir or f'work_dirs/quickstart_{args.task}')
+    importlib.import_module(f'mmdefmamba.quickstart.{args.task}').run(work_dir)

@@ -1,0 +1,15 @@
+"""Train a model: classification, detection or segmentation."""
+
+from .. import report
+from ..guards.config_errors import explain_errors
+from . import run_options as cli
+
+
+def main(argv=None):
+    args = cli.train_parser().parse_args(argv)
+    cfg = cli.train_config(args)
+    with explain_errors(cfg):
+        runner = cli.build_runner(cfg)
+        runner.train()
+    if args.report:
+        report.write_train_report(runner, args.report)

@@ -1,0 +1,92 @@
+"""The contract of the multi-scan, and its checks."""
+
+import torch
+
+from ..precision import saturate
+from ..sequence_scan.interface import check_kinds, choose_backend
+from ..triton_scan import multi_scan_triton
+from .plain import multi_scan_plain
+from .swap_gradient import swap_gradient
+
+
+def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
+    """Walk K maps, each in its own order, through a selective scan each; every result stays at its token's place.
+
+    Per map k and channel, step i visits place p = orders[k].order[i], with a state h of N numbers starting at zero::
+
+        delta_p = softplus(delta_p + delta_bias)
+        h = exp(delta_p * A) * h + delta_p * B_p * u_p
+        y_p = <C_p, h> + D * u_p
+
+    State and exponentials are float32 at least, under autocast too.
+
+    Args:
+        maps: K tensors u, (batch, L, channels), row by row, any floating dtype. Scans that read the same map are
+            best given the same tensor.
+        delta: time step before bias and softplus, (batch, K, L, channels), any strides, as all that follow.
+        A: decay rates, negative, (K*channels, N).
+        B: input weights, (batch, K, L, N).
+        C: output weights, (batch, K, L, N).
+        D: weight of the skip, (K*channels,).
+        delta_bias: (K*channels,).
+        orders: K entries, a :class:`~mmdefmamba.ops.TokenOrder` of (L,) or (batch, L) each, or None: row by row.
+            Where one has ``keys`` these get the gradient of :func:`.swap_gradient.swap_gradient`.
+        backend: see :func:`~mmdefmamba.ops.selective_scan`. 'triton' reads and writes in the scans' orders itself;
+            for any other the tokens are brought into order and back.
+
+    Returns:
+        y, (batch, K, L, channels), dtype of the maps; in float16 at most 65504, not infinity.
+
+    Raises:
+        ValueError: shapes that do not fit, or what :func:`~mmdefmamba.ops.selective_scan` refuses.
+
+    Source: DefMamba, section 3.2, with the orders inside instead of around.
+    """
+    _check(maps, delta, A, B, C, D, delta_bias, orders)
+    if choose_backend(backend, maps[0]) == 'triton':
+        with torch.autocast(maps[0].device.type, enabled=False):
+            y = saturate(multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders))
+    else:
+        y = multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
+    if not torch.is_grad_enabled() or all(order is None or order.keys is None for order in orders):
+        return y
+    return _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders)
+
+
+def _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders):
+    results = []
+    for k, (u, order) in enumerate(zip(maps, orders, strict=True)):
+        result, channels = y[:, k], slice(k * u.shape[2], (k + 1) * u.shape[2])
+        if order is not None and order.keys is not None:
+            inputs = (u, delta[:, k], A[channels], B[:, k], C[:, k], delta_bias[channels])
+            result = swap_gradient(result, *inputs, order)
+        results.append(result)
+    return torch.stack(results, dim=1)
+
+
+def _check(maps, delta, A, B, C, D, delta_bias, orders):
+    if not maps or len(orders) != len(maps):
+        raise ValueError(f'every map needs an order and there must be one at least, got {len(maps)} and {len(orders)}')
+    if maps[0].ndim != 3:
+        raise ValueError(f'maps must be (batch, L, channels), got {tuple(maps[0].shape)}')
+    batch, length, channels = maps[0].shape
+    for u in maps:
+        if u.shape != maps[0].shape or u.dtype != maps[0].dtype:
+            raise ValueError(f'maps must share shape and dtype, got {[(tuple(u.shape), str(u.dtype)) for u in maps]}')
+    tensors = {'maps': maps[0], 'delta': delta, 'A': A, 'B': B, 'C': C, 'D': D, 'delta_bias': delta_bias}
+    check_kinds(tensors)
+    rows = len(maps) * channels
+    if A.ndim != 2 or len(A) != rows or tuple(D.shape) != (rows,) or tuple(delta_bias.shape) != (rows,):
+        raise ValueError(
+            f'A must be ({rows}, N), D and delta_bias ({rows},) to fit {len(maps)} maps of {channels} channels, got '
+            f'{tuple(A.shape)}, {tuple(D.shape)} and {tuple(delta_bias.shape)}'
+        )
+    expected = (batch, len(maps), length)
+    for name, x, last in (('delta', delta, channels), ('B', B, A.shape[-1]), ('C', C, A.shape[-1])):
+        if tuple(x.shape) != (*expected, last):
+            raise ValueError(f'{name} must be {(*expected, last)} to fit {len(maps)} maps, got {tuple(x.shape)}')
+    for order in orders:
+        if order is not None and tuple(order.order.shape) not in ((length,), (batch, length)):
+            raise ValueError(
+                f'an order must be {(length,)} or {(batch, length)} to fit the maps, got {tuple(order.order.shape)}'
+            )

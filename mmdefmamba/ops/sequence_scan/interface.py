@@ -1,0 +1,181 @@
+"""One contract for the selective scan, its checks, and the choice of a backend."""
+
+import contextlib
+import logging
+
+import torch
+from mmengine.logging import print_log
+
+from ..precision import saturate
+from . import blockwise, mamba_ssm
+from . import triton_backend as triton
+from .reference import selective_scan_reference
+
+#: name -> (function, reason why it cannot run on these tensors or None)
+BACKENDS = {
+    'reference': (selective_scan_reference, lambda u: None),
+    'blockwise': (blockwise.selective_scan_blockwise, lambda u: None),
+    'mamba_ssm': (mamba_ssm.selective_scan_mamba_ssm, mamba_ssm.unavailable_reason),
+    'triton': (triton.selective_scan_triton, triton.unavailable_reason),
+}
+_forced_backend = None
+_logged_choices = set()
+
+
+def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus=True, backend='auto'):
+    """Selective scan of K groups of channels at once.
+
+    Per channel d of group k, with a state h of N numbers starting at zero::
+
+        delta_t = softplus(delta_t + delta_bias_d)
+        h_t = exp(delta_t * A_d) * h_{t-1} + delta_t * B_t * u_t
+        y_t = <C_t, h_t> + D_d * u_t
+
+    State and exponentials are float32 at least, under autocast too; half precision inputs are widened inside.
+
+    Args:
+        u: input, (batch, K*channels, length), any floating dtype, any strides.
+        delta: time step before bias and softplus, like ``u``.
+        A: decay rates, negative, (K*channels, N).
+        B: input weights, (batch, K, N, length).
+        C: output weights, (batch, K, N, length).
+        D: weight of the skip, (K*channels,), or None.
+        delta_bias: (K*channels,), or None.
+        delta_softplus: whether delta passes through a softplus.
+        backend: 'auto', or one of ``BACKENDS``: 'reference', 'blockwise', 'mamba_ssm', 'triton'. 'auto' takes
+            blockwise on a CPU; for CUDA tensors mamba_ssm where its kernel is installed, else triton, else blockwise;
+            and logs the choice once.
+
+    Returns:
+        y, (batch, K*channels, length), dtype of ``u``; in float16 at most 65504, not infinity.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown backend.
+        TypeError: a tensor that is not floating point, or float64 beside narrower inputs.
+        RuntimeError: the named backend cannot run here; the message says why.
+
+    Source: Mamba (Gu and Dao, 2023), algorithm 2; argument names as in mamba-ssm.
+    """
+    _check(u, delta, A, B, C, D, delta_bias)
+    backend = choose_backend(backend, u)
+    function = backend if callable(backend) else BACKENDS[backend][0]
+    with torch.autocast(u.device.type, enabled=False):
+        return saturate(function(u, delta, A, B, C, D, delta_bias, delta_softplus))
+
+
+def unavailable_reason(backend, u):
+    """Why ``backend`` cannot run on a tensor like ``u``, or None if it can.
+
+    Raises:
+        ValueError: unknown backend.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {backend!r}")
+    return BACKENDS[backend][1](u)
+
+
+@contextlib.contextmanager
+def use_backend(backend):
+    """Within the block every selective scan uses ``backend``, whatever its caller asked for.
+
+    For debugging (``with use_backend('reference'): model(x)``), for measuring, and for trying a scan of one's own.
+    Not thread-safe.
+
+    Args:
+        backend: a name as in :func:`selective_scan`, or a function (u, delta, A, B, C, D, delta_bias,
+            delta_softplus) -> y.
+    """
+    global _forced_backend
+    before, _forced_backend = _forced_backend, backend
+    try:
+        yield
+    finally:
+        _forced_backend = before
+
+
+def auto_backend(u):
+    """What 'auto' chooses for a tensor like ``u``: the backend's name, and why."""
+    if not u.is_cuda:
+        return 'blockwise', f'tensors on {u.device.type}'
+    # mamba-ssm's kernels have years of use behind them; the Triton ones stand behind until measured on GPUs.
+    reasons = {}
+    for name in ('mamba_ssm', 'triton'):
+        reasons[name] = unavailable_reason(name, u)
+        if reasons[name] is None:
+            return name, '; '.join(['CUDA tensors', *(f'{n} cannot run: {r}' for n, r in reasons.items() if r)])
+    return 'blockwise', '; '.join(['slow on CUDA', *(f'{name} cannot run: {r}' for name, r in reasons.items())])
+
+
+def choose_backend(backend, u):
+    """The backend that runs for a tensor like ``u`` where a caller asks for ``backend``.
+
+    Args:
+        backend: as in :func:`selective_scan`; :func:`use_backend` overrides it.
+        u: a tensor of the kind that will be scanned.
+
+    Returns:
+        A name of ``BACKENDS``, or the function that was given to :func:`use_backend`.
+
+    Raises:
+        ValueError: unknown backend.
+        RuntimeError: the named backend cannot run here; the message says why.
+    """
+    backend = _forced_backend or backend
+    if callable(backend):
+        return backend
+    if backend == 'auto':
+        backend, why = auto_backend(u)
+        if not torch.compiler.is_compiling() and (backend, why) not in _logged_choices:
+            _logged_choices.add((backend, why))
+            level = logging.WARNING if u.is_cuda and backend == 'blockwise' else logging.INFO
+            print_log(f'selective_scan: backend {backend} ({why})', logger='current', level=level)
+        return backend
+    reason = unavailable_reason(backend, u)
+    if reason is not None:
+        raise RuntimeError(f'selective_scan backend {backend!r} cannot run: {reason}')
+    return backend
+
+
+def check_kinds(tensors):
+    """Raise unless all tensors, a dict by name, are floating point, on one device, and all or none of them float64."""
+    first, u = next(iter(tensors.items()))
+    for name, x in tensors.items():
+        if not x.is_floating_point():
+            raise TypeError(f'{name} must be a floating point tensor, got {x.dtype}')
+        if x.device != u.device:
+            raise ValueError(f'{name} is on {x.device}, {first} on {u.device}: all tensors must share a device')
+    wide = [name for name, x in tensors.items() if x.dtype == torch.float64]
+    if wide and len(wide) < len(tensors):
+        narrow = sorted(set(tensors) - set(wide))
+        raise TypeError(f'{wide} are float64 and {narrow} are not: convert all of them, or none')
+
+
+def _check(u, delta, A, B, C, D, delta_bias):
+    tensors = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C, 'D': D, 'delta_bias': delta_bias}
+    tensors = {name: x for name, x in tensors.items() if x is not None}
+    check_kinds(tensors)
+
+    if u.ndim != 3 or 0 in u.shape:
+        raise ValueError(f'u must be (batch, channels, length), none of them 0, got {tuple(u.shape)}')
+    batch, channels, length = u.shape
+    if A.ndim != 2 or B.ndim != 4:
+        raise ValueError(
+            f'A must be (channels, N) and B (batch, groups, N, length), got {tuple(A.shape)} and {tuple(B.shape)}'
+        )
+    groups, states = B.shape[1], A.shape[1]
+    expected = {
+        'delta': (batch, channels, length),
+        'A': (channels, states),
+        'B': (batch, groups, states, length),
+        'C': (batch, groups, states, length),
+        'D': (channels,),
+        'delta_bias': (channels,),
+    }
+    for name, shape in expected.items():
+        if name in tensors and tuple(tensors[name].shape) != shape:
+            raise ValueError(
+                f'{name} must be {shape} to fit u {tuple(u.shape)}, {groups} groups and {states} states, '
+                f'got {tuple(tensors[name].shape)}'
+            )
+    if groups == 0 or channels % groups:
+        raise ValueError(f'the {channels} channels of u cannot be divided into the {groups} groups of B')

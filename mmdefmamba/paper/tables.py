@@ -1,0 +1,127 @@
+"""DefMamba's rows of the paper's tables, with what this code counts and measures beside them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from mmengine.config import Config
+
+from ..analysis.config_complexity import config_complexity
+from ..analysis.markdown import markdown_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Row(NamedTuple):
+    """A row of the paper; ``arch`` is its size, or in the ablations of tiny what it is made of.
+
+    ``scores``: by the name that a metafile's ``Results`` give the metric. None: not printed.
+    """
+
+    table: str
+    arch: str
+    config: str
+    params: str | None
+    flops: str
+    scores: dict
+
+
+_CLASSIFICATION, _DETECTION, _SEGMENTATION = (
+    'configs/classification/defmamba_{}_in1k.py',
+    'configs/detection/mask_rcnn_defmamba_{}_1x.py',
+    'configs/segmentation/upernet_defmamba_{}_160k.py',
+)
+_ABLATION = 'configs/classification/ablation/tiny_in1k/{}.py'
+_AP = ('box AP', 'box AP50', 'box AP75', 'mask AP', 'mask AP50', 'mask AP75')
+_IOU = ('mIoU', 'mIoU(ms+flip)')
+
+
+def _scores(names, *values):
+    return dict(zip(names, values, strict=True))
+
+
+def _top1(score):
+    return {'Top 1 Accuracy': score}
+
+
+PAPER = (
+    Row('1', 'tiny', _CLASSIFICATION.format('t'), '8M', '1.2G', _top1(78.6)),
+    Row('1', 'small', _CLASSIFICATION.format('s'), '32M', '4.8G', _top1(83.5)),
+    Row('1', 'base', _CLASSIFICATION.format('b'), '51M', '8.5G', _top1(84.2)),
+    Row('2', 'small', _DETECTION.format('s'), None, '268G', _scores(_AP, 47.5, 69.6, 51.7, 42.8, 66.3, 46.2)),
+    Row('B2', 'base', _DETECTION.format('b'), None, '349G', _scores(_AP, 48.7, 70.5, 53.8, 43.7, 67.7, 47.0)),
+    Row('3', 'small', _SEGMENTATION.format('s'), '65M', '946G', _scores(_IOU, 48.8, 49.6)),
+    Row('C3', 'base', _SEGMENTATION.format('b'), '84M', '1024G', _scores(_IOU, 50.8, 51.7)),
+    Row('4', '(1) forward, backward', _ABLATION.format('fb'), '7.3M', '1.1G', _top1(76.9)),
+    Row('4', '(2) deformable', _ABLATION.format('db'), '8.1M', '1.1G', _top1(76.5)),
+    Row('4', '(3) (1) + continuous', _ABLATION.format('fb_continuous'), '7.5M', '1.1G', _top1(77.3)),
+    Row('4', '(4) (1) + local', _ABLATION.format('fb_local'), '7.5M', '1.1G', _top1(77.1)),
+    Row('4', '(5) (1) + deformable', _CLASSIFICATION.format('t'), '8.3M', '1.2G', _top1(78.6)),
+    Row('5', '(1) none', _ABLATION.format('fb_raster'), '7.5M', '1.1G', _top1(77.0)),
+    Row('5', '(2) points', _ABLATION.format('fb_points'), '7.5M', '1.2G', _top1(77.4)),
+    Row('5', '(3) order', _ABLATION.format('fb_order'), '7.5M', '1.2G', _top1(77.2)),
+    Row('5', '(4) points, order', _ABLATION.format('fb_points_order'), '7.5M', '1.2G', _top1(77.9)),
+    Row('5', '(5) (4) + offset bias', _ABLATION.format('fb_points_order_bias'), '8.2M', '1.2G', _top1(78.2)),
+    Row('5', '(6) (5) + channel attention', _CLASSIFICATION.format('t'), '8.3M', '1.2G', _top1(78.6)),
+)
+HEADER = (
+    'Table',
+    'Arch',
+    'Params: paper',
+    'here',
+    'FLOPs: paper',
+    'here',
+    'with the scan',
+    'Score',
+    'paper',
+    'measured',
+)
+
+
+def paper_tables(tables=None, root=ROOT, count=config_complexity):
+    """The rows, as a Markdown table, one line a score.
+
+    Args:
+        tables: names of tables, '1', '2', '3', 'B2', 'C3', '4', '5'; all by default.
+        root: of the repository, where configs and metafiles are.
+        count: as :func:`config_complexity`; it takes about half a minute for each row of detection and segmentation.
+
+    Returns:
+        The text. FLOPs are multiply-adds at the paper's image sizes, without the selective scan as the paper counts,
+        and with it. Measured scores are the metafiles' ``Results``, '-' where there are none.
+
+    Raises:
+        ValueError: a table that has no row.
+    """
+    known = list(dict.fromkeys(row.table for row in PAPER))
+    for table in tables or ():
+        if table not in known:
+            raise ValueError(f'table must be one of {known}, got {table!r}')
+    root = Path(root)
+    lines = [HEADER]
+    for row in PAPER:
+        if tables and row.table not in tables:
+            continue
+        counts, _ = count(Config.fromfile(root / row.config))
+        costs = (
+            row.params or '-',
+            f'{counts["params"] / 1e6:.2f}M',
+            row.flops,
+            f'{counts["flops_without_scan"] / 1e9:.2f}G',
+            f'{counts["flops"] / 1e9:.2f}G',
+        )
+        measured = measured_scores(root, row.config)
+        for i, (name, score) in enumerate(row.scores.items()):
+            first = (row.table, row.arch, *costs) if i == 0 else ('',) * 7
+            lines.append((*first, name, f'{score:.1f}', measured.get(name, '-')))
+    return markdown_table(lines)
+
+
+def measured_scores(root, config):
+    """Metrics that the metafile beside a config gives for it, ``{name: value}``; none without a metafile."""
+    metafile = (Path(root) / config).with_name('metafile.yml')
+    if not metafile.is_file():
+        return {}
+    entries = yaml.safe_load(metafile.read_text())['Models']
+    results = [result for entry in entries if entry['Config'] == config for result in entry.get('Results', ())]
+    return {name: value for result in results for name, value in result['Metrics'].items()}

@@ -1,0 +1,73 @@
+"""Segmentation: classes, and images by mIoU."""
+
+import numpy as np
+import torch
+from mmengine.structures import PixelData
+from mmseg.evaluation import IoUMetric
+from mmseg.structures import SegDataSample
+
+from .case_images import build_visualizer, data_uri, draw_truth_and_prediction, load_image, shrink
+from .classification_cases import percent
+from .metric import Case, CaseMetric, Table, image_name
+
+
+class SegmentationCases(CaseMetric):
+    """Notes intersection and union of each class in each image.
+
+    The score of an image is its mIoU. Images of one class, all found, have none: there is nothing to see in them.
+    """
+
+    score_name = 'mIoU over the classes that it or the prediction has'
+    unscored = 'they are of one class, and were taken for it throughout'
+    ignore_index = 255
+
+    def watch(self, evaluator):
+        super().watch(evaluator)
+        for metric in evaluator.metrics:
+            if isinstance(metric, IoUMetric):
+                self.ignore_index = metric.ignore_index
+
+    def process(self, data_batch, data_samples):
+        num_classes = len(self.dataset_meta['classes'])
+        for sample in data_samples:
+            predicted = sample['pred_sem_seg']['data'].squeeze()
+            truth = sample['gt_sem_seg']['data'].squeeze().to(predicted)
+            areas = IoUMetric.intersect_and_union(predicted, truth, num_classes, self.ignore_index)
+            areas = np.stack([area.numpy() for area in areas]).astype(np.int64)
+            intersection, union = areas[:2]
+            present = union > 0
+            score = float((intersection[present] / union[present]).mean()) if present.sum() > 1 else None
+            drawn = dict(truth=truth.cpu().numpy(), predicted=predicted.cpu().numpy())
+            self.note(sample, score, drawn, areas=areas)
+
+    def tables(self, metrics):
+        return [class_table(self.records, self.dataset_meta['classes'])]
+
+    def case_drawer(self, records):
+        infos, names, palette = self.infos(records), self.dataset_meta['classes'], self.dataset_meta['palette']
+        visualizer = build_visualizer('mmseg.SegLocalVisualizer', 'report', self.dataset_meta, alpha=0.6)
+
+        def draw(record):
+            maps = {name: PixelData(data=torch.from_numpy(map_)[None]) for name, map_ in record['drawn'].items()}
+            sample = SegDataSample(gt_sem_seg=maps['truth'], pred_sem_seg=maps['predicted'])
+            image = load_image(infos[record['key']])
+            # mmseg takes seconds to place the names of classes in a picture of a million pixels: beside it instead
+            truth, prediction = draw_truth_and_prediction(visualizer, image, sample, with_labels=False)
+            pictures = [('image', shrink(image)), ('truth', truth), ('prediction', prediction)]
+            pictures = [(caption, data_uri(picture)) for caption, picture in pictures]
+            legend = [(f'rgb{tuple(palette[label])}', names[label]) for label in np.flatnonzero(record['areas'][1])]
+            return Case(image_name(record['key']), f'mIoU {100 * record["score"]:.1f} %', pictures, legend)
+
+        return draw
+
+
+def class_table(records, names):
+    """One row a class: share of the pixels, IoU, recall, precision."""
+    areas = sum((record['areas'] for record in records), np.zeros((4, len(names)), dtype=np.int64))
+    pixels = areas[3].sum()
+    rows = [
+        (name, percent(truth, pixels), percent(both, either), percent(both, truth), percent(both, predicted))
+        for name, (both, either, predicted, truth) in zip(names, areas.T.tolist(), strict=True)
+    ]
+    header = ('class', 'of all pixels, %', 'IoU, %', 'found, %', 'of those named so, right, %')
+    return Table('By class', header, rows)

@@ -1,0 +1,34 @@
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from mmdefmamba.guards import ClassCountHook
+
+
+def head(num_classes):
+    module = nn.Identity()
+    module.num_classes = num_classes
+    return module
+
+
+def run(hook, when, model, classes):
+    dataset = type('Cats', (), {'metainfo': {} if classes is None else {'classes': classes}})()
+    loaders = {f'{name}_dataloader': SimpleNamespace(dataset=dataset) for name in ('train', 'val', 'test')}
+    getattr(hook, when)(SimpleNamespace(model=model, **loaders))
+
+
+@pytest.mark.parametrize('when', ['before_train', 'before_val_epoch', 'before_test_epoch'])
+def test_a_head_for_other_classes_is_refused(when):
+    model = nn.ModuleDict({'rpn_head': head(1), 'roi_head': nn.ModuleDict({'bbox_head': head(80)})})
+    run(ClassCountHook(), when, model, ('cat',) * 80)
+    message = r'roi_head.bbox_head.num_classes is 80, Cats has 2 classes: set model.roi_head.bbox_head.num_classes=2'
+    with pytest.raises(ValueError, match=message):
+        run(ClassCountHook(), when, model, ('cat', 'dog'))
+    with pytest.raises(ValueError, match=r'head.num_classes is 1000'):
+        run(ClassCountHook(), when, nn.ModuleDict({'head': head(1000)}), ('cat', 'dog'))
+
+
+def test_what_names_no_classes_is_not_judged():
+    run(ClassCountHook(), 'before_train', nn.ModuleDict({'head': head(1000)}), None)
+    run(ClassCountHook(), 'before_train', nn.ModuleDict({'head': nn.Identity()}), ('cat',))

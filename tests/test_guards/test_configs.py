@@ -1,0 +1,308 @@
+"""Slips in a config or an option: what the tools answer. Nothing is trained."""
+
+import contextlib
+import functools
+import inspect
+import random
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from mmcv.cnn import build_norm_layer
+from mmengine.config import Config
+from mmengine.registry import HOOKS, MODELS
+from mmengine.utils import get_installed_path
+
+from mmdefmamba.cli import run_options as cli
+from mmdefmamba.guards import CustomKeysHook
+from mmdefmamba.guards.config_errors import explain_errors, read_config
+from mmdefmamba.guards.config_keys import check_keys
+from mmdefmamba.models import DefMamba
+from mmdefmamba.scans.base import SCANS
+
+
+@pytest.fixture(scope='module')
+def data(tools, tmp_path_factory, tiny_class):
+    return tiny_class('classification', tmp_path_factory.mktemp('configs'), tools)
+
+
+def answer(data, option, kind=ValueError, validate=False):
+    with pytest.raises(kind) as error:
+        data.train(option, validate=validate)
+    return str(error.value)
+
+
+# option -> where, what, and what was meant
+TYPES = {
+    'model.backbone.type=DefMambba': "model.backbone.type: 'DefMambba' is no registered model, did you mean 'DefMamba'",
+    'model.head.type=LinearClsHed': "'LinearClsHed' is no registered model, did you mean 'LinearClsHead'",
+    'val_evaluator.type=Acuracy': "val_evaluator.type: 'Acuracy' is no registered metric, did you mean 'Accuracy'?",
+    'train_dataloader.sampler.type=DefaultSamplr': "did you mean 'DefaultSampler'?",
+    'optim_wrapper.optimizer.type=AdmW': "optimizer.type: 'AdmW' is no registered optimizer, did you mean 'AdamW'?",
+    'model.type=token': "model.type: 'token' is no registered model",
+    'model.type=mmdet.NoSuch': "model.type: 'mmdet.NoSuch' is no registered model",
+    'default_scope=mmpretrian': "default_scope 'mmpretrian' is no package that is installed, did you mean 'mmpretrain'",
+}
+
+
+@pytest.mark.parametrize('option', TYPES)
+def test_an_unknown_type_is_named_with_its_place(data, option):
+    assert TYPES[option] in answer(data, option, validate='val' in option)
+
+
+ARGUMENTS = {
+    'train_dataloader.bach_size=1': ('DataLoader', 'batch_size'),
+    'train_dataloader.dataset.pipeline.1.sacle=3': ('Resize', 'scale'),
+    'train_cfg.max_epoch=1': ('EpochBasedTrainLoop', 'max_epochs'),
+    'optim_wrapper.optimzer.lr=1': ('OptimWrapper', 'optimizer'),
+    'model.backbone.drop_path_rat=0': ('DefMamba', 'drop_path_rate'),
+    'randomness.sede=1': ('set_randomness', 'seed'),
+    'default_hooks.logger.intervall=1': ('LoggerHook', 'interval'),
+}
+
+
+@pytest.mark.parametrize('option', ARGUMENTS)
+def test_an_unknown_argument_is_named_with_its_place(data, option):
+    taker, meant = ARGUMENTS[option]
+    place = option.partition('=')[0].removesuffix('.lr')
+    expected = f'{place}: {taker} takes no argument {place.split(".")[-1]!r}. Did you mean {meant!r}?'
+    assert answer(data, option, TypeError) == expected
+
+
+VALUES = {
+    'train_cfg.max_epochs=three': "train_cfg.max_epochs must be a number, got 'three'",
+    'optim_wrapper.optimizer.lr=fast': "optim_wrapper.optimizer.lr must be a number, got 'fast'",
+    'train_dataloader.num_workers=x': "train_dataloader.num_workers must be a number, got 'x'",
+    'train_dataloader.batch_size=0': 'batch_size should be a positive integer value, but got batch_size=0',
+    'model.backbone.arch=tinny': "unknown arch 'tinny', did you mean 'tiny'?",
+    'model.backbone.scans=[raster,rastr]': "unknown scan 'rastr', did you mean 'raster'?",
+    'model.backbone.formulation=papr': "formulation must be one of ('paper', 'released'), got 'papr'",
+    'default_hooks.chekpoint.interval=1': "default_hooks.chekpoint has no type, did you mean 'checkpoint'?",
+    'val_evaluator.topk=(7,)': 'Top-7 accuracy is unavailable since the number of categories is 2',
+}
+
+
+@pytest.mark.parametrize('option', VALUES)
+def test_a_value_that_cannot_be_is_named(data, option):
+    assert VALUES[option] in answer(data, option, validate='val' in option)
+
+
+PARAMWISE = 'optim_wrapper.paramwise_cfg'
+SETTINGS = {
+    f'{PARAMWISE}.norm_decay_mul=0': f"{PARAMWISE}.norm_decay_mul is read by nobody, did you mean 'norm_decay_mult'?",
+    f'{PARAMWISE}.custom_keys.A_log.lr_mul=2': f'{PARAMWISE}.custom_keys.A_log.lr_mul is read by nobody, did you mean '
+    "'lr_mult'?",
+    'optim_wrapper.optimizer.weight_decay=None': 'scales weight_decay, which optim_wrapper.optimizer does not set',
+    'optim_wrapper.optimizer.lr=None': f'{PARAMWISE}.custom_keys scales lr, which optim_wrapper.optimizer does not set',
+}
+
+
+@pytest.mark.parametrize('option', SETTINGS)
+def test_a_setting_of_parameters_that_nobody_looks_up_is_named(data, option):
+    assert SETTINGS[option] in answer(data, option, ValueError)
+
+
+# a key that the libraries look up by name -> which was meant
+LOOKED_UP = {
+    'train_dataloader.dataset.filter_cfg.min_siez': 'min_size',
+    'val_dataloader.dataset.metainfo.clases': 'classes',
+    'env_cfg.cudnn_benchmrk': 'cudnn_benchmark',
+    'model.roi_head.bbox_head.bbox_coder.target_mean': 'target_means',
+    'model.train_cfg.rpn_propsal': 'rpn_proposal',
+    'model.train_cfg.rcnn.sampler.nums': 'num',
+    'model.test_cfg.rcnn.max_per_imgg': 'max_per_img',
+    'model.test_cfg.rcnn.nms.iou_treshold': 'iou_threshold',
+    'model.test_cfg.rpn.nns': 'nms',
+    'model.test_cfg.moed': 'mode',
+}
+
+
+@pytest.mark.parametrize('key', LOOKED_UP)
+def test_a_key_that_nobody_looks_up_is_named(key):
+    cfg = Config()
+    cfg.merge_from_dict({'train_dataloader.dataset.type': 'CocoDataset', 'val_dataloader.dataset.type': 'CocoDataset'})
+    cfg.merge_from_dict({key: 1})
+    with pytest.raises(ValueError, match=re.escape(f"{key} is read by nobody, did you mean '{LOOKED_UP[key]}'?")):
+        check_keys(cfg)
+    # further from any, it may be a class's own
+    free = f'{key.rpartition(".")[0]}.my_own'
+    cfg = Config(dict(train_dataloader=dict(dataset={}), val_dataloader=dict(dataset={})))
+    cfg.merge_from_dict({free: 1})
+    check_keys(cfg)
+
+
+def test_a_way_of_nms_that_mmcv_does_not_have_is_named():
+    cfg = Config(dict(model=dict(test_cfg=dict(nms=dict(type='soft_nsm', iou_threshold=0.5)))))
+    message = r"^model\.test_cfg\.nms\.type: 'soft_nsm' is none of mmcv, did you mean 'soft_nms'\?$"
+    with pytest.raises(ValueError, match=message):
+        check_keys(cfg)
+
+
+def test_a_name_in_custom_keys_that_is_nearly_a_parameters_is_refused(data):
+    message = f"{PARAMWISE}.custom_keys.A_lgo is part of no parameter, did you mean 'A_log'?"
+    assert answer(data, f'{PARAMWISE}.custom_keys.A_lgo.decay_mult=0') == message
+    # a parameter of two words; and names of another network's are free
+    model = MODELS.build(dict(type='DefMamba', arch=dict(embed_dims=(8,), depths=(1,)), out_indices=0))
+    for name, near in (('stages.O', 'stages.0'), ('absolute_pos_embed', None)):
+        custom = dict(paramwise_cfg=dict(custom_keys={name: dict(lr_mult=0.1)}))
+        runner = SimpleNamespace(model=model, cfg=Config(dict(optim_wrapper=custom)))
+        with pytest.raises(ValueError, match=f'{name} .*{near}') if near else contextlib.nullcontext():
+            CustomKeysHook().before_train(runner)
+
+
+# Slips in configs of mmdet, mmpretrain and mmseg themselves.
+OF_THE_LIBRARIES = ('custom_keys.theta.wd_mult', "'models'", 'paramwise_cfg._delete ')
+
+
+def test_configs_of_the_libraries_are_taken(request):
+    """Whatever they use is no slip; a sample of over 2,000, larger with ``--examples``."""
+    roots = [Path(get_installed_path(library)) / '.mim/configs' for library in ('mmdet', 'mmpretrain', 'mmseg')]
+    paths = [path for root in roots for path in sorted(root.rglob('*.py')) if '_base_' not in path.parts]
+    assert len(paths) > 1500
+    sample = random.Random(0).sample(paths, min(len(paths), request.config.getoption('--examples')))
+    taken = 0
+    for path in [*sample, *(path for path in paths if path.name == 'retinanet_r50_fpn_1x_voc0712.py')]:
+        try:
+            cfg = Config.fromfile(path, import_custom_modules=False)
+        except (FileNotFoundError, KeyError):  # it is based on one that is not installed, or has an error
+            continue
+        try:
+            check_keys(cfg)
+            taken += 1
+        except ValueError as error:
+            assert any(slip in str(error) for slip in OF_THE_LIBRARIES), f'{path}: {error}'
+    assert taken > 0.9 * len(sample)
+
+
+def test_an_assertion_is_given_words():
+    extractor = dict(type='mmdet.SingleRoIExtractor', roi_layer=dict(type='RoIAlgin'), out_channels=4)
+    words = r"SingleRoIExtractor cannot be built: assert hasattr\(ops, layer_type\)\. Given: .*'type': 'RoIAlgin'"
+    with pytest.raises(ValueError, match=words), explain_errors(Config(extractor)):
+        MODELS.build(dict(extractor, featmap_strides=[4]))
+
+
+def test_a_layer_of_mmcv_that_is_none_is_named():
+    norm = dict(type='BM', requires_grad=True)
+    cfg = Config(dict(norm_cfg=norm))
+    with pytest.raises(ValueError, match=r"norm_cfg\.type: 'BM' is no registered model"), explain_errors(cfg):
+        build_norm_layer(norm, 4)
+
+
+def test_a_loader_without_data_is_named():
+    with pytest.raises(ValueError, match=r"train_dataloader has no dataset, did you mean 'datset'\?"):
+        check_keys(Config(dict(train_dataloader=dict(batch_size=2, datset={}))))
+
+
+@pytest.mark.parametrize(
+    ('option', 'hint'),
+    [
+        ('max_epochs=3', 'did you mean|variable of the config'),
+        ('optimizer.lr=1', 'optimizer'),
+        ('data_root=/elsewhere', 'variable of the config'),
+        ('trian_dataloader.batch_size=4', "did you mean 'train_dataloader'"),
+    ],
+)
+def test_an_option_without_effect_is_refused(data, option, hint):
+    found = answer(data, option)
+    assert re.match(rf'--cfg-options {option.partition("=")[0]}: \'\w+\' is read by nobody', found)
+    assert re.search(hint, found)
+
+
+@pytest.mark.parametrize('value', ['dict(type=EMAHook)', '{a:1}', '[1,2', 'a(b,c)'])
+def test_an_option_that_cannot_be_parsed_is_refused(value, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        cli.train_parser().parse_args(['c.py', '--cfg-options', f'model.init_cfg={value}'])
+    assert value in capsys.readouterr().err.splitlines()[-1]
+
+
+FILES = {
+    'syntax': ('a = (\n', r'config \S+syntax\.py cannot be read: SyntaxError: .*never closed'),
+    'name': ('a = 1\nb = nosuch\n', r'config \S+name\.py cannot be read, line 2: NameError: .*nosuch'),
+    'base': ("_base_ = 'nosuch.py'\n", r'config \S+/nosuch\.py \(which \S+base\.py is based on\) cannot be read'),
+    'package': ("_base_ = 'mmdet::_base_/nosuch.py'\n", r'config \S+package\.py cannot be read: .*nosuch\.py'),
+    'scope': ("_base_ = 'mmdetx::_base_/default_runtime.py'\n", r'scope\.py cannot be read: .*mmdetx'),
+    'itself': ("_base_ = 'itself.py'\n", r'config \S+itself\.py is based on itself'),
+    'basekey': (
+        "_base_ = 'good.py'\nb = _base_.nosuch\n",
+        r'basekey\.py cannot be read, line 2: AttributeError: .*nosuch',
+    ),
+    'basesyntax': (
+        "_base_ = 'syntax.py'\n",
+        r'config \S+syntax\.py \(which \S+basesyntax\.py is based on\) cannot be read',
+    ),
+    'merge': ("_base_ = 'good.py'\nloaders = dict(a=1)\n", r'merge\.py cannot be read: TypeError: loaders=.*list'),
+    'imports': (
+        "custom_imports = dict(imports=['nosuch'], allow_failed_imports=False)",
+        r'imports\.py cannot be .*nosuch',
+    ),
+    'bytes': (b'a = 1\xff', r'bytes\.py cannot be read: UnicodeDecodeError'),
+    'null': ('a = 1\0', r'null\.py cannot be read: SyntaxError'),
+    'cut.json': ('{"a": ', r'config \S+cut\.json cannot be read: JSONDecodeError'),
+    'list.json': ('[1]', r'config \S+list\.json cannot be read'),
+    'cut.yaml': ('a: [', r'config \S+cut\.yaml cannot be read: ParserError'),
+    'text.txt': ('a = 1', r'config \S+text\.txt cannot be read: OSError: Only py/yml/yaml/json'),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_config_that_cannot_be_read_is_named(name, tmp_path, request):
+    # a config of itself is read until Python's stack is full: less of that
+    request.addfinalizer(functools.partial(sys.setrecursionlimit, sys.getrecursionlimit()))
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+    (tmp_path / 'good.py').write_text('a = 1\nloaders = [1]\n')
+    (tmp_path / 'syntax.py').write_text('a = (\n')
+    content, message = FILES[name]
+    path = tmp_path / (name if '.' in name else f'{name}.py')
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    kind = FileNotFoundError if 'nosuch.py' in str(content) else ValueError
+    with pytest.raises(kind, match=message):
+        read_config(str(path))
+
+
+def test_a_yaml_config_runs_no_code(tmp_path):
+    path, mark = tmp_path / 'config.yaml', tmp_path / 'code_ran'
+    path.write_text(f'model: !!python/object/apply:os.mkdir ["{mark}"]\n')
+    with pytest.raises(ValueError, match=r'config\.yaml cannot be read: ConstructorError'):
+        read_config(str(path))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize('key', ['_bases_', '__base', '_base__', 'base'])
+def test_a_slip_in_base_is_named_or_the_model_missed(data, key, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(data.config.read_text().replace('_base_', key).replace('model = ', 'network = '))
+    with pytest.raises(ValueError, match=r"did you mean '_base_'|has no 'model': does it name its base"):
+        cli.build_runner(cli.train_config(cli.train_parser().parse_args([str(path)])))
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(KeyError, match=r'DefMamba is already registered in model at mmdefmamba\.models\.defmamba'):
+        MODELS.register_module(name='DefMamba', module=type('Mine', (), {}))
+    with pytest.raises(KeyError, match=r'hilbert is already registered in scan at mmdefmamba\.scans\.hilbert'):
+        SCANS.register_module(name='hilbert', module=type('Mine', (), {}))
+    with pytest.raises(KeyError, match='ClassCountHook is already registered in hook'):
+        HOOKS.register_module(name='ClassCountHook', module=type('Mine', (), {}))
+    assert MODELS.get('DefMamba') is DefMamba
+
+
+def test_a_name_in_a_librarys_own_registry_goes_before_ours():
+    """MMEngine looks in mmdet's registry first: a copy of the backbone there is taken, and this cannot be refused."""
+    from mmdet.registry import MODELS as MMDET_MODELS
+
+    mine = type('DefMamba', (), {})
+    MMDET_MODELS.register_module(name='DefMamba', module=mine)
+    try:
+        assert MMDET_MODELS.get('DefMamba') is mine
+        assert MMDET_MODELS.get('mmengine.DefMamba') is DefMamba
+    finally:
+        del MMDET_MODELS.module_dict['DefMamba']
+
+
+def test_errors_from_elsewhere_are_left_as_they_are(data):
+    cfg = read_config(str(data.config))
+    for error in (TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'), RuntimeError('loss')):
+        with pytest.raises(type(error)) as raised, explain_errors(cfg):
+            raise error
+        assert raised.value is error

@@ -1,0 +1,103 @@
+import csv
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from scipy.stats import ttest_rel
+
+from mmdefmamba.paper import ablation_runs as ablation
+
+OPTIONS = {
+    'model.backbone.arch.depths': (1, 1, 1, 1),
+    'max_epochs': 1,
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
+    'param_scheduler': [],
+    'train_dataloader.dataset.indices': 128,
+    'val_dataloader.dataset.indices': 60,
+}
+RESULTS = {'a': [{'top1': 97.0}, {'top1': 99.0}], 'b': [{'top1': 50.0}]}
+COSTS = {'a': {'params': 1_234_567, 'flops': 2.5e9, 'flops_without_scan': 2e9, 'img/s': 1234.4}}
+
+
+def test_a_run_is_reproducible_and_kept(tmp_path, monkeypatch):
+    cfg = Config.fromfile('configs/classification/defmamba_pico_digits.py')
+    cfg.merge_from_dict(OPTIONS)
+    results = [ablation.run_once(cfg, 3, tmp_path / name) for name in ('first', 'second')]
+    assert results[0] == results[1] and 0 <= results[0]['accuracy/top1'] <= 100
+    assert cfg.randomness.seed == 0, 'the config is not changed'
+    # what was run is not run again
+    monkeypatch.delattr(ablation, 'Runner')
+    assert ablation.run_once(cfg, 3, tmp_path / 'first') == results[0]
+    assert json.loads((tmp_path / 'first/seed_3/result.json').read_text()) == results[0]
+
+
+def test_table_by_hand(tmp_path):
+    text = ablation.write_table(tmp_path / 'new', RESULTS, COSTS)
+    assert text.splitlines() == [
+        '| config | seeds | top1 | to a | params | FLOPs | with the scan | img/s |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- |',
+        '| a | 2 | 98.0 ± 1.4 (97.0, 99.0) |  | 1.235 M | 2.000 G | 2.500 G | 1,234 |',
+        '| b | 1 | 50.0 ± - (50.0) | -47.0 ± - | - | - | - | - |',
+    ]
+    assert (tmp_path / 'new/table.md').read_text() == text + '\n'
+    with (tmp_path / 'new/table.csv').open() as file:
+        first, second = csv.DictReader(file)
+    assert first['config'] == 'a' and float(first['top1']) == 98 and first['top1 each'] == '97.0 99.0'
+    assert float(first['top1 std']) == pytest.approx(2**0.5) and float(first['img/s']) == 1234.4
+    assert (second['seeds'], second['top1 std'], second['top1 gain'], second['params']) == ('1', '', '-47.0', '')
+    assert (tmp_path / 'new/table.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_f_ratio_by_hand():
+    # gains of b over a: 1, 2, 3, mean 2; a seed's own effect, 10 for the last, is not noise. Between: 3 * (1 + 1) / 1;
+    # what is left of each pair is -1/2, 0, 1/2 either way: 4 * 1/4 / 2
+    results = {'a': [{'top1': x} for x in (0.0, 1.0, 11.0)], 'b': [{'top1': x} for x in (1.0, 3.0, 14.0)]}
+    ratio, probability = ablation.f_ratio(results, 'top1')
+    assert ratio == pytest.approx(6 / 0.5)
+    # of two configs F is the square of the paired t, here 2 / (1 / sqrt(3))
+    assert probability == pytest.approx(float(ttest_rel([0, 1, 11], [1, 3, 14]).pvalue))
+    gain = ablation.summarise(results)[1]
+    assert (gain['top1 gain'], gain['top1 gain std']) == (2, 1)
+    # seeds that one config does not have yet do not count
+    longer = {'a': [*results['a'], {'top1': 99.0}], 'b': results['b']}
+    assert ablation.f_ratio(longer, 'top1') == (ratio, probability)
+    assert ablation.f_ratio(RESULTS, 'top1') == (None, None)
+    assert ablation.f_ratio({'a': [{'top1': 1.0}] * 2, 'b': [{'top1': 2.0}] * 2}, 'top1') == (None, None)
+
+
+def test_costs_are_counted_and_timed_at_the_size_of_the_config():
+    cfgs = {}
+    for name in ('fb', 'fb_raster'):
+        cfgs[name] = Config.fromfile(f'configs/classification/ablation/pico_digits/{name}.py')
+    cfgs['fb_raster'].image_size = (32, 32)
+    costs = ablation.measure_costs(cfgs, rounds=1, batch=2)
+    assert costs['fb']['params'] == 26_650 and costs['fb_raster']['params'] == 29_210
+    assert all(cost['img/s'] > 0 for cost in costs.values())
+    larger = ablation.measure_costs(cfgs, shape=(64,), rounds=0)
+    # four times the pixels: four times all but the head
+    head = 10 * 32
+    assert larger['fb']['flops'] - head == 4 * (costs['fb']['flops'] - head)
+    assert 'img/s' not in larger['fb']
+
+
+def test_the_tool_goes_through_all_configs_before_the_next_seed(tmp_path, monkeypatch, capsys):
+    runs = []
+
+    def run_once(cfg, seed, work_dir):
+        runs.append((work_dir.relative_to(tmp_path), seed, cfg.model.backbone.dw_conv))
+        return {'top1': float(seed)}
+
+    monkeypatch.setattr(ablation, 'run_once', run_once)
+    monkeypatch.setattr(ablation, 'measure_costs', lambda cfgs, *_: {name: {'params': 1} for name in cfgs})
+    main = runpy.run_path('tools/ablation.py')['main']
+    folder = 'configs/classification/ablation/pico_digits'
+    options = ['--work-dir', str(tmp_path), '--cfg-options', 'model.backbone.dw_conv=False']
+    main([f'{folder}/fb.py', f'{folder}/db.py', '--seeds', '2', *options])
+    assert runs == [(Path(name), seed, False) for seed in (0, 1) for name in ('fb', 'db')]
+    assert (tmp_path / 'table.md').read_text().splitlines()[2] == '| fb | 2 | 0.5 ± 0.7 (0.0, 1.0) |  | 1 |'
+    with pytest.raises(SystemExit):
+        main([f'{folder}/fb.py', 'configs/classification/ablation/tiny_in1k/fb.py', *options])
+    assert 'two configs of the same file name would share a folder' in capsys.readouterr().err
