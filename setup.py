@@ -48,7 +48,7 @@ setup(
     classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=find_packages(include=['mmdefmamba', 'mmdefmamba.*']),
     package_data={'mmdefmamba': ['report/*.jinja']},
-    python_requires='>=3.10,<3.14',  # mmengine calls pkgutil.find_loader, which is gone from 3.14
+    python_requires='>=3.10',
     install_requires=requirements('runtime') + unprovided(requirements('openmmlab')),
     extras_require={
         'app': ['gradio>=6'],  # tools/app.py
