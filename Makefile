@@ -1,4 +1,4 @@
-# A fresh machine needs Python 3.10+ with pip and venv, and make. `make help` lists the targets.
+# A fresh machine needs Python 3.10 to 3.14 with pip and venv, and make. `make help` lists the targets.
 
 PYTHON ?= python3
 VENV := .venv
