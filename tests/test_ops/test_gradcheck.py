@@ -107,6 +107,42 @@ def test_gradcheck(name, deterministic):
         torch.use_deterministic_algorithms(before)
 
 
+def nodes_of(tensor):
+    """All nodes of the graph that made a tensor."""
+    found, waiting = [], [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.append(node)
+            waiting += [before for before, _ in node.next_functions]
+    return found
+
+
+def tensors_in(value):
+    """Tensors among a value and what it contains."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+def check_nodes(y):
+    """What a node keeps beside its saved tensors stays alive under activation checkpointing."""
+    nodes = nodes_of(y)
+    assert nodes
+    for node in nodes:
+        assert tensors_in(getattr(node, '__dict__', {})) == [], f'{node} keeps tensors of its own'
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_operators_keep_tensors_only_through_autograd(name):
+    function, inputs = CASES[name]()
+    y = function(*inputs)
+    check_nodes(y)
+    y.sum().backward()
+    assert [x._version for x in inputs] == [0] * len(inputs), 'an operator changes its inputs'
+
+
 def registered_multi_scan():
     u, *rest = multi_scan_inputs(dtype=torch.float32, device=DEVICE)
     order = learned().order.unsqueeze(0).int().to(DEVICE)

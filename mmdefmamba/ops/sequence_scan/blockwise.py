@@ -5,6 +5,7 @@ is then one fused multiply-add a token. The forward keeps only the state at the 
 recomputes a block from there. Working memory is a few blocks, whatever the length.
 """
 
+import itertools
 import math
 
 import torch
@@ -122,21 +123,20 @@ class _BlockwiseScan(torch.autograd.Function):
             recurrence = _Recurrence(p, bs, ks, tokens)
             y_buffer = p.buffer(bs, ks, tokens, states=1)
             state = torch.zeros_like(recurrence.hidden_t[0])
-            part_starts = []
             for ts in _blocks(p.length, tokens):
                 u_t, B_t, C_t = (p.block(x, bs, ks, ts) for x in (p.u, p.B, p.C))
                 delta_t, _ = p.time_step(bs, ks, ts)
                 if keep_states:
-                    part_starts.append(state)
+                    starts.append(state)
                 _, hidden = recurrence.run(delta_t, delta_t * u_t, B_t, state)
                 state = hidden[:, -1].clone()  # the next block overwrites the buffer
                 y_t = torch.matmul(C_t.unsqueeze(-2), hidden, out=y_buffer[:, : hidden.shape[1]]).squeeze(-2)
                 if p.D is not None:
                     y_t.addcmul_(u_t, p.D[ks])
                 y_grouped[bs, ts, ks] = y_t
-            starts.append(part_starts)
-        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
-        ctx.starts, ctx.delta_softplus = starts, delta_softplus
+        # The states go through save_for_backward too: only so can activation checkpointing drop them.
+        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias, *starts)
+        ctx.delta_softplus = delta_softplus
         return y
 
     @staticmethod
@@ -147,7 +147,7 @@ class _BlockwiseScan(torch.autograd.Function):
 
 
 def _backward(ctx, grad_y):
-    u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
+    u, delta, A, B, C, D, delta_bias, *starts = ctx.saved_tensors
     p = _Problem(u, delta, A, B, C, D, delta_bias, ctx.delta_softplus)
     grad_y = p.grouped(grad_y)
     grad_u, grad_delta = _empty_channel_last(u), _empty_channel_last(delta)
@@ -156,13 +156,16 @@ def _backward(ctx, grad_y):
     grad_A = torch.zeros_like(p.A)
     grad_D, grad_bias = (None if x is None else torch.zeros_like(x) for x in (p.D, p.bias))
 
-    for (bs, ks, tokens), starts in zip(p.parts(), ctx.starts, strict=True):
+    starts = iter(starts)
+    for bs, ks, tokens in p.parts():
         recurrence = _Recurrence(p, bs, ks, tokens)
         g_buffer = torch.empty_like(recurrence.hidden)
         g_tokens = g_buffer.unbind(1)
         # gradient of the state that reaches this block from the tokens after it
         g_after = torch.zeros_like(g_tokens[0])
-        for ts, start in reversed(list(zip(_blocks(p.length, tokens), starts, strict=True))):
+        blocks = _blocks(p.length, tokens)
+        starts_of_part = list(itertools.islice(starts, len(blocks)))
+        for ts, start in zip(reversed(blocks), reversed(starts_of_part), strict=True):
             u_t, B_t, C_t, dy_t = (p.block(x, bs, ks, ts) for x in (p.u, p.B, p.C, grad_y))
             delta_t, raw_t = p.time_step(bs, ks, ts)
             delta_u = delta_t * u_t
