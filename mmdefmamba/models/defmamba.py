@@ -21,7 +21,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..names import near_name
+from ..names import unknown_name
 from ..scans import ScanContext
 from ..scans.base import FORMULATIONS
 from .dm_block import DMBlock
@@ -50,7 +50,8 @@ class DefMamba(BaseModule):
         in_channels: channels of the images.
         pretrain_img_size: height and width of the images that the network is pretrained with; sets the size of the
             offset bias tables ('paper'), not which images it takes.
-        out_indices: stages whose maps are returned, from 0; negative ones count from the last.
+        out_indices: the stages whose maps are returned: an integer, several, or None for all stages. The first stage
+            is 0; a negative index counts from the last stage, -1.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and stages 1 to i, as in mmdet's ResNet; what is
             frozen stays in eval mode.
@@ -70,7 +71,7 @@ class DefMamba(BaseModule):
         dw_conv=True,
         in_channels=3,
         pretrain_img_size=224,
-        out_indices=(0, 1, 2, 3),
+        out_indices=None,
         drop_path_rate=0.0,
         frozen_stages=-1,
         with_cp=False,
@@ -186,10 +187,8 @@ class DefMamba(BaseModule):
 def _architecture(arch):
     if isinstance(arch, str):
         if arch not in ARCHITECTURES:
-            hint = near_name(arch, ARCHITECTURES, otherwise=',')
-            raise ValueError(
-                f'unknown arch {arch!r}{hint} one of {list(ARCHITECTURES)} or a dict of embed_dims and depths'
-            )
+            remedy = f'Give one of {", ".join(ARCHITECTURES)}, or a dict of embed_dims and depths'
+            raise ValueError(unknown_name(f'unknown arch {arch!r}', arch, ARCHITECTURES, remedy))
         arch = ARCHITECTURES[arch]
     if not isinstance(arch, dict) or set(arch) != {'embed_dims', 'depths'}:
         raise ValueError(f'arch must be a name or a dict of exactly embed_dims and depths, got {arch!r}')
@@ -204,6 +203,8 @@ def _architecture(arch):
 
 
 def _normalised_indices(out_indices, num_stages):
+    if out_indices is None:
+        return tuple(range(num_stages))
     out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not out_indices or any(not -num_stages <= i < num_stages for i in out_indices):
         raise ValueError(f'out_indices must name stages from {-num_stages} to {num_stages - 1}, got {out_indices}')

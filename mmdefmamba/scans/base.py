@@ -6,7 +6,7 @@ import torch
 from mmengine.registry import Registry
 from torch import nn
 
-from ..names import near_name
+from ..names import unknown_name
 from ..ops.token_order import TokenOrder
 
 SCANS = Registry('scan', scope='mmdefmamba')
@@ -87,21 +87,26 @@ class StaticScan(Scan):
         """
         key = (height, width, device)
         if key not in self._cached_orders:
-            order = self.order(height, width)
-            order = order.flip(0) if self.reverse else order
-            row_major = torch.arange(height * width)
-            if not torch.equal(order.sort().values, row_major):
-                raise ValueError(
-                    f'{type(self).__name__}.order({height}, {width}) is not a permutation of 0..{height * width - 1}'
-                )
+            # A tensor that is made in inference mode cannot be saved for a backward, and a training may come later.
+            with torch.inference_mode(False):
+                order = self._checked_order(height, width, device)
             if len(self._cached_orders) >= MAX_CACHED_ORDERS:
                 del self._cached_orders[next(iter(self._cached_orders))]
-            if torch.equal(order, row_major):
-                self._cached_orders[key] = None
-            else:
-                backwards = torch.equal(order, row_major.flip(0))
-                self._cached_orders[key] = TokenOrder.from_order(order.to(device), backwards)
+            self._cached_orders[key] = order
         return self._cached_orders[key]
+
+    def _checked_order(self, height, width, device):
+        order = self.order(height, width)
+        order = order.clone() if order.is_inference() else order
+        order = order.flip(0) if self.reverse else order
+        row_major = torch.arange(height * width)
+        if not torch.equal(order.sort().values, row_major):
+            raise ValueError(
+                f'{type(self).__name__}.order({height}, {width}) is not a permutation of 0..{height * width - 1}'
+            )
+        if torch.equal(order, row_major):
+            return None
+        return TokenOrder.from_order(order.to(device), backwards=torch.equal(order, row_major.flip(0)))
 
     def forward(self, x):
         return x, self.token_order(*x.shape[-2:], x.device)
@@ -121,6 +126,6 @@ def build_scan(cfg, context):
     name = cfg.pop('type', None)
     scan = SCANS.module_dict.get(name)
     if scan is None:
-        hint = near_name(name, SCANS.module_dict)
-        raise ValueError(f'unknown scan {name!r}{hint} Registered: {sorted(SCANS.module_dict)}')
+        remedy = f'Registered scans: {", ".join(sorted(SCANS.module_dict))}'
+        raise ValueError(unknown_name(f'unknown scan {name!r}', name, SCANS.module_dict, remedy))
     return scan(context=context, **cfg)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmdefmamba.models import DMBlock
-from mmdefmamba.scans import ScanContext
+from mmdefmamba.ops.sequence_scan import blockwise
+from mmdefmamba.scans import SCANS, ScanContext
 
 PICO = {'embed_dims': (8, 16, 32, 64), 'depths': (1, 2, 1, 1)}
 
@@ -143,6 +145,26 @@ def test_with_cp_changes_nothing_but_memory():
         torch.testing.assert_close(grads[0][name], grads[1][name], msg=name)
 
 
+def test_with_cp_keeps_no_state_of_a_scan_after_the_forward(monkeypatch):
+    """The storage of each state that a block starts from is gone before the backward, and made again in it."""
+    run, states = blockwise._Recurrence.run, []
+
+    def recorded(self, delta, delta_u, B, state):
+        states.append(StorageWeakRef(state.untyped_storage()))
+        return run(self, delta, delta_u, B, state)
+
+    monkeypatch.setattr(blockwise._Recurrence, 'run', recorded)
+    x = torch.randn(1, 3, 32, 32)
+    alive = {}
+    for with_cp in (False, True):
+        states.clear()
+        outs = build(with_cp=with_cp, pretrain_img_size=32)(x)
+        alive[with_cp] = [not state.expired() for state in states]
+        outs[-1].sum().backward()
+    assert alive[False] and all(alive[False])
+    assert len(alive[True]) == len(alive[False]) and not any(alive[True])
+
+
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 3, 4])
 def test_frozen_stages(frozen_stages):
     model = build(frozen_stages=frozen_stages).train()
@@ -161,6 +183,20 @@ def test_out_indices():
     assert model.out_indices == (1, 3)
     assert [out.shape[1] for out in model(torch.zeros(1, 3, 32, 32))] == [16, 64]
     assert {name for name, _ in model.named_children() if name.startswith('norm')} == {'norm1', 'norm3'}
+
+
+@pytest.mark.parametrize('stages', [1, 3, 5])
+def test_all_stages_are_returned_by_default(stages):
+    arch = {'embed_dims': (4, 6, 8, 10, 12)[:stages], 'depths': (1,) * stages}
+    for kwargs in ({}, {'out_indices': None}):
+        model = build(arch, pretrain_img_size=32, **kwargs)
+        assert model.out_indices == tuple(range(stages))
+        assert [out.shape[1] for out in model(torch.zeros(1, 3, 32, 32))] == list(arch['embed_dims'])
+
+
+@pytest.mark.parametrize(('given', 'returned'), [(0, (0,)), (-1, (3,)), ([2, 0], (0, 2)), ((-4, 3), (0, 3))], ids=str)
+def test_out_indices_may_be_a_number_a_list_or_negative(given, returned):
+    assert build(out_indices=given).out_indices == returned
 
 
 def test_layer_depth():
@@ -189,6 +225,26 @@ def test_gradient_flows_through_every_scan_of_any_number():
         assert x.grad.any()
         assert block.dssm.A_log.shape == (len(scans) * 8, 16)
         assert all(rows.any() for rows in block.dssm.A_log.grad.chunk(len(scans)))
+
+
+@pytest.mark.parametrize('mode', [torch.inference_mode, torch.no_grad], ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize(
+    ('formulation', 'order_gradient'), [('paper', 'paper'), ('released', 'released'), ('paper', 'swap')], ids=str
+)
+def test_a_model_first_used_in_evaluation_trains_as_a_fresh_one(formulation, order_gradient, mode):
+    every = [name for name in SCANS.module_dict if name != 'deformable']
+    scans = (*every, dict(type='deformable', order_gradient=order_gradient))
+    arch = {'embed_dims': (4,), 'depths': (1,)}
+    x = torch.randn(1, 3, 20, 12)
+    grads = []
+    for evaluated in (False, True):
+        model = build(arch, formulation=formulation, scans=scans, pretrain_img_size=16)
+        if evaluated:
+            with mode():
+                model.eval()(x)
+        sum(out.square().sum() for out in model.train()(x)).backward()
+        grads.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(fresh, evaluated) for fresh, evaluated in zip(*grads, strict=True))
 
 
 def test_model_can_be_pickled_after_a_forward():

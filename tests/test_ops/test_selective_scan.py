@@ -68,6 +68,21 @@ def by_hand(u, delta, A, B, C, D, delta_bias):
     return y
 
 
+@pytest.fixture
+def logged():
+    """What the package's logger receives: (level, text) pairs."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append((record.levelname, record.getMessage()))
+    logger = logging.getLogger('mmdefmamba')
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield records
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
 def test_reference_is_the_definition():
     inputs = {name: x.detach() for name, x in make_inputs((2, 2, 3, 2, 5)).items()}
     assert relative(selective_scan(**inputs, backend='reference'), by_hand(**inputs)) < 1e-12
@@ -171,28 +186,35 @@ def test_nan_is_not_hidden():
         assert y[0, 1, :3].isfinite().all() and y[0, [0, 2]].isfinite().all()
 
 
-def test_memory_of_training_does_not_grow_with_the_states():
-    """What the backward keeps is the inputs and one state a block, not a state a token."""
+def test_training_keeps_the_inputs_and_one_state_per_block():
+    """Not one state per token. All of it passes through autograd's hooks, which can move it or drop it."""
     saved = []
     inputs = make_inputs((1, 1, 8, 16, 2048), torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
-        y = selective_scan(**inputs, backend='blockwise')
-    starts = sum(state.numel() for part in y.grad_fn.starts for state in part)
-    assert sum(saved) == sum(x.numel() for x in inputs.values())
-    assert starts == 2048 // blockwise.MAX_BLOCK_TOKENS * 8 * 16
+        selective_scan(**inputs, backend='blockwise')
+    states = 2048 // blockwise.MAX_BLOCK_TOKENS * 8 * 16
+    assert sum(saved) == sum(x.numel() for x in inputs.values()) + states
 
 
 # -- choosing a backend
 
 
-def test_auto_on_cpu_is_blockwise_and_logged_once(monkeypatch):
-    messages = []
+def test_auto_on_cpu_is_blockwise_and_logged_once(monkeypatch, logged):
     monkeypatch.setattr(interface, '_logged_choices', set())
-    monkeypatch.setattr(interface, 'print_log', lambda message, logger, level: messages.append((message, level)))
     inputs = make_inputs(SHAPES['L7'])
     y = [selective_scan(**inputs) for _ in range(2)]
     assert torch.equal(y[0], selective_scan(**inputs, backend='blockwise'))
-    assert messages == [('selective_scan: backend blockwise (tensors on cpu)', logging.INFO)]
+    assert logged == [('INFO', 'selective_scan: backend blockwise (tensors on cpu)')]
+
+
+def test_blockwise_on_cuda_is_logged_as_a_warning(monkeypatch, logged):
+    """It is slow there. A stand-in for a CUDA tensor: the choice reads its device and dtype alone."""
+    monkeypatch.setattr(interface, '_logged_choices', set())
+    monkeypatch.setattr(mamba_ssm, 'INSTALLED', False)
+    on_cuda = types.SimpleNamespace(is_cuda=True, dtype=torch.float64, device=torch.device('cuda'))
+    assert [interface.choose_backend('auto', on_cuda) for _ in range(2)] == ['blockwise', 'blockwise']
+    [(level, text)] = logged
+    assert level == 'WARNING' and text.startswith('selective_scan: backend blockwise (slow on CUDA; ')
 
 
 def test_named_backend_that_cannot_run_says_why():

@@ -4,7 +4,6 @@ import contextlib
 import logging
 
 import torch
-from mmengine.logging import print_log
 
 from ..precision import saturate
 from . import blockwise, mamba_ssm
@@ -18,6 +17,7 @@ BACKENDS = {
     'mamba_ssm': (mamba_ssm.selective_scan_mamba_ssm, mamba_ssm.unavailable_reason),
     'triton': (triton.selective_scan_triton, triton.unavailable_reason),
 }
+_logger = logging.getLogger('mmdefmamba')
 _forced_backend = None
 _logged_choices = set()
 
@@ -128,7 +128,7 @@ def choose_backend(backend, u):
         if not torch.compiler.is_compiling() and (backend, why) not in _logged_choices:
             _logged_choices.add((backend, why))
             level = logging.WARNING if u.is_cuda and backend == 'blockwise' else logging.INFO
-            print_log(f'selective_scan: backend {backend} ({why})', logger='current', level=level)
+            _logger.log(level, 'selective_scan: backend %s (%s)', backend, why)
         return backend
     reason = unavailable_reason(backend, u)
     if reason is not None:

@@ -1,0 +1,33 @@
+"""Stochastic depth: in training a residual branch is dropped for some of the images."""
+
+import torch
+from torch import nn
+
+
+class DropPath(nn.Module):
+    """Drops its input for each sample with a given probability, and scales up what it keeps.
+
+    The mean over many trainings stays the same. In eval mode the input passes unchanged. Random numbers are drawn as
+    by mmcv's module of this name, so that the same seed drops the same branches.
+
+    Args:
+        drop_prob: probability that a sample is dropped, in [0, 1).
+
+    Source: Deep Networks with Stochastic Depth (Huang et al., 2016).
+    """
+
+    def __init__(self, drop_prob=0.0):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x):
+        """Return ``x``, (batch, ...), with whole samples set to zero."""
+        if self.drop_prob == 0 or not self.training:
+            return x
+        keep_prob = 1 - self.drop_prob
+        shape = (x.shape[0], *[1] * (x.ndim - 1))
+        kept = (keep_prob + torch.rand(shape, dtype=x.dtype, device=x.device)).floor()
+        return x / keep_prob * kept
+
+    def extra_repr(self):
+        return f'drop_prob={self.drop_prob}'
