@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmdefmamba.models import DefMamba
 from mmdefmamba.ops import TokenOrder, merge_scans, multi_scan, selective_scan
 from mmdefmamba.ops.tensors import check_offsets
-from mmdefmamba.ops.triton_scan import multi_scan_triton, op, unavailable_reason
+from mmdefmamba.ops.triton_scan import layout, multi_scan_triton, op, unavailable_reason
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 REASON = unavailable_reason(torch.zeros(1, device=DEVICE))
@@ -109,13 +109,13 @@ def test_keys_of_a_learned_order_get_their_gradient():
 
 
 def test_segments_between_checkpoints(monkeypatch):
-    monkeypatch.setattr(op, 'CHECKPOINT', 8)
+    monkeypatch.setattr(layout, 'CHECKPOINT', 8)
     compare(['backward', 'learned'], [0, 1], (1, 19, 3, 4))
 
 
 @pytest.mark.parametrize('length', [16, 21])
 def test_chunks_match_reference(length, monkeypatch):
-    monkeypatch.setattr(op, 'CHECKPOINT', 8)
+    monkeypatch.setattr(layout, 'CHECKPOINT', 8)
     compare(['forward', 'backward', 'learned'], [0, 0, 1], (1, length, 3, 5), chunk_length=8)
 
 
@@ -167,7 +167,7 @@ def test_strides_do_not_matter():
 @pytest.mark.parametrize('chunk_length', [0, 8])
 def test_scans_may_lie_further_apart_than_32_bits_reach(chunk_length, monkeypatch):
     """As those of an image of 14,000 x 14,000 pixels do. Of the 4 GiB between them a CPU never touches a page."""
-    monkeypatch.setattr(op, 'CHECKPOINT', 8)
+    monkeypatch.setattr(layout, 'CHECKPOINT', 8)
     kinds = ['forward', 'learned', 'backward']
     maps, others, orders = make_inputs(kinds, [0], 1, 11, 3, 4, torch.float16)
     near = others[0].detach()

@@ -6,7 +6,7 @@ import torch
 import triton
 
 from ..tensors import channel_last, check_offsets
-from . import op
+from . import layout
 from .backward import scan_backward
 from .chunks import chunk_ends, pass_carries
 from .forward import scan_forward
@@ -60,13 +60,13 @@ def choose_chunk_length(programs, length, device):
     if programs * 2 > wanted:
         return length
     chunk_length = max(MIN_CHUNK, triton.cdiv(length, wanted // programs))
-    return min(length, triton.cdiv(chunk_length, op.CHECKPOINT) * op.CHECKPOINT)
+    return min(length, triton.cdiv(chunk_length, layout.CHECKPOINT) * layout.CHECKPOINT)
 
 
 def _grid(delta, A, chunk_length):
     batch, scans, length, channels = delta.shape
-    if chunk_length % op.CHECKPOINT:
-        raise ValueError(f'chunk_length must be a multiple of {op.CHECKPOINT}, got {chunk_length}')
+    if chunk_length % layout.CHECKPOINT:
+        raise ValueError(f'chunk_length must be a multiple of {layout.CHECKPOINT}, got {chunk_length}')
     programs = batch * scans * triton.cdiv(channels, C_BLOCK)
     chunk_length = min(chunk_length, length) or choose_chunk_length(programs, length, delta.device)
     return _Grid(batch, scans, length, channels, A.shape[1], chunk_length)
@@ -147,7 +147,7 @@ def _carries(grid, inputs, sources, u_strides, W, delta_softplus, adjoint):
 def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states):
     """y and the states at checkpoints; arguments as in the operator's schema."""
     grid = _grid(delta, A, chunk_length)
-    y, states = op.empty_results(sources, delta, A, save_states)
+    y, states = layout.empty_results(sources, delta, A, save_states)
     x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
     check_offsets('y', y)
     if save_states:
@@ -164,7 +164,7 @@ def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_s
             N_PADDED=grid.states_padded,
             C_BLOCK=C_BLOCK,
             T=T,
-            CHECKPOINT=op.CHECKPOINT,
+            CHECKPOINT=layout.CHECKPOINT,
             SOFTPLUS=delta_softplus,
             HAS_D=x.D is not None,
             HAS_BIAS=x.delta_bias is not None,
@@ -195,7 +195,7 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
     dA = parts(*batch_scans, grid.chunks, grid.states, grid.channels)
     dD, dbias = (None if p is None else parts(*batch_scans, grid.chunks, grid.channels) for p in (D, delta_bias))
     dB, dC = (parts(*batch_scans, grid.blocks, grid.length, grid.states) for _ in range(2))
-    tiles = triton.cdiv(min(op.CHECKPOINT, grid.length), T)
+    tiles = triton.cdiv(min(layout.CHECKPOINT, grid.length), T)
     scratch = parts(grid.programs, tiles, grid.states_padded, C_BLOCK)
     with torch.cuda.device_of(du):
         after = None
@@ -212,7 +212,7 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
             C_LOW=C_LOW,
             T=T,
             TILES=tiles,
-            CHECKPOINT=op.CHECKPOINT,
+            CHECKPOINT=layout.CHECKPOINT,
             SOFTPLUS=delta_softplus,
             HAS_D=x.D is not None,
             HAS_BIAS=x.delta_bias is not None,
@@ -220,12 +220,6 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
             HAS_AFTER=after is not None,
             num_warps=grid.warps,
         )
-    return (
-        du,
-        ddelta,
-        dA.sum((0, 2)).transpose(1, 2).flatten(0, 1).to(A.dtype),
-        dB.sum(2).to(B.dtype),
-        dC.sum(2).to(C.dtype),
-        delta.new_empty(0) if D is None else dD.sum((0, 2)).flatten().to(D.dtype),
-        delta.new_empty(0) if delta_bias is None else dbias.sum((0, 2)).flatten().to(delta_bias.dtype),
-    )
+    sums = [(dA.sum((0, 2)).transpose(1, 2), A), (dB.sum(2), B), (dC.sum(2), C)]
+    sums += [(None if p is None else p.sum((0, 2)), of) for p, of in ((dD, D), (dbias, delta_bias))]
+    return du, ddelta, *(delta.new_empty(0) if total is None else layout.row_major(total, of) for total, of in sums)

@@ -5,15 +5,10 @@ import importlib.util
 import torch
 
 from ..tensors import distinct
+from .layout import MAX_SCANS, MAX_SOURCES, MAX_STATES, empty_gradients, empty_results
 
 # Asked once: torch.compile of PyTorch 2.7 does not trace through the question.
 INSTALLED = importlib.util.find_spec('triton') is not None
-# Rows that share one set of checkpoints of the state; the backward recomputes the states between them.
-CHECKPOINT = 64
-# Limits of the integer that tells a kernel what each of its scans reads, and of the kernel's arguments.
-MAX_SCANS = 7
-MAX_SOURCES = 4
-MAX_STATES = 256
 
 SCHEMA = (
     '(Tensor[] sources, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, Tensor? order, '
@@ -58,15 +53,6 @@ def _(sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chun
     return empty_results(sources, delta, A, save_states)
 
 
-def empty_results(sources, delta, A, save_states):
-    """y, (B, K, L, C), and the states at checkpoints, (B, K, L / CHECKPOINT, N, C) float32, or (0,)."""
-    batch, scans, length, channels = delta.shape
-    y = sources[0].new_empty(delta.shape)
-    checkpoints = (length + CHECKPOINT - 1) // CHECKPOINT
-    shape = (batch, scans, checkpoints, A.shape[1], channels) if save_states else (0,)
-    return y, delta.new_empty(shape, dtype=torch.float32)
-
-
 @torch.library.custom_op('mmdefmamba::multi_scan_backward', mutates_args=(), schema=BACKWARD_SCHEMA)
 def _multi_scan_backward(
     dy, states, sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length
@@ -80,10 +66,7 @@ def _multi_scan_backward(
 
 @_multi_scan_backward.register_fake
 def _(dy, states, sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length):
-    def like(x):
-        return delta.new_empty(0) if x is None else x.new_empty(x.shape)
-
-    return sources[0].new_empty(delta.shape), *(like(x) for x in (delta, A, B, C, D, delta_bias))
+    return empty_gradients(sources, delta, A, B, C, D, delta_bias)
 
 
 def _save(ctx, inputs, output):
