@@ -86,9 +86,10 @@ def test_results_are_laid_out_as_the_fake_kernel_promises(case):
     calls = record_step(**case)
     names = [function._opname for function, _ in calls]
     launches = LAUNCHES.get(case['scans'], 1)
-    assert names == ['multi_scan'] * launches + ['merge_scans', 'merge_scans_backward'] + [
-        'multi_scan_backward'
-    ] * launches
+    assert (
+        names
+        == ['multi_scan'] * launches + ['merge_scans', 'merge_scans_backward'] + ['multi_scan_backward'] * launches
+    )
     for function, args in calls:
         real = function(*args)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
