@@ -5,10 +5,10 @@ from torch import nn
 
 
 class DropPath(nn.Module):
-    """Drops its input for each sample with a given probability, and scales up what it keeps.
+    """A layer that, in training, drops each sample with a given probability and scales up the others.
 
-    The mean over many trainings stays the same. In eval mode the input passes unchanged. Random numbers are drawn as
-    by mmcv's module of this name, so that the same seed drops the same branches.
+    The expected value stays the same. In eval mode the input is returned unchanged. Random numbers are drawn as in
+    mmcv's DropPath, so with the same seed both drop the same samples.
 
     Args:
         drop_prob: probability that a sample is dropped, in [0, 1).

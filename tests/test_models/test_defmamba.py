@@ -259,7 +259,7 @@ def test_model_can_be_pickled_after_a_forward():
     ('kwargs', 'message'),
     [
         ({'arch': 'tny'}, "unknown arch 'tny', did you mean 'tiny'"),
-        ({'arch': {'embed_dims': (8,)}}, 'exactly embed_dims and depths'),
+        ({'arch': {'embed_dims': (8,)}}, 'exactly the keys embed_dims and depths'),
         ({'arch': {'embed_dims': (8, 16), 'depths': (1,)}}, r'got \(8, 16\) and \(1,\)'),
         ({'arch': {'embed_dims': (8, 16), 'depths': (1, 0)}}, 'positive integers'),
         ({'arch': {'embed_dims': (9, 16), 'depths': (1, 1)}}, 'must be even.* got 9'),

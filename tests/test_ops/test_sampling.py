@@ -46,7 +46,7 @@ def test_half_precision_maps_keep_the_precision_of_the_points():
     [
         ((3, 4, 4), (1, 4, 4, 2), r'got \(3, 4, 4\)'),
         ((1, 3, 4, 4), (1, 4, 4, 3), r'and \(1, 4, 4, 3\)'),
-        ((2, 3, 4, 4), (1, 4, 4, 2), 'a batch of 2, points of 1'),
+        ((2, 3, 4, 4), (1, 4, 4, 2), 'x has a batch of 2, points have 1'),
     ],
 )
 def test_wrong_shapes_are_named(x_shape, points_shape, message):

@@ -241,14 +241,14 @@ def test_use_backend_overrides_and_restores():
     ('change', 'error', 'message'),
     [
         ({'u': torch.zeros(2, 15, dtype=torch.float64)}, ValueError, r'u must be .* got \(2, 15\)'),
-        ({'u': torch.zeros(2, 15, 0, dtype=torch.float64)}, ValueError, r'none of them 0, got \(2, 15, 0\)'),
+        ({'u': torch.zeros(2, 15, 0, dtype=torch.float64)}, ValueError, r'all of them at least 1, got \(2, 15, 0\)'),
         ({'delta': torch.zeros(2, 15, 62, dtype=torch.float64)}, ValueError, r'delta must be \(2, 15, 63\).*got'),
         ({'B': torch.zeros(2, 4, 4, 63, dtype=torch.float64)}, ValueError, r'C must be \(2, 4, 4, 63\)'),
         ({'A': torch.zeros(15, dtype=torch.float64)}, ValueError, r'A must be \(channels, N\)'),
         ({'D': torch.zeros(14, dtype=torch.float64)}, ValueError, r'D must be \(15,\)'),
         ({'u': torch.zeros(2, 15, 63, dtype=torch.int64)}, TypeError, 'u must be a floating point tensor'),
         ({'u': torch.zeros(2, 15, 63)}, TypeError, r"\['u'\] are not"),
-        ({'B': torch.zeros(2, 3, 4, 63, device='meta', dtype=torch.float64)}, ValueError, 'B is on meta, u on cpu'),
+        ({'B': torch.zeros(2, 3, 4, 63, device='meta', dtype=torch.float64)}, ValueError, 'B is on meta, u is on cpu'),
     ],
     ids=['ndim', 'empty', 'length', 'groups', 'A', 'D', 'integer', 'mixed', 'device'],
 )
@@ -260,7 +260,7 @@ def test_wrong_inputs_are_named(change, error, message):
 def test_groups_must_divide_the_channels():
     inputs = make_inputs((1, 1, 5, 2, 3))
     inputs['B'] = inputs['C'] = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
-    with pytest.raises(ValueError, match='5 channels of u cannot be divided into the 2 groups'):
+    with pytest.raises(ValueError, match='5 channels of u cannot be divided equally among the 2 groups'):
         selective_scan(**inputs)
 
 
