@@ -49,7 +49,7 @@ def test_one_registration_serves_all_three_libraries(scope):
 
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
 @pytest.mark.parametrize('size', [(1, 1), (3, 65), (33, 47), (64, 32)], ids=str)
-def test_any_size(size, formulation):
+def test_images_may_have_any_size(size, formulation):
     model = build(formulation=formulation, pretrain_img_size=32).double()
     outs = model(torch.randn(2, 3, *size, dtype=torch.float64))
     for out, dims, stride in zip(outs, PICO['embed_dims'], (4, 8, 16, 32), strict=True):
@@ -65,7 +65,7 @@ def test_every_parameter_gets_a_gradient(formulation):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_images_of_a_batch_do_not_see_each_other():
+def test_images_of_a_batch_do_not_influence_each_other():
     model = build().double().eval()
     x = torch.randn(3, 3, 40, 56, dtype=torch.float64)
     for together, alone in zip(model(x), zip(*(model(image[None]) for image in x), strict=True), strict=True):
@@ -81,7 +81,7 @@ def test_autocast_trains_close_to_float32(dtype):
         outs = model(x)
     sum(out.float().square().sum() for out in outs).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-    # the first stage only: later orders may differ by a token, which is no error of precision
+    # the first stage only: later orders may differ by one token, which is not an error of precision
     assert (outs[0] - expected[0]).abs().max() < 0.1 * expected[0].abs().max()
 
 
@@ -90,7 +90,7 @@ def test_nan_is_not_hidden():
     x = torch.zeros(2, 3, 64, 64)
     x[0, 0, 10, 10] = float('nan')
     for out in model(x):
-        assert out[0].isnan().all(), 'a state space model carries it to every token'
+        assert out[0].isnan().all(), 'a state space model carries NaN to every token'
         assert out[1].isfinite().all()
 
 
@@ -119,7 +119,7 @@ def test_initialisation_survives_init_weights():
 
 
 def test_without_depthwise_convolution_only_scans_mix_tokens():
-    """Scans that walk a map of one column from the top: a token feels those before it, and none after."""
+    """With scans from the top of a map of one column, a token depends on the tokens before it and on no later one."""
     names = {name for name, _ in build().named_parameters()}
     model = build(dw_conv=False)
     missing = names - {name for name, _ in model.named_parameters()}
@@ -216,7 +216,7 @@ def test_layer_depth():
     assert model.get_layer_depth('head.fc.weight', 'backbone.') == (6, 7)
 
 
-def test_gradient_flows_through_every_scan_of_any_number():
+def test_every_scan_gets_a_gradient_for_any_number_of_scans():
     for scans in (['raster'], ['deformable'], ['raster', 'deformable', 'raster_reverse', 'deformable', 'raster']):
         torch.manual_seed(0)
         block = DMBlock(ScanContext(8), scans).double()
@@ -273,7 +273,7 @@ def test_model_can_be_pickled_after_a_forward():
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
 )
-def test_wrong_arguments_are_named(kwargs, message):
+def test_wrong_arguments_are_refused_with_their_value(kwargs, message):
     with pytest.raises(ValueError, match=message):
         build(**kwargs)
 
@@ -284,13 +284,13 @@ def test_unknown_backend_is_refused_at_the_first_image():
 
 
 @pytest.mark.parametrize('shape', [(3, 32, 32), (1, 1, 32, 32), (1, 3, 0, 32), (0, 3, 32, 32)], ids=str)
-def test_wrong_images_are_named(shape):
+def test_wrong_images_are_refused_with_their_shape(shape):
     with pytest.raises(ValueError, match=rf'images must be .* got \({shape[0]}, {shape[1]}, {shape[2]}'):
         build()(torch.zeros(shape))
 
 
 def test_weights_of_the_other_formulation_are_refused():
-    """MMEngine's loader alone would warn and leave the tables at random."""
+    """MMEngine's loader alone would only warn and keep the random tables."""
     weights = build(formulation='released').state_dict()
     with pytest.raises(ValueError, match=r'table is \(8, 7, 7\) in the checkpoint and \(8, 56, 56\) in the model'):
         load_state_dict(build(), weights)

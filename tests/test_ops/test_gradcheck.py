@@ -1,4 +1,4 @@
-"""torch.autograd.gradcheck on every operator, torch.library.opcheck on every registered one: none is left out."""
+"""gradcheck of every operator, opcheck of every registered one. A test checks that no operator is missing here."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def permutation(function):
 
 
 def learned_order():
-    # the offsets' gradient is made, not derived: test_token_order.py works it out by hand
+    # the gradient of the offsets is a surrogate: test_token_order.py checks it by hand
     offset, order = torch.zeros(BATCH, LENGTH, dtype=torch.float64), learned()
     return lambda x: ops.learned_order(x, offset, order), [randn(BATCH, CHANNELS, HEIGHT, WIDTH)]
 
@@ -88,12 +88,12 @@ CASES = {
 }
 
 
-def test_every_operator_is_here():
+def test_every_operator_has_a_case():
     choice_of_backend = {'BACKENDS', 'auto_backend', 'unavailable_reason', 'use_backend'}
     assert set(CASES) == set(ops.__all__) - choice_of_backend - {'TokenOrder'}
     names = [name.split('::') for name in torch._C._dispatch_get_all_op_names()]
     registered = {name for space, name in names if space == 'mmdefmamba'}
-    assert registered == {'multi_scan', 'merge_scans', *REGISTERED}  # the first two: test_triton_scan.py
+    assert registered == {'multi_scan', 'merge_scans', *REGISTERED}  # test_triton_scan.py checks the first two
 
 
 @pytest.mark.parametrize('deterministic', [False, True], ids=['', 'deterministic'])

@@ -100,7 +100,7 @@ def test_results_are_laid_out_as_the_fake_kernel_promises(case):
 
 
 @pytest.mark.parametrize('case', [CASES[name] for name in CHECKED], ids=CHECKED)
-def test_operators_keep_the_rules_of_torch_library(case):
+def test_operators_pass_opcheck(case):
     def leaf(x):
         return x.detach().requires_grad_(x.is_floating_point() and not backward)
 

@@ -40,7 +40,7 @@ def test_raster_orders():
     assert build_scan('raster_reverse', CONTEXT)(torch.zeros(1, 1, 1, 1))[1] is None
 
 
-def test_a_scan_of_ones_own():
+def test_a_user_defined_scan_can_be_registered():
     class Columns(StaticScan):
         def order(self, height, width):
             return torch.arange(height * width).view(height, width).t().flatten()
@@ -53,7 +53,7 @@ def test_a_scan_of_ones_own():
     assert order.order.tolist() == [0, 3, 1, 4, 2, 5] and not order.backwards
 
 
-def test_an_order_that_is_no_permutation_is_refused():
+def test_an_order_that_is_not_a_permutation_is_refused():
     class Twice(StaticScan):
         def order(self, height, width):
             return torch.zeros(height * width, dtype=torch.long)
@@ -125,7 +125,7 @@ def test_a_scan_built_in_evaluation_caches_usual_tensors(mode):
         ({'type': 'deformable', 'kernel_size': 4}, 'kernel_size must be odd and positive, got 4'),
     ],
 )
-def test_wrong_scans_are_named(cfg, message):
+def test_wrong_scans_are_refused_with_their_value(cfg, message):
     with pytest.raises(ValueError, match=message):
         build_scan(cfg, CONTEXT)
 
