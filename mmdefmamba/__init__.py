@@ -11,6 +11,7 @@ compat.apply()  # before anything below imports mmcv or a registry
 
 from . import apis, checkpoints, datasets, engine, guards, models  # noqa: E402
 from .guards import damaged_images, sample_errors  # noqa: E402, F401
+
 guards.damaged_images.apply()
 guards.sample_errors.apply()
 

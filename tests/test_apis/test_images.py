@@ -58,7 +58,7 @@ def test_what_names_nothing_is_named(tree):
     for given, message in (
         ('nowhere.png', r'no such file or folder: .*nowhere\.png, seen from /'),
         ('*.gif', r'no file matches .*\*\.gif'),
-        ('empty', r'no images in .*empty; looked for \.bmp.*--recursive'),
+        ('empty', r'no images in .*empty: no file ends in \.bmp.*; --recursive searches its subfolders'),
         ('folder.png', r'no images in .*folder\.png'),
     ):
         with pytest.raises(FileNotFoundError, match=message):

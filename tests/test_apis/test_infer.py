@@ -142,7 +142,7 @@ def test_score_threshold_leaves_objects_out(folder, pico_checkpoints):
     kept = [item['score'] for item in predictor.describe(sample)['objects']]
     assert kept == [score for score in scores if score >= predictor.score_thr] and 0 < len(kept) < len(scores)
     predictor.score_thr = 1
-    assert predictor.describe(sample) == {'objects': []} and predictor.summary(sample) == 'nothing found'
+    assert predictor.describe(sample) == {'objects': []} and predictor.summary(sample) == 'no objects'
 
 
 def test_equal_names_in_different_folders_do_not_overwrite_each_other(run, pico_checkpoints, tmp_path):

@@ -26,7 +26,7 @@ def test_names_are_those_of_the_config_files():
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ValueError, match=r"unknown model 'defmamba_s_in1kk', did you mean 'defmamba_s_in1k'\?"):
         mmdefmamba.get_model('defmamba_s_in1kk')
-    with pytest.raises(ValueError, match=r"unknown model 'resnet'; mmdefmamba\.list_models\(\) lists all"):
+    with pytest.raises(ValueError, match=r"unknown model 'resnet'\. mmdefmamba\.list_models\(\) lists all names"):
         mmdefmamba.get_model('resnet')
     with pytest.raises(FileNotFoundError, match=r'config nowhere/x\.py does not exist, seen from /'):
         mmdefmamba.get_model('nowhere/x.py')
@@ -55,7 +55,7 @@ def test_checkpoint_fills_the_model(task, pico_checkpoints):
 def test_without_a_checkpoint_weights_are_random_and_that_is_said(told):
     first, second = (mmdefmamba.get_model(PICO) for _ in range(2))
     assert not torch.equal(first.head.fc.weight, second.head.fc.weight)
-    assert ('WARNING', f'{PICO}: no checkpoint, the weights are random') in told
+    assert ('WARNING', f'{PICO}: there is no checkpoint, the weights are random') in told
 
 
 def test_checkpoint_that_does_not_fit_is_refused_with_what_differs(pico_checkpoints, tmp_path, told):
