@@ -22,7 +22,7 @@ class ClassificationCases(CaseMetric):
             truth, predicted = sample['gt_label'], sample['pred_label']
             if truth.numel() != 1 or predicted.numel() != 1:
                 raise ValueError(
-                    f'--report needs one label per image, got {truth.numel()} labels and {predicted.numel()} predictions'
+                    f'--report needs one label per image, got {truth.numel()} labels, {predicted.numel()} predictions'
                 )
             score = float(sample['pred_score'].max())
             self.note(sample, score, truth=int(truth), predicted=int(predicted))

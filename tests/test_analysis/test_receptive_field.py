@@ -48,7 +48,7 @@ def test_field_of_a_stage_matches_autograd_by_hand():
     assert (field > 0).all()  # both raster scans together reach every pixel
 
 
-def test_what_is_not_there_is_refused():
+def test_unknown_stage_and_missing_images_are_refused():
     model = DefMamba(ARCH, out_indices=-1)
     with pytest.raises(ValueError, match='stage must be from -2 to 1, counted from 0, got 2'):
         effective_receptive_field(model, torch.zeros(1, 3, 8, 8), stage=2)

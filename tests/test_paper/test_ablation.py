@@ -22,7 +22,7 @@ RESULTS = {'a': [{'top1': 97.0}, {'top1': 99.0}], 'b': [{'top1': 50.0}]}
 COSTS = {'a': {'params': 1_234_567, 'flops': 2.5e9, 'flops_without_scan': 2e9, 'img/s': 1234.4}}
 
 
-def test_a_run_is_reproducible_and_kept(tmp_path, monkeypatch):
+def test_run_is_reproducible_and_its_result_is_saved(tmp_path, monkeypatch):
     cfg = Config.fromfile('configs/classification/defmamba_pico_digits.py')
     cfg.merge_from_dict(OPTIONS)
     results = [ablation.run_once(cfg, 3, tmp_path / name) for name in ('first', 'second')]

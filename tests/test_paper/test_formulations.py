@@ -37,7 +37,7 @@ def test_all_five_points_make_the_paper_formulation():
     torch.testing.assert_close(model(images), released, rtol=0, atol=0)  # and nothing stays switched
 
 
-def test_distances_tell_the_points_apart():
+def test_distances_differ_between_the_points():
     model = make_model()
     at_pretraining = distances(model, torch.randn(1, 3, 64, 64, dtype=torch.float64))
     assert list(at_pretraining) == [*POINTS, 'all five']
@@ -48,7 +48,7 @@ def test_distances_tell_the_points_apart():
     assert min(larger['bias table']) > 0
 
 
-def test_only_a_released_model_and_known_points_can_be_switched():
+def test_paper_model_and_unknown_point_are_refused():
     with pytest.raises(ValueError, match="must have formulation='released', got 'paper'"), as_paper(DefMamba()):
         pass
     with pytest.raises(ValueError, match=r"got \['order'\]"), as_paper(make_model(), ['order']):
@@ -63,7 +63,7 @@ def test_parts_that_are_switched_off_stay_off():
 
 
 @pytest.mark.parametrize('size, entries', [(56, [27, 28]), (14, [6, 7]), (7, [2, 3, 4])])
-def test_paper_reads_the_centre_of_its_tables_alone(size, entries):
+def test_paper_reads_only_the_centre_of_its_tables(size, entries):
     read = read_entries(size)
     assert read.shape == (size, size)
     expected = torch.zeros(size, size, dtype=torch.bool)

@@ -50,7 +50,7 @@ def test_swaps_are_measured_one_by_one(classifier):
     assert 'token_order' not in vars(scan)
 
 
-def test_swap_points_where_the_loss_falls_and_nothing_stays_patched(classifier):
+def test_swap_gradient_predicts_the_loss_and_the_model_is_restored(classifier):
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     table = order_gradients.compare_order_gradients(classifier, images, labels)
     (name, scan), *rest = order_gradients.ordered_scans(classifier).items()

@@ -19,7 +19,7 @@ PICO = {
 
 
 def preprocessor(cfg):
-    """A model of nothing but the config's data preprocessor."""
+    """Build a module that has only the data preprocessor of a config."""
     scope = cfg.default_scope
     data_preprocessor = dict(cfg.get('data_preprocessor') or cfg.model.data_preprocessor)
     data_preprocessor.setdefault('type', 'ClsDataPreprocessor')
@@ -31,7 +31,7 @@ def preprocessor(cfg):
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes an RGB image and gives its path."""
+    """``write(image)`` writes an RGB image and returns its path."""
 
     def write(image, name='image.png'):
         cv2.imwrite(str(tmp_path / name), image[..., ::-1])
@@ -41,7 +41,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize('scope', list(PICO))
-def test_pictures_are_what_was_read(scope, write):
+def test_pictures_equal_the_image_file(scope, write):
     cfg = Config.fromfile(CONFIGS / PICO[scope])
     side = 32 if scope == 'mmpretrain' else 128  # what the pipelines resize to
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
@@ -74,7 +74,7 @@ def test_annotations_are_not_loaded():
     assert [step['type'] for step in image_pipeline(nested)] == ['LoadImageFromFile', 'Crop']
 
 
-def test_a_missing_image_is_named():
+def test_missing_image_is_refused_with_its_path():
     cfg = Config.fromfile(CONFIGS / PICO['mmpretrain'])
     with pytest.raises(FileNotFoundError, match=r'image no/such\.png does not exist'):
         load_images(cfg, ['no/such.png'])
