@@ -1,4 +1,4 @@
-"""Classification on mmpretrain's inferencer."""
+"""Classification with mmpretrain's inferencer."""
 
 from mmpretrain.apis import ImageClassificationInferencer
 from mmpretrain.visualization import UniversalVisualizer

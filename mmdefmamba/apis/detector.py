@@ -1,4 +1,4 @@
-"""Detection on mmdet's inferencer."""
+"""Detection with mmdet's inferencer."""
 
 from collections import Counter
 

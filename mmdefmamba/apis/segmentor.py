@@ -1,4 +1,4 @@
-"""Semantic segmentation on mmseg's inferencer."""
+"""Semantic segmentation with mmseg's inferencer."""
 
 import numpy as np
 from matplotlib import colormaps

@@ -166,7 +166,7 @@ class Explorer:
                     traces={trace.label: trace for trace in traces},
                 )
             except BAD_IMAGE as error:
-                raise UploadError(f'The model cannot take this image: {error}') from error
+                raise UploadError(f'The model cannot process this image: {error}') from error
 
     def load_all(self):
         """Load as many models as stay in memory, so that the first image is fast.

@@ -185,7 +185,9 @@ class Page:
             'The order of the scan, from the white dot to the red dot. Dark places are first, yellow places are last.'
         )
         name = analysis.traces[block].scans[scan]
-        return picture(analysis.animation(block, scan), f'The path of the scan {name} over the image, moving', caption)
+        return picture(
+            analysis.animation(block, scan), f'Animation of the path of the scan {name} over the image', caption
+        )
 
     def _activation(self, session, block):
         row, column = session.token

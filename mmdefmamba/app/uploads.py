@@ -59,11 +59,11 @@ def load_drawing(url):
         UploadError: the URL is not a complete PNG, or the image has too many pixels.
     """
     if not isinstance(url, str) or not url.startswith(DATA_URL) or len(url) > MAX_BYTES:
-        raise UploadError('The drawing did not arrive whole.')
+        raise UploadError('The drawing is incomplete. Draw it again.')
     try:
         return decode(base64.b64decode(url.removeprefix(DATA_URL), validate=True))
     except binascii.Error as error:
-        raise UploadError('The drawing did not arrive whole.') from error
+        raise UploadError('The drawing is incomplete. Draw it again.') from error
 
 
 def decode(content):

@@ -47,7 +47,7 @@ def test_known_offsets_have_known_statistics(trace):
 
 
 def test_visit_later_than_in_the_raster_scan_is_a_positive_shift(trace):
-    first = torch.arange(15).roll(1)  # the last place first, every other one step later
+    first = torch.arange(15).roll(1)  # the last place is first, every other place is one step later
     found = known(trace, [[0.0, 0.0], [0.0, 0.0]], [first, first])
     assert found.shift_counts.nonzero().flatten().tolist() == [0, 43]
     assert found.shift_counts[43] == 28
@@ -56,7 +56,7 @@ def test_visit_later_than_in_the_raster_scan_is_a_positive_shift(trace):
 
 def test_offset_limit_depends_on_the_formulation(trace):
     raster = torch.arange(15)
-    # the limit along y is 1 / 3 of the paper and 1 / 2 of the released code
+    # the limit along y is 1 / 3 in the paper and 1 / 2 in the released code
     offset = [[0.33, 0.0], [0.33, 0.0]]
     assert known(trace, offset, [raster, raster]).offset_at_limit == 1
     assert known(trace, offset, [raster, raster], 'released').offset_at_limit == 0
@@ -67,7 +67,7 @@ def test_variation_is_measured_within_each_image(trace):
     point_offset[0, ..., 1] = torch.tensor([0.1, -0.1, 0.1, -0.1, 0.0])
     statistics = BlockOffsets(trace)
     statistics.add(replace(trace, point_offset=point_offset))
-    # image 0: 4 of 5 tokens lie 0.2 tokens from the mean, image 1: none
+    # in image 0, 4 of 5 tokens lie 0.2 tokens from the mean; in image 1 all tokens are at the mean
     assert statistics.offset_variation == pytest.approx((0.5 * 0.8 * 0.2**2) ** 0.5)
 
 

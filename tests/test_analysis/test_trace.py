@@ -71,7 +71,7 @@ def test_trace_has_orders_and_points_of_the_scans(images):
     assert torch.equal(trace.orders[1], torch.arange(34, -1, -1).expand(2, -1))
     assert torch.equal(trace.orders[2][1], dssm.scans[2].order(5, 7).flip(0))
     torch.testing.assert_close(trace.maps[0], u.flatten(2).transpose(1, 2))
-    assert trace.maps[0] is trace.maps[2]  # scans that share a map share it here, too
+    assert trace.maps[0] is trace.maps[2]  # scans that share a map also share it in the trace
     torch.testing.assert_close(trace.maps[3], dssm.scans[3].sample(u, point_offset).flatten(2).transpose(1, 2))
 
 
@@ -131,7 +131,7 @@ def test_scans_without_points_have_no_points_in_the_trace(images, scan):
     _, traces = trace_blocks(backbone(['spanning_tree', scan]), images)
     assert traces[0].points is traces[0].point_offset is None
     assert traces[0].scans[0] == 'spanning_tree'
-    # an order for each image
+    # the two images have different orders
     assert not torch.equal(*traces[0].orders[0])
 
 

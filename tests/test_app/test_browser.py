@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+import mmdefmamba  # noqa: F401  mends the libraries before they are imported
 from mmdefmamba.app.trained_models import TrainedModel
 from mmdefmamba.datasets.digits import load_digits_split
 
@@ -28,7 +28,7 @@ OPTIONS = [
     '--disable-component-update',
     '--disable-sync',
 ]
-PATIENCE = 60_000  # ms; a busy machine
+PATIENCE = 60_000  # ms; enough for a busy machine
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +104,7 @@ def test_visit(visit, tmp_path):
     for name in ('prediction', 'points', 'order', 'activation'):
         assert page.locator(f'#{name} img').get_attribute('alt')
 
-    # the picture of the order moves
+    # the order is animated
     before = pixels(page, 'order')
     for _ in range(20):
         page.wait_for_timeout(700)
@@ -112,7 +112,7 @@ def test_visit(visit, tmp_path):
             break
     assert moved
 
-    # a click on a token draws its activation map, and an arrow key goes on from there
+    # a click on a token draws its activation map, and an arrow key moves to the next token
     old, before = source(page, 'activation'), pixels(page, 'activation')
     box = page.locator('#activation img').bounding_box()
     page.mouse.click(box['x'] + 0.9 * box['width'], box['y'] + 0.1 * box['height'])
@@ -160,7 +160,7 @@ def test_visit(visit, tmp_path):
     old = wait_for_another(page, 'prediction', old)
     assert page.locator('#message').inner_text().strip() == ''
 
-    # the other tasks look at the same drawing
+    # models of the other tasks get the same drawing
     for task, caption in (('detection', 'Objects'), ('segmentation', 'Share of the pixels')):
         page.locator('#model input').click()
         page.get_by_role('option', name=task).click()

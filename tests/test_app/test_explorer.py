@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+import mmdefmamba  # noqa: F401  mends the libraries before they are imported
 from mmdefmamba.analysis import activation_map
 from mmdefmamba.apis.predictors import Predictor
 from mmdefmamba.app import explorer as explorer_module
@@ -84,7 +84,7 @@ def test_image_that_the_model_refuses_is_reported(explorer, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, 'prepare', refuse)
-        with pytest.raises(UploadError, match='The model cannot take this image: too thin'):
+        with pytest.raises(UploadError, match='The model cannot process this image: too thin'):
             explorer.look('detection', example_image(False, 0))
     assert explorer.look('detection', example_image(False, 0)).task == 'detection', 'the next image is analysed'
 

@@ -84,7 +84,7 @@ def test_drawings_are_read_from_data_urls():
     url = 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
     assert load_drawing(url).tolist() == [[[255, 0, 0]] * 3] * 2
     for wrong in (None, 7, 'file:///etc/passwd', url[:-1] + '!', 'data:image/png;base64,' + 'A' * 20_000_000):
-        with pytest.raises(UploadError, match='did not arrive whole'):
+        with pytest.raises(UploadError, match='The drawing is incomplete'):
             load_drawing(wrong)
     with pytest.raises(UploadError, match='not a complete image'):
         load_drawing('data:image/png;base64,AAAA')
@@ -107,7 +107,7 @@ def test_drawn_digits_become_the_digits_of_the_dataset():
             assert found.shape == (8, 8, 3) and found.dtype == np.uint8 and found.max() == 255
             assert (found == found[..., :1]).all()
             errors.append(np.abs(found[..., 0].astype(float) - digit).mean())
-        # shifts by a part of a pixel remain; two different digits differ by 70 to 100
+        # shifts by less than a pixel remain; two different digits differ by 70 to 100
         assert np.mean(errors) < 25
 
 

@@ -32,7 +32,7 @@ def test_agreement_by_hand():
     measured = torch.tensor([[3.0, -4.0, 0.0], [1.0, 1.0, 0.0]])
     assert order_gradients.agreement(measured, measured) == {'cosine': 1, 'sign': 1}
     scores = order_gradients.agreement(torch.tensor([[4.0, 3.0, 1.0], [0.0, 2.0, 0.0]]), measured)
-    # right: 3 and the last; wrong: -4, and the one predicted as no change; the third changes nothing
+    # correct: 3 and the last 1; wrong: -4 and the 1 that is predicted as no change; the zeros are not used
     assert scores['sign'] == 0.5
     assert scores['cosine'] == pytest.approx((0 + 2**-0.5) / 2)
 

@@ -150,7 +150,7 @@ def test_activation_maps_are_relative_to_their_maximum(traces, image):
     for axis, values in zip(figure.axes[1:5], expected, strict=True):
         np.testing.assert_allclose(axis.get_images()[1].get_array(), values / values.max(), rtol=1e-6)
     assert [axis.get_title() for axis in figure.axes[1:5]] == ['all scans', *traces[0].scans]
-    # the token's middle, x then y
+    # the centre of the token, x then y
     assert np.allclose([line.get_xydata() for line in figure.axes[2].lines], [[[6 * 4 + 1.5, 2 * 4 + 1.5]]])
     assert is_drawn(figure)
 

@@ -7,7 +7,7 @@ from mmdefmamba.visualization.canvas import as_rgb, token_centres
 
 
 def test_points_lie_in_the_cells_of_their_tokens():
-    # a map of 2 x 4 over an image of 8 x 12: cells of 4 x 3 pixels, their middles at 1.5 and 1
+    # a map of 2 x 4 over an image of 8 x 12: cells of 4 x 3 pixels with centres at 1.5 and 1
     points = [[-1, -1], [1, 1], [0, 1 / 3]]
     np.testing.assert_allclose(map_to_image(points, (2, 4), (8, 12)), [[1.5, 1], [5.5, 10], [3.5, 7]])
     expected = [[y, x] for y in (1.5, 5.5) for x in (1, 4, 7, 10)]

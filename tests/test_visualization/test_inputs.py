@@ -43,7 +43,7 @@ def write(tmp_path):
 @pytest.mark.parametrize('scope', list(PICO))
 def test_pictures_equal_the_image_file(scope, write):
     cfg = Config.fromfile(CONFIGS / PICO[scope])
-    side = 32 if scope == 'mmpretrain' else 128  # what the pipelines resize to
+    side = 32 if scope == 'mmpretrain' else 128  # the pipelines resize to this side
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     inputs, pictures = network_inputs(preprocessor(cfg), load_images(cfg, [write(image)]))
     assert inputs.shape == (1, 3, side, side)
@@ -62,7 +62,7 @@ def test_large_configs_read_and_pad_images(config, write):
     assert (picture[:200, :200] == (250, 120, 10)).all()
     if 'detection' in config:
         assert inputs.shape == (1, 3, 768, 1344)  # 741 x 1333, padded to multiples of 32
-        # what is padded has the mean colour, which is 0 when normalised
+        # padding is 0 after normalisation, which is the mean colour
         assert np.abs(picture[-1, 0] - np.array(cfg.model.data_preprocessor.mean)).max() <= 0.5
 
 
