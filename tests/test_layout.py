@@ -12,9 +12,9 @@ ORDER = (
     ('version', 'names', 'files', 'config_tree', 'log', 'model_wrappers'),
     ('ops',),
     ('scans',),
-    ('models',),
     ('compat',),
     ('checkpoints',),
+    ('models',),  # DefMamba loads its pretrained weights through checkpoints
     ('converters',),
     ('datasets',),
     ('guards',),
@@ -91,7 +91,7 @@ def upward_imports(room, imports):
 
 def test_every_room_has_a_place_in_the_order():
     rooms = {path.relative_to(PACKAGE).with_suffix('').parts[0] for path in FILES} - {'__init__'}
-    assert rooms <= LEVELS.keys()
+    assert rooms == LEVELS.keys()
 
 
 @pytest.mark.parametrize('room', LEVELS)

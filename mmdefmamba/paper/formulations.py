@@ -12,7 +12,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from ..checkpoints import convert_released, export_released, infer_network
+from ..converters import convert_released, export_released, infer_network
 from ..models import DefMamba
 from ..ops import sample_points
 from ..ops.sequence_scan import use_backend
