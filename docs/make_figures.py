@@ -1,4 +1,4 @@
-"""Remake the pictures of docs/visualization.md, and the README's, from the checkpoints of the three quickstarts.
+"""Draw the pictures of docs/visualization.md and of the README from the checkpoints of the three quickstarts.
 
 make quickstart quickstart-detection quickstart-segmentation
 python docs/make_figures.py
@@ -12,8 +12,7 @@ import cv2
 import torch
 from PIL import Image
 
-from mmdefmamba.analysis import effective_receptive_field, offset_statistics, trace_blocks
-from mmdefmamba.analysis.trace import find_backbone
+from mmdefmamba.analysis import effective_receptive_field, offset_statistics
 from mmdefmamba.apis import get_model
 from mmdefmamba.datasets.digit_scenes import DigitScenes
 from mmdefmamba.datasets.digits import load_digits_split
@@ -28,7 +27,7 @@ from mmdefmamba.visualization import (
     figure_to_rgb,
 )
 from mmdefmamba.visualization.inputs import dataset_images, load_images, network_inputs, test_dataloader
-from mmdefmamba.visualization.scan_figures import limitation_figure
+from mmdefmamba.visualization.scan_figures import limitation_figure, trace_image
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -36,14 +35,14 @@ CONFIGS = {
     'detection': 'mask_rcnn_defmamba_pico_digits',
     'segmentation': 'upernet_defmamba_pico_digits',
 }
-DIGIT, SCENE = 11, 3  # which of the test digits and of the validation scenes
+DIGIT, SCENE = 11, 3  # index of the test digit and of the validation scene
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for task in CONFIGS:
-        parser.add_argument(f'--{task}', metavar='CHECKPOINT', help='by default the last of the quickstart')
-    parser.add_argument('--out-dir', type=Path, default=ROOT / 'docs/images', help='folder, default docs/images')
+        parser.add_argument(f'--{task}', metavar='CHECKPOINT', help='default: the last one of the quickstart')
+    parser.add_argument('--out-dir', type=Path, default=ROOT / 'docs/images', help='folder, default: docs/images')
     args = parser.parse_args(argv)
     models = {
         task: get_model(ROOT / f'configs/{task}/{config}.py', getattr(args, task) or last_checkpoint(task))
@@ -53,37 +52,37 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in figures(models, Path(folder)):
             path = args.out_dir / f'{name}.png'
-            # a palette of 256 colours takes a third of the bytes; without dither and with k-means none of ours is lost
+            # a palette of 256 colours needs a third of the bytes; k-means without dither keeps the colours
             picture = Image.fromarray(figure_to_rgb(figure)).quantize(256, kmeans=4, dither=Image.Dither.NONE)
             picture.save(path, optimize=True)
             print(f'{path} {path.stat().st_size / 1e3:.0f} kB')
 
 
 def last_checkpoint(task):
-    """The checkpoint that ``make quickstart...`` left.
+    """Return the path of the last checkpoint of a quickstart.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the quickstart has not been run.
     """
     note = ROOT / f'work_dirs/quickstart_{task}/last_checkpoint'
     if not note.is_file():
-        raise FileNotFoundError(f'{note} not found: run the quickstart of {task}, or give --{task} CHECKPOINT')
+        raise FileNotFoundError(f'{note} does not exist: run the quickstart of {task}, or give --{task} CHECKPOINT')
     return ROOT / note.read_text().strip()
 
 
 def figures(models, folder):
-    """Pairs of a name and a figure; images are written to ``folder`` and read as any user's."""
+    """Yield pairs of a name and a figure. Images are written to ``folder`` and read from there, as a user's images."""
     digit, (china, scene) = digit_file(folder), scene_files(folder)
     yield 'static_scans', draw_static_scans((8, 8), image=cv2.imread(china)[..., ::-1])
     classifier, detector, segmentor = models.values()
     yield 'quickstart', draw_predictions(classifier, test_dataloader(classifier.cfg))[0]
 
-    picture, trace = traced(classifier, digit, 0, 0)
+    picture, trace = trace_image(classifier, digit, 0, 0)
     yield 'scan_order_digit', draw_scan_order(picture, trace)
-    picture, trace = traced(detector, scene, 1, 0)
+    picture, trace = trace_image(detector, scene, 1, 0)
     yield 'points_scene', draw_points(picture, trace, zoom=(4, 4, 6, 6))
     yield 'scan_order_scene', draw_scan_order(picture, trace)
-    picture, trace = traced(segmentor, scene, 1, 0)
+    picture, trace = trace_image(segmentor, scene, 1, 0)
     yield 'activation_scene', draw_activation_map(picture, trace, (8, 8))
 
     data = dataset_images(test_dataloader(classifier.cfg), 100)
@@ -94,14 +93,14 @@ def figures(models, folder):
 
 
 def digit_file(folder):
-    """A test digit as a file."""
+    """Write a test digit and return its path."""
     path = folder / 'digit.png'
     cv2.imwrite(str(path), load_digits_split('test')[0][DIGIT])
     return str(path)
 
 
 def scene_files(folder):
-    """A photograph and a digit scene as files."""
+    """Write a photograph and a digit scene, and return their paths."""
     scenes, paths = DigitScenes(), []
     images = {'photograph': scenes.photographs[0], 'scene': scenes.scene('validation', SCENE).image}
     for name, image in images.items():
@@ -110,15 +109,8 @@ def scene_files(folder):
     return paths
 
 
-def traced(model, path, stage, block):
-    """The picture that a model is given of an image file, and the trace of a block."""
-    inputs, (picture,) = network_inputs(model, load_images(model.cfg, [path]))
-    _, (trace,) = trace_blocks(find_backbone(model), inputs, stages=stage, blocks=block)
-    return picture, trace
-
-
 def receptive_fields(trained, folder, scenes=32):
-    """The receptive field of the last stage on digit scenes, before and after training."""
+    """Draw the receptive field of the last stage on digit scenes, before and after training."""
     composer, inputs = DigitScenes(), []
     for i in range(scenes):
         path = str(folder / f'{i}.png')

@@ -1,4 +1,4 @@
-"""What a network costs, and what it does with an image, in numbers."""
+"""Numbers about a network: what it costs, and what it does with an image."""
 
 from .activation import activation_map
 from .complexity import complexity

@@ -1,42 +1,42 @@
-"""Which tokens a token hears of through the scans of a block (DefMamba, figure 4)."""
+"""Activation maps: how much each token influences one token through the scans of a block (DefMamba, figure 4)."""
 
 import torch
 
-# Tokens whose decays are in memory at once: with C = 96 and N = 16 this is 25 MB.
+# Number of tokens whose decays are in memory at the same time; with C = 96 and N = 16 these are 25 MB.
 CHUNK = 4096
 
 
 def activation_map(trace, token, image=0, scan=None):
-    """How much the value of each token moves the result of one token, through the recurrences of a block's scans.
+    """Compute how much the value of each token changes the result of one token, through the scans of a block.
 
-    A scan that visits token s before token t, or at t itself, gives t per channel
+    If a scan visits token s at or before token t, then for each channel
 
         y_t = ... + w(t, s) u_s,    w(t, s) = sum_n C_t[n] exp(A[n] (sum of delta after s up to t)) delta_s B_s[n]
 
-    and nothing to those before. The map is |w| averaged over channels. With ``scan=None`` w is first averaged over the
-    K scans, as the block averages their results: each token's value then stands for what every scan reads at its
-    place, and influences of opposite sign cancel.
+    and w is zero for the tokens that it visits after t. The map is |w| averaged over channels. With ``scan=None``, w is
+    first averaged over the K scans, as the block averages their results. The value of a token is then what every scan
+    reads at its place, and influences of opposite sign cancel.
 
-    Time step, B and C depend on the values, too; here they are taken as they were computed, so that w is what the
-    scan multiplies values with. The skip D is left out: it tells nothing of other tokens and would outshine them at t.
+    Time step, B and C also depend on the values. Here they are constants, so that w is the factor by which the scan
+    multiplies a value. The skip D is left out, because it depends on no other token and would outshine them at t.
     VMamba, whose method the paper names for this figure, draws sum_n C_t[n] exp(...) B_s[n], without the time step of
-    s; with it, the map is the derivative of what the network computes.
+    s. With the time step, the map is the derivative of what the network computes.
 
     Args:
         trace: a :class:`~mmdefmamba.analysis.BlockTrace` with its state space.
-        token: (row, column) of the token on the block's map; negative ones count from the end.
-        image: index in the batch.
-        scan: a name or index of the trace's scans, or None for their mean.
+        token: (row, column) of the token on the block's map; negative numbers count from the end.
+        image: index of the image in the batch.
+        scan: name or index of one of the trace's scans, or None for their mean.
 
     Returns:
-        (H, W), not negative, dtype of the trace. What the deformable scan reads for a token is drawn at the token's
+        (H, W), not negative, dtype of the trace. What the deformable scan reads for a token is shown at the token's
         place.
 
     Raises:
-        ValueError: a trace without state space, a token outside of the map, or no such scan.
+        ValueError: the trace has no state space, the token lies outside the map, or the trace does not have this scan.
     """
     if trace.delta is None:
-        raise ValueError(f'{trace.label} was traced with state_space=False: there is nothing to compute its map from')
+        raise ValueError(f'{trace.label} was traced with state_space=False: an activation map needs state_space=True')
     place = place_of_token(token, trace.map_size)
     chosen = range(len(trace.scans)) if scan is None else [trace.scan_index(scan)]
     weights = sum(_weights(trace, image, k, place) for k in chosen) / len(chosen)
@@ -44,10 +44,10 @@ def activation_map(trace, token, image=0, scan=None):
 
 
 def place_of_token(token, map_size):
-    """The index, row by row, of a token (row, column) on a map (H, W); negative ones count from the end.
+    """Return the index, row by row, of a token (row, column) on a map (H, W); negative numbers count from the end.
 
     Raises:
-        ValueError: it lies outside.
+        ValueError: the token lies outside the map.
     """
     if len(token) != 2 or any(not -size <= i < size for i, size in zip(token, map_size, strict=True)):
         raise ValueError(
@@ -59,16 +59,16 @@ def place_of_token(token, map_size):
 
 
 def _weights(trace, image, k, place):
-    """w(t, s) of scan ``k`` for the token t at ``place`` and every place s, (L, C)."""
+    """Compute w(t, s) of scan ``k`` for the token t at ``place`` and every place s, (L, C)."""
     order, delta, A, B = trace.orders[k][image], trace.delta[image, k], trace.A[k], trace.B[image, k]
     C = trace.C[image, k, place]
     step = int((order == place).nonzero())
     weights = torch.zeros_like(delta)
-    elapsed = torch.zeros_like(delta[:1])  # sum of the time steps from after s up to t
+    elapsed = torch.zeros_like(delta[:1])  # sum of the time steps after s, up to t
     for end in range(step + 1, 0, -CHUNK):
         places = order[max(end - CHUNK, 0) : end]
         delta_sC = delta[places]
-        # from the last token of the chunk backwards; a token's own time step does not count
+        # summed backwards from the last token of the chunk; the time step of a token itself is not part of its sum
         since = elapsed + delta_sC.flip(0).cumsum(0).flip(0)
         elapsed, since = since[:1], torch.cat([since[1:], elapsed])
         decay_sCN = torch.exp(since.unsqueeze(-1) * A)

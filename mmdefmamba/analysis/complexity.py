@@ -1,4 +1,4 @@
-"""Parameters and FLOPs, in the conventions that papers of this field print, each under its name."""
+"""Parameters and FLOPs, counted in the conventions of the papers of this field."""
 
 import warnings
 
@@ -9,9 +9,10 @@ from ..ops.sequence_scan import use_backend
 
 
 class _CountedScan(torch.autograd.Function):
-    """Stands for a selective scan in the trace: one node that takes all of the scan's inputs.
+    """A selective scan as one node of the trace, which takes all inputs of the scan.
 
-    All of them: what only a dropped input needs would vanish from the trace, and from the count.
+    If it did not take an input, everything that is computed only for that input would be missing from the trace and
+    from the count.
     """
 
     @staticmethod
@@ -27,37 +28,37 @@ def _counted_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
 
 
 def released_scan_flops(batch, channels, length, states):
-    """One selective scan in the convention of the released code: 3.5 * B D L N + 2 * B D L."""
+    """Count one selective scan in the convention of the released code: 3.5 * B D L N + 2 * B D L."""
     return batch * channels * length * (3.5 * states + 2)
 
 
 def vmamba_scan_flops(batch, channels, length, states):
-    """One selective scan in VMamba's convention: 9 * B L D N."""
+    """Count one selective scan in VMamba's convention: 9 * B L D N."""
     return 9 * batch * channels * length * states
 
 
 def complexity(model, input_shape, forward=None):
     """Count the parameters and the multiply-adds of one forward pass.
 
-    A multiply-add counts 1, bilinear sampling 4 an output element; activations, gathers and sorts count nothing, as
-    in the released code and in MMEngine's analyzer, which does the counting. The selective scan is counted by
-    formula, under any backend.
+    MMEngine's analyzer counts, as the released code does: 1 per multiply-add, 4 per output element of bilinear
+    sampling, and 0 for activations, gathers and sorts. The selective scan is counted by formula, the same for every
+    backend.
 
     Args:
-        model: any module that may hold DefMamba backbones; its mode and device are kept.
+        model: any module, with or without DefMamba backbones; its mode and device do not change.
         input_shape: (channels, height, width) of one image.
-        forward: a function of one batch of images (1, channels, height, width) to count in place of calling the
-            model, for models whose forward takes more than images.
+        forward: a function of one batch of images (1, channels, height, width) that is counted instead of the model,
+            for models whose forward takes more than images.
 
     Returns:
-        dict of ints: ``params``; ``flops``, everything, the scan included in the released convention;
-        ``scan_flops``, that scan alone; ``flops_without_scan``, what the paper prints; ``scan_flops_vmamba``, the
-        same scans in VMamba's convention.
+        dict of ints: ``params``; ``flops``, everything, with the scan in the released convention; ``scan_flops``, the
+        scan alone; ``flops_without_scan``, which is what the paper prints; ``scan_flops_vmamba``, the scan alone in
+        VMamba's convention.
 
     Raises:
         ValueError: ``input_shape`` is not three positive integers.
 
-    Source: fvcore's counting rules, through MMEngine; the paper's figures are without the scan.
+    Source: fvcore's counting rules, through MMEngine; the numbers of the paper are without the scan.
     """
     input_shape = tuple(input_shape)
     if len(input_shape) != 3 or min(input_shape) < 1:
@@ -78,7 +79,7 @@ def complexity(model, input_shape, forward=None):
     training = model.training
     model.eval()
     try:
-        # no gradients: the trace would hold every activation; the tracer's own deprecation is not the user's concern
+        # with gradients the trace would keep every activation; the deprecation warning is about the tracer itself
         with use_backend(_counted_scan), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)
             flops = analyzer.total()
@@ -95,6 +96,8 @@ def complexity(model, input_shape, forward=None):
 
 
 class _Traced(torch.nn.Module):
+    """A module that calls a function, and contains the model whose parameters the function uses."""
+
     def __init__(self, model, function):
         super().__init__()
         self.model = model

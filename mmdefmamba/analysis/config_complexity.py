@@ -1,4 +1,4 @@
-"""What the model of a config costs, for all three tasks, and the table that says so."""
+"""Parameters and FLOPs of the model of a config, for all three tasks, and the text that shows them."""
 
 from functools import partial
 
@@ -7,23 +7,25 @@ from mmengine.structures import InstanceData
 
 from .complexity import complexity
 
-#: (height, width) of the images that the paper counts at, by default_scope
+#: (height, width) of the images for which the paper counts, by default_scope.
 PAPER_SHAPES = {'mmpretrain': (224, 224), 'mmdet': (1280, 800), 'mmseg': (512, 2048)}
 NUM_PROPOSALS = 1000
 
 
 def config_complexity(cfg, shape=None):
-    """Build the model of a config and count it.
+    """Build the model of a config and count its parameters and FLOPs.
 
     Args:
         cfg: an MMEngine Config of one of the three config trees.
-        shape: (height, width), or one number for both; by default the paper's for the config's task.
+        shape: (height, width), or a sequence of one number for both; by default the paper's size for the config's
+            task.
 
     Returns:
-        The dict of :func:`mmdefmamba.analysis.complexity`, and the (height, width) it holds for.
+        The dict of :func:`mmdefmamba.analysis.complexity`, and the (height, width) of the counted image.
 
     Raises:
-        ValueError: a default_scope without a shape of the paper and no ``shape``, or one that is not 1 or 2 numbers.
+        ValueError: ``shape`` does not have one or two numbers, or is missing and the paper has no size for this
+            default_scope.
     """
     scope = cfg.get('default_scope')
     if shape is None:
@@ -36,28 +38,28 @@ def config_complexity(cfg, shape=None):
     init_default_scope(scope)
     model_cfg = cfg.model.copy()
     for pretrained in (model_cfg, model_cfg.get('backbone', {})):
-        pretrained.pop('init_cfg', None)  # weights do not change the count
+        pretrained.pop('init_cfg', None)  # the count does not depend on the weights
     model = MODELS.build(_without_sync(model_cfg))
     forward = partial(two_stage_forward, model) if hasattr(model, 'roi_head') else None
     return complexity(model, (3, *shape), forward), shape
 
 
 def two_stage_forward(detector, images, num_proposals=NUM_PROPOSALS):
-    """One pass of a two-stage detector with a fixed number of proposals, so that the count does not depend on weights.
+    """Run a two-stage detector with a fixed number of proposals, so that the count does not depend on the weights.
 
-    ``num_proposals`` boxes of the whole image go through the box head, the first 100 through the mask head: mmdet's
-    own convention for counting, with as many proposals as its test settings keep.
+    ``num_proposals`` boxes of the whole image go through the box head, and the first 100 of them through the mask head.
+    This is mmdet's convention for counting, with the number of proposals that its test settings keep.
     """
     features = detector.extract_feat(images)
     proposals = detector.rpn_head(features)
     height, width = images.shape[-2:]
     boxes = images.new_tensor([[0, 0, width, height]]).expand(num_proposals, 4)
-    # what is not returned vanishes from the trace, and from the count
+    # a result that is not returned would be missing from the trace and from the count
     return proposals, detector.roi_head.forward(features, [InstanceData(bboxes=boxes)])
 
 
 def _without_sync(cfg):
-    """SyncBN, which cannot run on a CPU, as BN: it costs the same."""
+    """Replace SyncBN, which cannot run on a CPU, by BN, which costs the same."""
     if isinstance(cfg, dict):
         for key, value in cfg.items():
             cfg[key] = 'BN' if key == 'type' and value == 'SyncBN' else _without_sync(value)
@@ -67,7 +69,7 @@ def _without_sync(cfg):
 
 
 def format_complexity(counts, shape):
-    """The counts as lines for people, each with the convention it was counted in."""
+    """Format the counts as lines of text, each with its convention."""
     giga = {name: f'{value / 1e9:.2f} G' for name, value in counts.items()}
     rows = [
         ('image', f'3 x {shape[0]} x {shape[1]}'),

@@ -1,11 +1,11 @@
-"""Tables as text."""
+"""Tables in Markdown."""
 
 
 def markdown_table(rows):
-    """A table in Markdown.
+    """Format rows as a Markdown table.
 
     Args:
-        rows: lists of as many cells each, of any type; the first row is its head.
+        rows: sequences of cells of any type, all of one length; the first row is the header.
     """
     head, *rows = rows
     return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in (head, ['---'] * len(head), *rows))

@@ -1,4 +1,4 @@
-"""Looking at a model without leaving a trace in it."""
+"""Context managers that examine a model without changing its mode or the random numbers."""
 
 import random
 from contextlib import contextmanager
@@ -9,9 +9,10 @@ import torch
 
 @contextmanager
 def evaluating(model):
-    """Within the block ``model`` is in eval mode; afterwards every part of it has the mode that it had before.
+    """Within the block the model is in eval mode; afterwards each of its modules has its previous mode.
 
-    ``model.train()`` would not do: parts can be in another mode than the whole, frozen ones for example.
+    Calling ``model.train()`` afterwards would be wrong, because some modules can stay in eval mode during training, for
+    example frozen ones.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -24,7 +25,7 @@ def evaluating(model):
 
 @contextmanager
 def same_random_numbers():
-    """After the block Python, NumPy and PyTorch, on every device, draw what they would have drawn without it."""
+    """After the block Python, NumPy and PyTorch, on every device, draw the same random numbers as without the block."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

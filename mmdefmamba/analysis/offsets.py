@@ -1,35 +1,35 @@
-"""What the deformable scans of a network do on many images: how far points move and tokens change places."""
+"""Statistics of the deformable scans over many images: how far points move and tokens change places."""
 
 import torch
 
 from .modes import evaluating
 from .trace import find_backbone, trace_blocks
 
-#: Bins of the histograms: along one axis of the point offset, and over the rank shift; odd, so that 0 is in a middle.
+#: Number of bins per axis of the point offset, and of the rank shift; odd, so that 0 is in the middle of a bin.
 OFFSET_BINS, SHIFT_BINS = 41, 81
-#: No point moves further along an axis, in tokens: it stays within its own token's cell.
+#: Largest point offset along an axis, in tokens: a point stays within the cell of its token.
 OFFSET_LIMIT = 0.5
-#: From where on an offset counts as being at its limit, as a share of it.
+#: An offset counts as being at its limit above this share of the limit.
 AT_LIMIT = 0.95
 
 
 class BlockOffsets:
     """Statistics of one block's deformable scan, over all tokens of all images that were added.
 
-    Lengths are in tokens: 1 is the distance of two neighbours on the block's map. The rank shift of a place is by how
-    many steps the scan visits it later than the raster scan does, as a share of L - 1: from -1, where the raster's
-    last comes first, to 1.
+    Lengths are in tokens: 1 is the distance between two neighbours on the block's map. The rank shift of a place is the
+    number of steps by which the scan visits it later than the raster scan does, divided by L - 1. It is -1 if the scan
+    visits the last place of the raster scan first.
 
     Args:
-        trace: a :class:`~mmdefmamba.analysis.BlockTrace` of the block, for its name; it is not added.
-        formulation: of the network, see :class:`~mmdefmamba.models.DefMamba`.
+        trace: a :class:`~mmdefmamba.analysis.BlockTrace` of the block, which gives the names; it is not added.
+        formulation: formulation of the network, see :class:`~mmdefmamba.models.DefMamba`.
 
     Attributes:
         name, stage, block, label: as in the trace.
-        images, tokens: how many were added.
-        offset_counts: (OFFSET_BINS, OFFSET_BINS), int64: tokens by (y, x) of their point offset, each from
-            -OFFSET_LIMIT to OFFSET_LIMIT; None where the block learns no points.
-        shift_counts: (SHIFT_BINS,), int64: tokens by rank shift, from -1 to 1.
+        images, tokens: numbers of images and tokens that were added.
+        offset_counts: (OFFSET_BINS, OFFSET_BINS), int64: number of tokens by (y, x) of their point offset, each from
+            -OFFSET_LIMIT to OFFSET_LIMIT; None if the block does not learn points.
+        shift_counts: (SHIFT_BINS,), int64: number of tokens by rank shift, from -1 to 1.
     """
 
     def __init__(self, trace, formulation='paper'):
@@ -42,7 +42,12 @@ class BlockOffsets:
         self._sums = dict.fromkeys(('length', 'limit', 'variance', 'shift', 'moved'), 0.0)
 
     def add(self, trace, scan=None):
-        """Add the images of a trace; ``scan`` names whose order, see :meth:`.BlockTrace.scan_index`."""
+        """Add the images of a trace.
+
+        Args:
+            trace: the :class:`~mmdefmamba.analysis.BlockTrace`.
+            scan: the scan whose order is added, see :meth:`.BlockTrace.scan_index`.
+        """
         order = trace.orders[trace.scan_index(scan)]
         steps = order.argsort(-1) - torch.arange(order.shape[1])
         shift = steps / max(order.shape[1] - 1, 1)
@@ -68,28 +73,28 @@ class BlockOffsets:
 
     @property
     def offset_length(self):
-        """Mean length of the point offsets, in tokens; None without points, as the two that follow."""
+        """Mean length of the point offsets, in tokens; None if the block does not learn points."""
         return self._points('length')
 
     @property
     def offset_at_limit(self):
-        """Share of the tokens whose point has gone 95 % of the way to its limit along an axis, or further."""
+        """Share of the tokens whose point has moved more than 95 % of the way to its limit along an axis, or None."""
         return self._points('limit')
 
     @property
     def offset_variation(self):
-        """How much point offsets differ within an image: their root mean square distance from its mean, in tokens."""
+        """Root mean square distance of the point offsets from the mean of their image, in tokens, or None."""
         variance = self._points('variance')
         return None if variance is None else variance**0.5
 
     @property
     def shift(self):
-        """Mean magnitude of the rank shift; a random order has one of 1/3."""
+        """Mean magnitude of the rank shift; it is 1/3 for a random order."""
         return self._sums['shift'] / self.tokens
 
     @property
     def moved(self):
-        """Share of the places that are not visited at the raster scan's step."""
+        """Share of the places that are visited at another step than in the raster scan."""
         return self._sums['moved'] / self.tokens
 
     def _points(self, name):
@@ -97,19 +102,19 @@ class BlockOffsets:
 
 
 def offset_statistics(model, images, stages=None, scan=None):
-    """Run a model over images and gather what its deformable scans do.
+    """Run a model over images and collect statistics of its deformable scans.
 
     Args:
-        model: as for :func:`~mmdefmamba.analysis.trace_blocks`; it runs in eval mode, and is left in the mode it had.
-        images: preprocessed, one tensor (B, 3, height, width) or an iterable of them.
+        model: as for :func:`~mmdefmamba.analysis.trace_blocks`; it runs in eval mode and keeps its own mode.
+        images: preprocessed images, one tensor (B, 3, height, width) or an iterable of such tensors.
         stages: as for :func:`~mmdefmamba.analysis.trace_blocks`.
-        scan: whose order is looked at, see :meth:`.BlockTrace.scan_index`.
+        scan: the scan whose order is taken, see :meth:`.BlockTrace.scan_index`.
 
     Returns:
-        A list of :class:`BlockOffsets`, in order of the blocks.
+        A list with one :class:`BlockOffsets` per block, in the order of the blocks.
 
     Raises:
-        ValueError: no images, no DefMamba in the model, no such stage or scan.
+        ValueError: there are no images, the model has no DefMamba, or it does not have this stage or scan.
     """
     backbone, found = find_backbone(model), {}
     with evaluating(model):
@@ -119,12 +124,12 @@ def offset_statistics(model, images, stages=None, scan=None):
                 statistics = found.setdefault(trace.label, BlockOffsets(trace, backbone.formulation))
                 statistics.add(trace, scan)
     if not found:
-        raise ValueError('there are no images to gather statistics of')
+        raise ValueError('there are no images: offset statistics need at least one')
     return list(found.values())
 
 
 def statistics_table(statistics):
-    """Rows of a table, one a block, for :func:`~mmdefmamba.analysis.markdown.markdown_table`."""
+    """Return a header and one row per block, for :func:`~mmdefmamba.analysis.markdown.markdown_table`."""
     rows = [('block', 'offset, tokens', 'at its limit', 'varies by, tokens', 'rank shift', 'places moved')]
     for block in statistics:
         points = (block.offset_length, block.offset_at_limit, block.offset_variation)

@@ -1,4 +1,4 @@
-"""Timing that compares: all candidates in one run, by turns."""
+"""Timing for comparisons: all candidates in turns, within one run."""
 
 import statistics
 import time
@@ -7,15 +7,15 @@ import torch
 
 
 def alternate(functions, rounds=5, device='cpu'):
-    """Call each function by turns and time every call.
+    """Call functions in turns and time each call.
 
     Args:
         functions: dict of name to a function without arguments.
-        rounds: calls of each that are timed, after one that is not.
-        device: what to synchronise with, 'cpu' or 'cuda'.
+        rounds: number of timed calls of each function, after one call that is not timed.
+        device: device to synchronise with, 'cpu' or 'cuda'.
 
     Returns:
-        dict of name to the median of its times, in seconds.
+        dict of name to the median time, in seconds.
     """
 
     def timed(function):

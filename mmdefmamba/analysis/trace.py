@@ -1,4 +1,4 @@
-"""What every block of a network did with a batch of images: orders, points, and the numbers of its scans."""
+"""Traces of the blocks of a network on a batch of images: orders, points, and the numbers of the scans."""
 
 from dataclasses import dataclass, replace
 
@@ -15,21 +15,24 @@ from ..scans.deformable import DeformableScan, reference_points
 
 @dataclass(frozen=True, eq=False)
 class BlockTrace:
-    """The K scans of one block on one batch; all tensors on the CPU, floating ones float32 or wider.
+    """The trace of one block on one batch.
+
+    All tensors are on the CPU. Floating point tensors have float32 or a wider dtype.
 
     Legend for shapes: B images, H and W the block's map, L = H * W, C channels, K scans, N states. Places are counted
-    row by row; what belongs to a token stands at its place, not in the order of a scan.
+    row by row. Every tensor with L is in the order of places, not in the order of a scan.
 
     Args:
-        name: of the block's DSSM in the model.
-        stage, block: where it stands, both from 0, as in ``stages.1.0``.
+        name: name of the block's DSSM in the model.
+        stage, block: indices of stage and block, from 0, as in ``stages.1.0``.
         map_size: (H, W).
-        scans: names of the K scans, as registered; ``' reversed'`` is added to one built with ``reverse=True``.
-        orders: K tensors (B, L), int64: position i holds the place that is visited at step i.
-        reference: where tokens look before any offset, (H, W, 2), (y, x) in the normalised coordinates of
-            :func:`~mmdefmamba.ops.sample_points`: -1 and 1 are the centres of the first and last token.
-        point_offset: what the first deformable scan adds to it, (B, H, W, 2), or None where none learns points.
-        maps: what each scan reads, K tensors (B, L, C), or None where the state space was not asked for, as all below.
+        scans: registered names of the K scans; a scan built with ``reverse=True`` has ``' reversed'`` added.
+        orders: K tensors (B, L), int64: entry i is the place that is visited at step i.
+        reference: the reference points, where tokens are read without an offset, (H, W, 2), (y, x) in the normalised
+            coordinates of :func:`~mmdefmamba.ops.sample_points`: -1 and 1 are the centres of the first and last token.
+        point_offset: the offset of the first deformable scan that learns points, (B, H, W, 2), or None if no scan does.
+        maps: what each scan reads, K tensors (B, L, C). This and all below is None if the block was traced without its
+            state space.
         delta: time steps after bias and softplus, (B, K, L, C).
         A: decay rates, (K, C, N).
         B: input weights, (B, K, L, N).
@@ -52,22 +55,27 @@ class BlockTrace:
 
     @property
     def label(self):
-        """The block's place in its backbone, ``'stages.1.0'``."""
+        """The place of the block in its backbone, ``'stages.1.0'``."""
         return f'stages.{self.stage}.{self.block}'
 
     @property
     def points(self):
-        """Where the deformable scan reads the map, (B, H, W, 2) as ``reference``, or None where none learns points."""
+        """The points at which the deformable scan reads the map, (B, H, W, 2), or None if no scan learns points."""
         return None if self.point_offset is None else self.reference + self.point_offset
 
+    @property
+    def centre(self):
+        """The (row, column) of the token in the middle of the map."""
+        return tuple(side // 2 for side in self.map_size)
+
     def scan_index(self, scan=None):
-        """The index of a scan.
+        """Return the index of a scan.
 
         Args:
-            scan: a name of ``scans``, or an index; None takes the first deformable scan, or the first of all.
+            scan: a name of ``scans``, or an index; None takes the first deformable scan, or else the first scan.
 
         Raises:
-            ValueError: no such scan, or several of that name.
+            ValueError: there is no such scan, or several scans have this name.
         """
         if scan is None:
             return self.scans.index('deformable') if 'deformable' in self.scans else 0
@@ -75,21 +83,25 @@ class BlockTrace:
         if len(found) != 1:
             raise ValueError(
                 f'scan must be one of {list(self.scans)} or an index from 0 to {len(self.scans) - 1}, got {scan!r}'
-                + (f', the name of {len(found)} scans: give the index' if found else '')
+                + (f', which is the name of {len(found)} scans: give the index' if found else '')
             )
         return found[0]
 
     def ranks(self, image=0, scan=None):
-        """At which step each place of an image is visited, (H, W), int64.
+        """Return the step at which each place of an image is visited, (H, W), int64.
 
         Args:
-            image: index in the batch.
+            image: index of the image in the batch.
             scan: see :meth:`scan_index`.
         """
         return self.orders[self.scan_index(scan)][image].argsort().view(self.map_size)
 
     def select(self, images):
-        """A trace of some images of the batch alone; ``images`` is whatever indexes the first dimension of a tensor."""
+        """Return the trace of some images of the batch.
+
+        Args:
+            images: anything that indexes the first dimension of a tensor and keeps it, such as a slice or a list.
+        """
         whole = {name: getattr(self, name) for name in ('point_offset', 'delta', 'B', 'C')}
         lists = {name: getattr(self, name) for name in ('orders', 'maps')}
         chosen = {name: None if x is None else x[images] for name, x in whole.items()}
@@ -99,24 +111,24 @@ class BlockTrace:
 
 @torch.no_grad()
 def trace_blocks(model, *args, stages=None, blocks=None, state_space=True, **kwargs):
-    """Call ``model(*args, **kwargs)`` and note what each of its blocks did.
+    """Call ``model(*args, **kwargs)`` and trace its blocks.
 
-    Not thread-safe: whatever else runs the model meanwhile is noted as well.
+    This is not thread-safe: another call of the model at the same time is traced as well.
 
     Args:
-        model: a :class:`~mmdefmamba.models.DefMamba`, or any module that contains one: a classifier, a detector, ...
-        stages: stages to note, an integer or several, negative ones from the last; None notes all.
-        blocks: blocks to note of each of these stages, in the same way.
-        state_space: whether to keep maps, time steps, A, B and C as well, for
-            :func:`~mmdefmamba.analysis.activation_map`: K * L * (C + 2N) numbers an image and block, which for the
-            first stage of a large image is hundreds of MB a block. Choose stages, or leave them out.
-        *args, **kwargs: for the model.
+        model: a :class:`~mmdefmamba.models.DefMamba`, or any module that contains one, such as a classifier.
+        *args, **kwargs: arguments of the model.
+        stages: an index or several indices of stages, negative ones count from the end; None traces all stages.
+        blocks: indices of the blocks of each of these stages, in the same form.
+        state_space: whether to keep maps, time steps, A, B and C for :func:`~mmdefmamba.analysis.activation_map`. These
+            are K * L * (C + 2N) numbers per image and block, hundreds of MB per block in the first stage of a large
+            image: choose stages, or pass False.
 
     Returns:
-        The model's result, and a list of :class:`BlockTrace` in the order of execution.
+        The result of the model, and a list of :class:`BlockTrace` in the order of execution.
 
     Raises:
-        ValueError: no DefMamba in the model; stages or blocks that it does not have.
+        ValueError: the model has no DefMamba, or does not have these stages or blocks.
     """
     hooks, traces = [], []
     try:
@@ -130,20 +142,26 @@ def trace_blocks(model, *args, stages=None, blocks=None, state_space=True, **kwa
     return result, traces
 
 
-def find_backbone(model):
-    """The first DefMamba in a model, the model itself or a part of it.
+def find_backbone(model, required=True):
+    """Return the first DefMamba in a model, which can be the model itself.
+
+    Args:
+        model: any module.
+        required: whether a model without DefMamba is an error; with False the result is None then.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the model has no DefMamba and ``required`` is True.
     """
     for module in model.modules():
         if isinstance(module, DefMamba):
             return module
-    raise ValueError(f'{type(model).__name__} has no DefMamba backbone to look at')
+    if required:
+        raise ValueError(f'{type(model).__name__} has no DefMamba backbone')
+    return None
 
 
 def _chosen_blocks(model, stages, blocks):
-    """What is to be noted: its place in the model, and the DSSM."""
+    """Return pairs of a block's place in the model and its DSSM, for the blocks that are traced."""
     backbone, chosen = find_backbone(model), []
     names = {module: name for name, module in model.named_modules()}
     for stage in _indices(stages, len(backbone.depths), 'stages', 'DefMamba'):
@@ -163,7 +181,7 @@ def _indices(wanted, count, what, owner):
 
 
 def _watch(dssm, place, formulation, state_space, traces):
-    """Hooks that append a trace of ``dssm`` whenever it has run."""
+    """Register hooks that append a trace of ``dssm`` to ``traces`` after each call, and return them."""
     seen, raw_offsets = {}, {}
 
     def see_scan(scan, inputs, output):
@@ -178,21 +196,21 @@ def _watch(dssm, place, formulation, state_space, traces):
         raw_offsets.clear()
 
     hooks = [scan.register_forward_hook(see_scan) for scan in dssm.scans]
-    network = _point_network(dssm)
-    if network is not None:
-        hooks.append(network.offset_network.register_forward_hook(see_offsets))
+    point_scan = _point_scan(dssm)
+    if point_scan is not None:
+        hooks.append(point_scan.offset_network.register_forward_hook(see_offsets))
     return [*hooks, dssm.register_forward_hook(see_dssm)]
 
 
-def _point_network(dssm):
-    """The first deformable scan of a DSSM that learns points, or None."""
+def _point_scan(dssm):
+    """Return the first deformable scan of a DSSM that learns points, or None."""
     return next((scan for scan in dssm.scans if isinstance(scan, DeformableScan) and scan.points), None)
 
 
 def _trace(dssm, place, formulation, seen, raw_offsets, state_space):
     maps, orders = zip(*(seen[scan] for scan in dssm.scans), strict=True)
     batch, _, height, width = maps[0].shape
-    deformable, point_offset = _point_network(dssm), None
+    deformable, point_offset = _point_scan(dssm), None
     if deformable is not None:
         point_offset = deformable.constrain(raw_offsets[deformable.offset_network])[0].cpu()
     dtype = at_least_float32(maps[0]).dtype

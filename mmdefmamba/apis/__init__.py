@@ -1,4 +1,4 @@
-"""Trained models for those who only want to use them: by name, from Python and from the command line."""
+"""The use of trained models: by name, from Python and from the command line."""
 
 from .zoo import get_model, list_models
 

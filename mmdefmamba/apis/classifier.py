@@ -1,4 +1,4 @@
-"""Classification on mmpretrain's inferencer."""
+"""Classification with mmpretrain's inferencer."""
 
 from mmpretrain.apis import ImageClassificationInferencer
 from mmpretrain.visualization import UniversalVisualizer
@@ -8,21 +8,21 @@ from .zoo import get_model
 
 
 class TaskPredictor(Predictor):
-    """Says what is in an image."""
+    """Predicts the class of an image."""
 
     task = 'classification'
     visualizer = 'UniversalVisualizer'
-    any_sizes = True  # its pipelines end at one size
+    any_sizes = True  # the pipelines resize all images to one size
 
     def _build(self, cfg, checkpoint, device):
         self._visualizer = UniversalVisualizer()
         return ImageClassificationInferencer(get_model(cfg, checkpoint, device))
 
     def describe(self, sample):
-        """``label``, ``class`` and ``score`` of the first choice, and the ``scores`` of all classes."""
+        """Return ``label``, ``class`` and ``score`` of the predicted class, and the ``scores`` of all classes."""
         scores = sample.pred_score
         if not scores.isfinite().all():
-            raise ValueError('the scores are not finite: the checkpoint has NaN or infinite weights')
+            raise ValueError('the scores are not finite: check the checkpoint for NaN or infinite weights')
         label = int(sample.pred_label)
         return {
             'label': label,

@@ -1,4 +1,4 @@
-"""Detection on mmdet's inferencer."""
+"""Detection with mmdet's inferencer."""
 
 from collections import Counter
 
@@ -7,18 +7,18 @@ from mmdet.apis import DetInferencer
 from .predictors import PlainCollate, Predictor
 from .zoo import get_model
 
-OPACITY = 0.5  # of masks: mmdet's 0.8 hides what they are on
+OPACITY = 0.5  # of masks; mmdet's 0.8 would hide the objects
 
 
 class _Inferencer(PlainCollate, DetInferencer):
-    """mmdet's, but a checkpoint that does not fit is refused."""
+    """mmdet's inferencer, which refuses a checkpoint that does not fit."""
 
     def _init_model(self, cfg, weights, device='cpu'):
         return get_model(cfg, weights, device)
 
 
 class TaskPredictor(Predictor):
-    """Finds objects: boxes, and masks where the model has them."""
+    """Detects objects: boxes, and masks if the model predicts them."""
 
     task = 'detection'
     visualizer = 'DetLocalVisualizer'
@@ -27,12 +27,15 @@ class TaskPredictor(Predictor):
         return _Inferencer(cfg, checkpoint, device, show_progress=False)
 
     def prepare(self, images):
-        _, batch = super().prepare(images)  # mmdet's gives the images back, too
+        _, batch = super().prepare(images)  # mmdet's preprocessing also returns the images
         return batch
 
     def describe(self, sample):
-        """``objects``, best first: ``label``, ``class``, ``score``, ``box`` (left, top, right, bottom, in pixels), and
-        ``mask`` (COCO's run lengths)."""
+        """Return ``objects``, a list of dicts, highest score first.
+
+        Each has ``label``, ``class``, ``score``, ``box`` (left, top, right, bottom, in pixels), and, if the model
+        predicts masks, ``mask`` (run-length encoding of COCO).
+        """
         found = self.inferencer.pred2dict(self._above_threshold(sample))
         objects = []
         for i, (label, score, box) in enumerate(zip(found['labels'], found['scores'], found['bboxes'], strict=True)):
@@ -42,12 +45,12 @@ class TaskPredictor(Predictor):
 
     def summary(self, sample):
         counts = Counter(self.name_of(label) for label in self._above_threshold(sample).pred_instances.labels.tolist())
-        return ', '.join(f'{count} x {name}' for name, count in sorted(counts.items())) or 'nothing found'
+        return ', '.join(f'{count} x {name}' for name, count in sorted(counts.items())) or 'no objects'
 
     def _above_threshold(self, sample):
         instances = sample.pred_instances
         if not (instances.scores.isfinite().all() and instances.bboxes.isfinite().all()):
-            raise ValueError('scores or boxes are not finite: the checkpoint has NaN or infinite weights')
+            raise ValueError('scores or boxes are not finite: check the checkpoint for NaN or infinite weights')
         kept = sample.new()
         kept.pred_instances = instances[instances.scores >= self.score_thr]
         return kept

@@ -1,4 +1,4 @@
-"""Image files: found by path, folder and pattern, read as the networks' own pipelines read them."""
+"""Image files: finding them by path, folder or pattern, reading them as in training, and writing results."""
 
 import glob
 import itertools
@@ -13,21 +13,22 @@ EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', 
 
 
 def find_images(inputs, recursive=False, leave_out=None):
-    """The files that paths, folders and patterns name.
+    """Find image files by path, folder or pattern.
 
-    A file that is named is taken whatever its extension. Of a folder, the files with an extension of ``EXTENSIONS``
-    that are not hidden are taken, sorted.
+    A path of a file is taken whatever its extension. From a folder, all files with one of the ``EXTENSIONS`` that are
+    not hidden are taken, sorted.
 
     Args:
         inputs: paths of files or folders, or patterns such as ``'scans/**/*.png'``.
-        recursive: take the images of a folder's folders, too.
-        leave_out: a folder of which nothing is taken unless it is named as a file; results are written there.
+        recursive: whether to search the subfolders of a folder as well.
+        leave_out: a folder that is not searched, such as the folder for the results, or None. A file in it is taken
+            only if its own path is given.
 
     Returns:
-        Paths, each file once, in the order of ``inputs``.
+        Paths in the order of ``inputs``, each file once.
 
     Raises:
-        FileNotFoundError: an input that names no file, no folder with images and matches nothing.
+        FileNotFoundError: a path does not exist, a pattern matches nothing, or a folder has no images.
     """
     found = {}
     for name in map(os.fspath, inputs):
@@ -41,35 +42,39 @@ def find_images(inputs, recursive=False, leave_out=None):
                 raise FileNotFoundError(f'{what} {name}, seen from {Path.cwd()}')
         files = [file for match in matches for file in _files(match, recursive, leave_out)]
         if not files:
-            hint = '' if recursive else ', with --recursive in its folders, too'
-            raise FileNotFoundError(f'no images in {name}; looked for {", ".join(EXTENSIONS)}{hint}')
+            hint = '' if recursive else '; --recursive searches its subfolders as well'
+            raise FileNotFoundError(f'no images in {name}: no file ends in {", ".join(EXTENSIONS)}{hint}')
         found.update((os.path.abspath(file), file) for file in files if os.path.abspath(file) not in found)
     return list(found.values())
 
 
 def read_image(path):
-    """Read an image as ``LoadImageFromFile`` does in training: 8 bits, three channels, turned as its EXIF data say.
+    """Read an image as ``LoadImageFromFile`` does in training: 8 bits, three channels, rotated as its EXIF data say.
 
     Returns:
-        (height, width, 3) uint8, BGR; transparency is dropped.
+        (height, width, 3) uint8, BGR, without transparency.
 
     Raises:
-        OSError: the file cannot be read, was cut short, or is no image; names it.
+        OSError: the file cannot be read, is truncated, or is not an image. The message contains the path.
     """
     try:
         return mmcv.imfrombytes(Path(path).read_bytes())
     except cv2.error as error:
         raise OSError(f'{path} could not be read: {error.err or error}') from error
     except OSError as error:
-        # an error of the file system names the path itself
+        # an error of the file system already contains the path
         raise error if error.filename else OSError(f'{path} could not be read: {error}') from error
 
 
 def write_image(path, image):
-    """Write an image, (height, width, 3) uint8 RGB or (height, width) uint8; makes its folder.
+    """Write an image as PNG, and create its folder if necessary.
+
+    Args:
+        path: the Path to write.
+        image: (height, width, 3) uint8 RGB, or (height, width) uint8 or uint16.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the image cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     done, content = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
@@ -79,15 +84,15 @@ def write_image(path, image):
 
 
 def output_names(paths):
-    """A relative ``.png`` path for each image, all different.
+    """Choose a relative ``.png`` path for each image; all paths are different.
 
-    Folders below the deepest one that all images share are kept. ``a.png``, and ``a.jpg.png`` where ``a.jpg`` and
-    another ``a`` are in one folder.
+    Folders below the deepest common folder of all images are kept. The result of ``a.jpg`` is ``a.png``, or
+    ``a.jpg.png`` if the folder has another image ``a``.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute])
     relative = [path.relative_to(root) for path in absolute]
-    # casefold: file systems of macOS and Windows take A.png and a.png for one
+    # casefold, because the file systems of macOS and Windows do not distinguish A.png and a.png
     stems = Counter(str(path.with_suffix('')).casefold() for path in relative)
     names, used = [], set()
     for path in relative:

@@ -1,4 +1,4 @@
-"""One way to predict, describe and draw for all three tasks, on the inferencers of mmpretrain, mmdet and mmseg."""
+"""Predictors: one interface to predict, describe and draw, based on the inferencers of the three libraries."""
 
 import importlib
 
@@ -12,32 +12,32 @@ from .zoo import load_config, task_of
 
 # The module of each task's predictor.
 _MODULES = {'classification': 'classifier', 'detection': 'detector', 'segmentation': 'segmentor'}
-# What a bad image raises in the pipelines and networks of the three libraries.
+# The errors that a bad image causes in the pipelines and networks of the three libraries.
 BAD_IMAGE = (OSError, ValueError, RuntimeError, AssertionError, cv2.error)
 
 
 class PlainCollate:
-    """Spares an inferencer MMEngine's search for its collate function."""
+    """A mixin for inferencers that sets the collate function without MMEngine's search for it."""
 
     def _init_collate(self, cfg):
-        # MMEngine looks for one in a registry that the library does not have, warns, and takes this
+        # MMEngine searches a registry that the library does not have, warns, and then uses this function
         return pseudo_collate
 
 
 class Predictor:
-    """A trained model behind its library's inferencer; a subclass for each task.
+    """A trained model and its library's inferencer. There is one subclass per task.
 
     Args:
         cfg: Config of the model.
-        checkpoint: path or URL.
-        device: where to run, as for ``torch.nn.Module.to``.
-        score_thr: objects of a lower score are neither described nor drawn; detection only.
+        checkpoint: path or URL of the checkpoint.
+        device: device of the model, as for ``torch.nn.Module.to``.
+        score_thr: objects with a lower score are neither described nor drawn; for detection only.
 
     Attributes:
         task: 'classification', 'detection' or 'segmentation'.
-        inferencer: the library's.
-        model: in evaluation mode, from :func:`~mmdefmamba.get_model`.
-        any_sizes: whether images of different sizes may share a batch without changing what is predicted.
+        inferencer: the inferencer of the library.
+        model: the model from :func:`~mmdefmamba.get_model`, in evaluation mode.
+        any_sizes: whether images of different sizes can be in one batch without an effect on the predictions.
     """
 
     task = None
@@ -47,63 +47,63 @@ class Predictor:
     def __init__(self, cfg, checkpoint, device, score_thr=0.3):
         self.score_thr = score_thr
 
-        # no backends: a config may name one that writes here, or sends away
+        # a backend of the config could write files, or send data to a server
         cfg.visualizer = dict(type=self.visualizer, vis_backends=[])
-        # what builds a model leaves its library's scope behind for the whole process
+        # building a model changes the default scope of the process
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             self.inferencer = self._build(cfg, checkpoint, device)
         self.model = self.inferencer.model
 
     @property
     def classes(self):
-        """Names of the classes, a tuple; None where neither checkpoint nor config know them."""
+        """The names of the classes, a tuple; None if they are neither in the checkpoint nor in the config."""
         classes = self.model.dataset_meta.get('classes')
         return None if classes is None else tuple(classes)
 
     def name_of(self, label):
-        """Name of a class, its number where names are unknown."""
+        """Return the name of a class, or its number as text if the names are unknown."""
         return str(label) if self.classes is None else self.classes[label]
 
     def prepare(self, images):
-        """Run the config's test pipeline.
+        """Run the test pipeline of the config.
 
         Args:
             images: list of (height, width, 3) uint8, BGR.
 
         Returns:
-            What ``model.test_step`` takes: a dict of inputs and data_samples.
+            The input of ``model.test_step``: a dict of inputs and data_samples.
         """
         return next(iter(self.inferencer.preprocess(images, batch_size=len(images))))
 
     def predict(self, images):
-        """Predict.
+        """Predict images.
 
         Args:
             images: list of (height, width, 3) uint8, BGR.
 
         Returns:
-            A data sample of the library for each image, on the CPU, at the image's own size.
+            A list with one data sample of the library per image, on the CPU, at the original size of the image.
         """
         return [sample.cpu() for sample in self.inferencer.forward(self.prepare(images))]
 
     def describe(self, sample):
-        """What was predicted, as a dict for JSON.
+        """Return a prediction as a dict for JSON.
 
         Raises:
-            ValueError: the prediction is not a number.
+            ValueError: the prediction contains a number that is not finite.
         """
         raise NotImplementedError
 
     def summary(self, sample):
-        """What was predicted, in a few words."""
+        """Describe a prediction in a few words."""
         raise NotImplementedError
 
     def draw(self, image, sample):
-        """Draw a prediction on its image; small images are enlarged.
+        """Draw a prediction on its image. A small image is enlarged.
 
         Args:
             image: (height, width, 3) uint8, RGB.
-            sample: as :meth:`predict` returns it.
+            sample: the data sample from :meth:`predict`.
 
         Returns:
             (height * zoom, width * zoom, 3) uint8, RGB.
@@ -122,18 +122,18 @@ class Predictor:
 
 
 def get_predictor(name_or_config, checkpoint, device=None, score_thr=0.3):
-    """The :class:`Predictor` of a model's task.
+    """Build the :class:`Predictor` for the task of a model.
 
     Args:
         name_or_config: as for :func:`~mmdefmamba.get_model`.
-        checkpoint: path or URL.
-        device: where to run; None takes a GPU where there is one.
-        score_thr: objects of a lower score are neither described nor drawn.
+        checkpoint: path or URL of the checkpoint.
+        device: device of the model; None takes a GPU if there is one.
+        score_thr: objects with a lower score are neither described nor drawn.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: as :func:`~mmdefmamba.get_model`.
     """
     cfg = load_config(name_or_config)
-    # a library is imported only where its task is asked for
+    # imported by name, so that only the library of this task is needed
     module = importlib.import_module(f'.{_MODULES[task_of(cfg)]}', __package__)
     return module.TaskPredictor(cfg, checkpoint, device or get_device(), score_thr)

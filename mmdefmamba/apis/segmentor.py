@@ -1,4 +1,4 @@
-"""Semantic segmentation on mmseg's inferencer."""
+"""Semantic segmentation with mmseg's inferencer."""
 
 import numpy as np
 from matplotlib import colormaps
@@ -11,7 +11,10 @@ OPACITY = 0.5
 
 
 class _Inferencer(PlainCollate, MMSegInferencer):
-    """mmseg's, but a checkpoint that does not fit is refused, and unknown classes are not those of Cityscapes."""
+    """mmseg's inferencer, which refuses a checkpoint that does not fit and numbers classes without names.
+
+    mmseg alone would give such classes the names of Cityscapes.
+    """
 
     def _init_model(self, cfg, weights, device='cpu'):
         model = get_model(cfg, weights, device)
@@ -22,7 +25,7 @@ class _Inferencer(PlainCollate, MMSegInferencer):
 
 
 class TaskPredictor(Predictor):
-    """Names the class of each pixel."""
+    """Predicts the class of each pixel."""
 
     task = 'segmentation'
     visualizer = 'SegLocalVisualizer'
@@ -32,15 +35,15 @@ class TaskPredictor(Predictor):
 
     @staticmethod
     def class_map(sample):
-        """The predicted class of each pixel, (height, width), int64."""
+        """Return the predicted class of each pixel, (height, width), int64."""
         return sample.pred_sem_seg.data[0].numpy()
 
     def describe(self, sample):
-        """``shares``: what part of the pixels each class has, of 1, the largest first; classes without any left out."""
+        """Return ``shares``: the share of the pixels of each predicted class, from 0 to 1, largest first."""
         return {'shares': dict(self.shares(sample))}
 
     def shares(self, sample):
-        """Pairs of class name and share of the pixels, the largest first."""
+        """Return pairs of class name and share of the pixels, largest first."""
         class_map = self.class_map(sample)
         labels, counts = np.unique(class_map, return_counts=True)
         pairs = zip(labels.tolist(), (counts / class_map.size).tolist(), strict=True)
@@ -54,6 +57,6 @@ class TaskPredictor(Predictor):
 
 
 def _palette(count):
-    """``count`` colours that tell apart, [R, G, B] of 255 each."""
+    """Return ``count`` different colours, each [R, G, B] from 0 to 255."""
     colors = colormaps['turbo'](np.linspace(0, 1, count))[:, :3]
     return np.round(colors * 255).astype(int).tolist()

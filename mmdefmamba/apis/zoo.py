@@ -1,4 +1,4 @@
-"""Models by name: the configs that model-index.yml lists, built and filled from a checkpoint."""
+"""Models by name: building the configs of model-index.yml and loading checkpoints into them."""
 
 import copy
 import fnmatch
@@ -19,23 +19,23 @@ from ..guards.config_errors import explain_errors, read_config
 from ..names import near_name
 
 CLONE = Path(__file__).resolve().parents[2]
-# The library that a config is for, and what its models do.
+# The task of each library, by the default_scope of a config.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
 def list_models(pattern='*', task=None):
-    """The names that :func:`get_model` takes.
+    """Return the names that :func:`get_model` accepts.
 
     Args:
-        pattern: with wildcards, such as ``'defmamba_*_in1k'``.
-        task: 'classification', 'detection' or 'segmentation'; None lists all.
+        pattern: a pattern with wildcards, such as ``'defmamba_*_in1k'``.
+        task: 'classification', 'detection' or 'segmentation'; None lists all tasks.
 
     Returns:
-        Names, sorted: those of the files in ``configs/`` without ``.py``.
+        A sorted list of names: the names of the files in ``configs/``, without ``.py``.
 
     Raises:
-        FileNotFoundError: the configs are not beside the package.
-        ValueError: unknown task.
+        FileNotFoundError: the configs are not next to the package.
+        ValueError: the task is unknown.
     """
     if task is not None and task not in TASKS.values():
         raise ValueError(f'task must be one of {list(TASKS.values())} or None, got {task!r}')
@@ -47,24 +47,26 @@ def list_models(pattern='*', task=None):
 def get_model(name_or_config, checkpoint=None, device=None, strict=True):
     """Build a model and load a checkpoint into it.
 
-    The model is in evaluation mode, and what mmpretrain's, mmdet's and mmseg's own functions for inference take. As
-    after mmdet's ``init_detector``, its library's scope is MMEngine's default one from then on.
+    The model is in evaluation mode. The inference functions of mmpretrain, mmdet and mmseg accept it. As after mmdet's
+    ``init_detector``, the scope of its library is then MMEngine's default scope.
 
     Args:
-        name_or_config: one of :func:`list_models`, a path of a config, or a Config.
-        checkpoint: path or URL; None leaves the weights random, as the constructors draw them.
-        device: where to put the model, as for ``torch.nn.Module.to``; None leaves it on the CPU.
-        strict: refuse a checkpoint that lacks a parameter or has one in another shape. Without it such parameters keep
-            their initial values, and a warning names them.
+        name_or_config: a name from :func:`list_models`, a path of a config, or a Config.
+        checkpoint: path or URL of the checkpoint; None keeps the random initial weights.
+        device: device of the model, as for ``torch.nn.Module.to``; None keeps it on the CPU.
+        strict: whether to refuse a checkpoint in which a parameter is missing or has another shape. With False such
+            parameters keep their initial values, and a warning lists them.
 
     Returns:
-        The model, with the config as ``cfg``, and as ``dataset_meta`` a dict with ``classes`` and ``palette`` where
-        checkpoint or config know them.
+        The model. Its ``cfg`` is the config. Its ``dataset_meta`` is a dict with ``classes`` and ``palette``, if the
+        checkpoint or the config has them.
 
     Raises:
-        FileNotFoundError: no such config or checkpoint, or a name while the configs are not beside the package.
-        ValueError: unknown name, a config for none of the three libraries, or a checkpoint that does not fit.
-        TypeError: a class of the config takes no such argument.
+        FileNotFoundError: the config or the checkpoint does not exist, or a name was given and the configs are not
+            next to the package.
+        ValueError: the name is unknown, the config belongs to none of the three libraries, or the checkpoint does not
+            fit.
+        TypeError: a class of the config does not accept an argument.
     """
     cfg = load_config(name_or_config)
     task = task_of(cfg)
@@ -76,22 +78,26 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
         model = MODELS.build(model_cfg)
     loaded = {}
     if checkpoint is None:
-        print_log(f'{_name(cfg)}: no checkpoint, the weights are random', 'current', logging.WARNING)
+        print_log(f'{_name(cfg)}: there is no checkpoint, the weights are random', 'current', logging.WARNING)
     else:
         loaded = CheckpointLoader.load_checkpoint(os.fspath(checkpoint), map_location='cpu', logger='silent')
         _load(model, loaded, _name(cfg), checkpoint, strict)
     meta = _dataset_meta(cfg, loaded)
     model.cfg, model.dataset_meta = cfg, meta
-    model._config, model._dataset_meta, model._metainfo = cfg, meta, None  # what mmpretrain's inferencers read
+    model._config, model._dataset_meta, model._metainfo = (
+        cfg,
+        meta,
+        None,
+    )  # the names that mmpretrain's inferencers read
     return model.to(device).eval()
 
 
 def load_config(name_or_config):
-    """The Config of a name of :func:`list_models` or of a path; a copy of one that is a Config already.
+    """Read the Config of a name from :func:`list_models` or of a path. A Config is copied.
 
     Raises:
-        FileNotFoundError: no such file, or a name while the configs are not beside the package.
-        ValueError: unknown name, or a config that cannot be read.
+        FileNotFoundError: the file does not exist, or a name was given and the configs are not next to the package.
+        ValueError: the name is unknown, or the config cannot be read.
     """
     if isinstance(name_or_config, Config):
         return copy.deepcopy(name_or_config)
@@ -100,16 +106,19 @@ def load_config(name_or_config):
         return read_config(existing_file(name, 'config'))
     configs = _configs()
     if name not in configs:
-        hint = near_name(name, configs, otherwise=';', cutoff=0.5)
-        raise ValueError(f'unknown model {name!r}{hint} mmdefmamba.list_models() lists all, or give the path of a .py')
+        hint = near_name(name, configs, otherwise='.', cutoff=0.5)
+        raise ValueError(
+            f'unknown model {name!r}{hint} mmdefmamba.list_models() lists all names. The path of a .py config is '
+            'accepted as well.'
+        )
     return read_config(configs[name])
 
 
 def task_of(cfg):
-    """What a Config's models do, by its ``default_scope``: 'classification', 'detection' or 'segmentation'.
+    """Return the task of a Config by its ``default_scope``: 'classification', 'detection' or 'segmentation'.
 
     Raises:
-        ValueError: a config for none of the three libraries.
+        ValueError: the config belongs to none of the three libraries.
     """
     scope = cfg.get('default_scope')
     if scope not in TASKS:
@@ -118,12 +127,12 @@ def task_of(cfg):
 
 
 def _configs():
-    """Paths of the zoo's configs by name."""
+    """Return the paths of the zoo's configs by name."""
     index = CLONE / 'model-index.yml'
     if not index.is_file():
         raise FileNotFoundError(
-            f'{index} not found: names of models are known in a clone that is installed with pip install -e . '
-            'Give the path of a config instead.'
+            f'{index} not found: the names of models are known only in a clone that was installed with '
+            'pip install -e . Give the path of a config instead.'
         )
     files = [mmengine.load(CLONE / name) for name in mmengine.load(index)['Import']]
     return {model['Name']: CLONE / model['Config'] for file in files for model in file['Models']}
@@ -150,7 +159,7 @@ def _load(model, loaded, name, checkpoint, strict):
 
 
 def _dataset_meta(cfg, loaded):
-    """``classes`` and ``palette``: what the checkpoint was trained with, else what the config's test data have."""
+    """Return ``classes`` and ``palette`` from the checkpoint, or else from the test dataset of the config."""
     dataset = innermost_dataset((cfg.get('test_dataloader') or {}).get('dataset', {}))
     of_class = getattr(DATASETS.get(dataset.type), 'METAINFO', {}) if dataset else {}
     saved = loaded.get('meta', {}).get('dataset_meta') or {}
@@ -159,5 +168,5 @@ def _dataset_meta(cfg, loaded):
     }
     meta = {key: meta[key] for key in ('classes', 'palette') if meta.get(key)}
     if len(meta.get('palette', ())) != len(meta.get('classes', ())):
-        meta.pop('palette', None)  # of other classes
+        meta.pop('palette', None)  # this palette belongs to other classes
     return meta

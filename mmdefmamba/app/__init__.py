@@ -1,4 +1,4 @@
-"""The page of tools/app.py: see what a trained DefMamba does, in a browser, on this machine alone.
+"""The page of tools/app.py, which shows in a browser what a trained DefMamba does. It runs on this machine only.
 
-Gradio is imported by :mod:`mmdefmamba.app.gradio_page` only: ``pip install -e '.[app]'``.
+Only :mod:`mmdefmamba.app.gradio_page` imports Gradio: ``pip install -e '.[app]'``.
 """

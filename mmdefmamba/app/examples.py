@@ -1,4 +1,4 @@
-"""Images to begin with: digits and digit scenes that the quickstarts did not train on."""
+"""Example images: digits and digit scenes that the quickstarts did not train on."""
 
 import functools
 
@@ -9,14 +9,14 @@ from ..datasets.digits import load_digits_split
 
 
 def example_image(digit, index):
-    """One of an endless row of images.
+    """Return an example image.
 
     Args:
-        digit: whether a single handwritten digit, (8, 8, 3), or a scene, (128, 128, 3).
-        index: which.
+        digit: True for a single handwritten digit, (8, 8, 3), False for a scene, (128, 128, 3).
+        index: number of the example, from 0; every number gives an image.
 
     Returns:
-        uint8, RGB.
+        The image, uint8, RGB.
     """
     if digit:
         images, _ = _digits()

@@ -1,4 +1,4 @@
-"""What the page shows of a model and an image: computed here, without a browser."""
+"""The computations behind the page: what it shows of a model and an image. They need no browser."""
 
 import math
 import pickle
@@ -11,31 +11,32 @@ from mmengine.device import get_device
 
 from ..analysis.trace import find_backbone, trace_blocks
 from ..apis.predictors import BAD_IMAGE, get_predictor
+from ..visualization import draw_activation_map_to_edge, draw_points_to_edge, figure_to_rgb
 from ..visualization.animation import animate_scan
 from ..visualization.enlarge import enlarge_image, zoom_for
 from ..visualization.inputs import rgb_images
 from ..visualization.points import token_offsets
-from .pictures import draw_activation, draw_point_arrows
 from .uploads import UploadError, prepare_digit
 
 MODELS_IN_MEMORY = 3
-# Tokens of a map; of more, none could be told from the next, or clicked on.
+# A map with more tokens is not shown, because its tokens could not be distinguished or clicked.
 MAX_TOKENS = 4096
-TOP = 5  # classes that are listed
+TOP = 5  # number of listed classes
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """One image seen by one model.
+    """The result of one model for one image.
 
     Attributes:
         model: name of the :class:`~mmdefmamba.app.trained_models.TrainedModel`.
         task: 'classification', 'detection' or 'segmentation'.
-        picture: the prediction drawn, (height, width, 3), uint8, RGB.
+        picture: the image with the prediction, (height, width, 3), uint8, RGB.
         summary: the prediction in a few words.
-        shares: pairs of class name and score or share of the pixels, of 1, the largest first; or of object and score.
-        seen: the image as the network got it, (height, width, 3), uint8, RGB.
-        traces: a :class:`~mmdefmamba.analysis.BlockTrace` of each block, by its label.
+        shares: pairs of a class name and a number from 0 to 1: the score of a class (classification) or of an object
+            (detection), or the share of the pixels (segmentation). The largest number is first.
+        seen: the image that the network was given, (height, width, 3), uint8, RGB.
+        traces: dict of label to the :class:`~mmdefmamba.analysis.BlockTrace` of a block.
     """
 
     model: str
@@ -48,43 +49,52 @@ class Analysis:
 
     @property
     def verdict(self):
-        """The prediction of a classifier, a name; None for the other tasks."""
+        """The class that a classifier predicts, a name; None for the other tasks."""
         return self.shares[0][0] if self.task == 'classification' else None
 
     def describe_block(self, block):
-        """The block's name on the page."""
+        """Return the name of a block on the page."""
         trace = self.traces[block]
         height, width = trace.map_size
         return f'Stage {trace.stage + 1}, block {trace.block + 1}: {height} x {width} tokens'
 
     def points(self, block):
-        """Where the deformable scan reads, (height, width, 3), uint8, RGB; None where the block learns no points."""
+        """Draw the points at which the deformable scan reads; None if the block does not learn points.
+
+        Returns:
+            (height, width, 3), uint8, RGB, or None.
+        """
         trace = self.traces[block]
-        return None if trace.point_offset is None else draw_point_arrows(self.seen, trace)
+        return None if trace.point_offset is None else figure_to_rgb(draw_points_to_edge(self.seen, trace))
 
     def animation(self, block, scan=None):
-        """The order of a scan as an animated WebP, bytes."""
+        """Draw the order of a scan as an animated WebP, bytes."""
         trace = self.traces[block]
         return animate_scan(self.seen, trace.orders[trace.scan_index(scan)][0].numpy(), trace.map_size)
 
     def activation(self, block, token):
-        """What a token, (row, column), receives through all scans; the picture's cells are the tokens, to click on."""
-        return draw_activation(self.seen, self.traces[block], token)
+        """Draw the activation map of a token, (row, column). The cells of the picture are the tokens.
+
+        Returns:
+            (height, width, 3), uint8, RGB.
+        """
+        return figure_to_rgb(draw_activation_map_to_edge(self.seen, self.traces[block], token))
 
     def centre(self, block):
-        """The token in the middle of a block's map."""
-        return tuple(side // 2 for side in self.traces[block].map_size)
+        """Return the token in the middle of a block's map, (row, column)."""
+        return self.traces[block].centre
 
     def neighbour(self, block, token, event):
-        """The token that a visitor goes to.
+        """Return the token that a visitor selects.
 
         Args:
             block: label of the block.
-            token: (row, column), where the visitor is.
-            event: dict of ``x`` and ``y``, the place on the picture, of 1, or of ``step``, (rows, columns).
+            token: (row, column) of the token that is selected now.
+            event: dict of ``x`` and ``y``, the clicked place from 0 to 1 along the picture, or of ``step``, the number
+                of (rows, columns) to move.
 
         Returns:
-            (row, column); on the map, whatever the event says.
+            (row, column). A place outside the map gives the nearest token.
         """
         map_size = self.traces[block].map_size
         if 'step' in event:
@@ -94,28 +104,28 @@ class Analysis:
         return tuple(min(max(place, 0), side - 1) for place, side in zip(wanted, map_size, strict=True))
 
     def describe_points(self, block):
-        """How far the points of a block have moved, in words."""
+        """Describe in words how far the points of a block have moved."""
         length = token_offsets(self.traces[block])
         return f'moved by {length.mean():.2f} tokens on average, {length.max():.2f} at most.'
 
 
 class Explorer:
-    """Looks at images with trained models; safe to use from several threads, which take turns.
+    """Trained models that analyse images. Several threads can use it; they take turns.
 
     Args:
         models: a list of :class:`~mmdefmamba.app.trained_models.TrainedModel`.
-        device: where to run; None takes a GPU where there is one.
+        device: device of the models; None takes a GPU if there is one.
     """
 
     def __init__(self, models, device=None):
         self.models = {model.name: model for model in models}
         self.device = device or get_device()
-        # one for all models: tracing and drawing are not thread-safe, nor are MMEngine's scopes
+        # one lock for all models, because tracing, drawing and MMEngine's scopes are not thread-safe
         self._lock = threading.Lock()
         self._predictors = OrderedDict()
 
     def is_of_digits(self, name):
-        """Whether a model tells handwritten digits apart, so that a drawing can be made like its training images."""
+        """Return whether a model classifies handwritten digits, so that a drawing can be converted for it."""
         with self._lock:
             predictor = self._predictor(name)
             return predictor.task == 'classification' and predictor.classes == tuple('0123456789')
@@ -124,9 +134,9 @@ class Explorer:
         """Predict an image and trace every block.
 
         Args:
-            name: of a model.
+            name: name of a model.
             image: (height, width, 3), uint8, RGB.
-            as_digit: make the image like scikit-learn's digits first, see
+            as_digit: whether to convert the image to the form of scikit-learn's digits first, see
                 :func:`~mmdefmamba.app.uploads.prepare_digit`.
 
         Returns:
@@ -152,17 +162,19 @@ class Explorer:
                     summary=predictor.summary(sample),
                     shares=_shares(predictor, sample),
                     seen=rgb_images(data['inputs'], model.data_preprocessor)[0],
-                    # a detector may run its backbone more than once; the last time counts
+                    # a detector may run its backbone more than once; the last run is kept
                     traces={trace.label: trace for trace in traces},
                 )
             except BAD_IMAGE as error:
-                raise UploadError(f'The model cannot take this image: {error}') from error
+                raise UploadError(f'The model cannot process this image: {error}') from error
 
     def load_all(self):
-        """Load as many models as stay in memory, so that the first look is quick; those that cannot be are given up.
+        """Load as many models as stay in memory, so that the first image is fast.
+
+        A model that cannot be loaded is removed from ``models``.
 
         Returns:
-            The reasons by name of the models that were given up.
+            dict of the name of each removed model to the reason.
         """
         failed = {}
         with self._lock:
@@ -195,7 +207,7 @@ def _shares(predictor, sample):
 
 
 def _drawable_stages(model, image_size):
-    """Stages of at most ``MAX_TOKENS`` tokens; the last in any case."""
+    """Return the stages with at most ``MAX_TOKENS`` tokens, and in any case the last stage."""
     count = len(find_backbone(model).depths)
     tokens = [math.prod(-(-side // (4 * 2**stage)) for side in image_size) for stage in range(count)]
     return [stage for stage in range(count) if tokens[stage] <= MAX_TOKENS or stage == count - 1]

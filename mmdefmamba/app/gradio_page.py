@@ -1,4 +1,4 @@
-"""The page itself, in Gradio: what is on it, and what happens when it is touched. Nothing it loads is elsewhere."""
+"""The page in Gradio: its layout and its events. It loads nothing from other machines."""
 
 import sys
 from typing import NamedTuple
@@ -13,19 +13,19 @@ from .uploads import FORMATS, MAX_BYTES, UploadError, load_drawing, load_upload
 
 TITLE = 'DefMamba: what it sees'
 INTRO = f"""# {TITLE}
-What a trained network predicts, where its deformable scan looks and in which order, and what each of its tokens hears
-of the others. Everything stays on this machine."""
+What a trained network predicts, where its deformable scan reads and in which order, and how much its tokens influence
+each other. Everything stays on this machine."""
 DRAWING, UPLOAD, EXAMPLE = 'drawing', 'upload', 'example'
 SESSIONS, SESSION_SECONDS = 32, 3600
 WHAT = {
-    'classification': 'What it takes the image for',
-    'detection': 'Objects, with the score of each',
-    'segmentation': 'Share of the pixels of each class',
+    'classification': 'Predicted class',
+    'detection': 'Objects, each with its score',
+    'segmentation': 'Share of the pixels per class',
 }
 
 
 class Session(NamedTuple):
-    """What one visitor is looking at."""
+    """The state of one visitor: the image, its source and its analysis, and the selected token."""
 
     image: np.ndarray | None = None
     source: str = EXAMPLE
@@ -35,7 +35,7 @@ class Session(NamedTuple):
 
 
 class Page:
-    """The page's events; ``build`` lays it out.
+    """The page: ``build`` makes its layout, and the other methods handle its events.
 
     Args:
         explorer: an :class:`~mmdefmamba.app.explorer.Explorer` with at least one model.
@@ -45,7 +45,7 @@ class Page:
         self.explorer = explorer
 
     def build(self):
-        """The page, a ``gradio.Blocks`` to launch."""
+        """Build the page, a ``gradio.Blocks`` that can be launched."""
         names = list(self.explorer.models)
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, SESSION_SECONDS)) as page:
             session = gr.State(Session(), time_to_live=SESSION_SECONDS)
@@ -65,7 +65,7 @@ class Page:
                             )
                             as_digit = gr.Checkbox(
                                 True,
-                                label='Cut the digit out and make it like the training images',
+                                label='Cut out the digit and convert it to the form of the training images',
                                 visible=self.explorer.is_of_digits(names[0]),
                                 elem_id='as_digit',
                             )
@@ -90,9 +90,9 @@ class Page:
 
             results = [session, said, prediction, found, block, scan, points, order, activation]
             settings = [session, model, as_digit]
-            # one thing at a time, for all visitors: the processor is the same
+            # one event at a time for all visitors, because they share one processor
             alone = dict(concurrency_id='explorer', concurrency_limit=1, api_visibility='private')
-            # what is touched while the page is busy counts, too: Gradio would drop it
+            # Gradio would drop events that arrive while the page is busy; with always_last the last one is handled
             mode = dict(alone, trigger_mode='always_last')
             options = dict(mode, show_progress='minimal', show_progress_on=prediction)
             upload.upload(self.on_upload, [upload, *settings], results, **options)
@@ -110,15 +110,15 @@ class Page:
         return page
 
     def on_upload(self, path, session, model, as_digit):
-        """A file was uploaded."""
+        """Handle an uploaded file."""
         return self._attempt(lambda: load_upload(path), UPLOAD, session, model, as_digit)
 
     def on_drawing(self, event: gr.EventData, session, model, as_digit):
-        """A stroke was drawn."""
+        """Handle a drawing."""
         return self._attempt(lambda: load_drawing(event._data.get('png')), DRAWING, session, model, as_digit)
 
     def on_example(self, session, model, as_digit):
-        """An example was asked for."""
+        """Handle a request for an example."""
         session = session._replace(examples=session.examples + 1)
         is_of_digits = self.explorer.is_of_digits(model)
         return self._attempt(
@@ -126,32 +126,32 @@ class Page:
         )
 
     def on_model(self, session, model, as_digit):
-        """Another model was chosen: an example is another one for it, all else is looked at again."""
+        """Handle the choice of another model: show a new example if an example is shown, else the same image again."""
         is_of_digits = self.explorer.is_of_digits(model)
         looked = self.on_example if session.source == EXAMPLE else self.on_settings
         return [gr.update(visible=is_of_digits), *looked(session, model, as_digit)]
 
     def on_settings(self, session, model, as_digit):
-        """The same image again, seen otherwise."""
+        """Handle a change of settings: analyse the same image again."""
         return self._attempt(lambda: session.image, session.source, session, model, as_digit)
 
     def on_block(self, session, block):
-        """Another block was chosen."""
+        """Handle the choice of another block."""
         session = session._replace(token=session.analysis.centre(block))
         return [session, *self._views(session, block)]
 
     def on_scan(self, session, block, scan):
-        """Another scan was chosen."""
+        """Handle the choice of another scan."""
         return self._order(session.analysis, block, scan)
 
     def on_token(self, event: gr.EventData, session, block):
-        """A token was clicked on, or stepped to by an arrow key."""
+        """Handle a click on a token, or an arrow key."""
         token = session.analysis.neighbour(block, session.token, event._data)
         session = session._replace(token=token)
         return session, self._activation(session, block)
 
     def _attempt(self, load, source, session, model, as_digit):
-        """Load an image and look at it; where it cannot be used, say why and leave the rest as it is."""
+        """Load and analyse an image. If it cannot be used, show the reason and leave the rest of the page as it is."""
         try:
             image = load()
             like_training = source == DRAWING or (source == UPLOAD and as_digit)
@@ -159,7 +159,7 @@ class Page:
         except UploadError as error:
             return [session, message(str(error)), *[gr.skip()] * 7]
         traces = analysis.traces
-        # a block that learned where to look, the one with most tokens
+        # the first block that learns points, which is the one with most tokens
         block = next((name for name, trace in traces.items() if trace.point_offset is not None), next(iter(traces)))
         session = session._replace(image=image, source=source, analysis=analysis, token=analysis.centre(block))
         choices = [(analysis.describe_block(name), name) for name in traces]
@@ -174,22 +174,26 @@ class Page:
         scans = gr.update(choices=[(name, k) for k, name in enumerate(trace.scans)], value=chosen)
         points = analysis.points(block)
         if points is None:
-            shown = '<p>The scans of this block learn no points.</p>'
+            shown = '<p>The scans of this block do not learn points.</p>'
         else:
             caption = f'Where the deformable scan reads: {analysis.describe_points(block)}'
             shown = picture(points, 'Arrows from each token to the point that is read for it', caption)
         return [scans, shown, self._order(analysis, block, chosen), self._activation(session, block)]
 
     def _order(self, analysis, block, scan):
-        caption = 'The order of the scan: from the white dot to the red one, dark places first and yellow ones last.'
+        caption = (
+            'The order of the scan, from the white dot to the red dot. Dark places are first, yellow places are last.'
+        )
         name = analysis.traces[block].scans[scan]
-        return picture(analysis.animation(block, scan), f'The path of the scan {name} over the image, moving', caption)
+        return picture(
+            analysis.animation(block, scan), f'Animation of the path of the scan {name} over the image', caption
+        )
 
     def _activation(self, session, block):
         row, column = session.token
         caption = (
-            f'What the token in row {row + 1}, column {column + 1} receives from each other one through all scans, '
-            'the more the brighter. Click on another token, or go there with the arrow keys.'
+            f'How much each token influences the token in row {row + 1}, column {column + 1} through all scans: '
+            'bright is much. Click on another token, or use the arrow keys.'
         )
         image = session.analysis.activation(block, session.token)
         return picture(image, f'Activation map of the token in row {row + 1}, column {column + 1}', caption, True)
@@ -200,23 +204,23 @@ def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False,
 
     Args:
         models: a list of :class:`~mmdefmamba.app.trained_models.TrainedModel`.
-        device: where to run.
-        host, port: where to listen; port 0 takes a free one.
-        open_browser: whether to open the page.
-        block: whether to serve until interrupted; else return at once.
+        device: device of the models.
+        host, port: address to listen at; port 0 takes a free port.
+        open_browser: whether to open the page in a browser.
+        block: whether to serve until interrupted; with False the function returns at once.
 
     Returns:
-        The served ``gradio.Blocks``, to be closed, and the page's address.
+        The served ``gradio.Blocks``, which the caller closes, and the address of the page.
 
     Raises:
-        ValueError: none of the models can be loaded.
-        OSError: the port is taken.
+        ValueError: no model can be loaded.
+        OSError: the port is in use.
     """
     explorer = Explorer(models, device)
     for name, reason in explorer.load_all().items():
-        print(f'passed over {name}: {reason}', file=sys.stderr)
+        print(f'skipped {name}: {reason}', file=sys.stderr)
     if not explorer.models:
-        raise ValueError('none of the models can be loaded')
+        raise ValueError('no model can be loaded: the lines above give the reasons')
     page = Page(explorer).build()
     _, url, _ = page.launch(
         server_name=host,
@@ -226,7 +230,7 @@ def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False,
         prevent_thread_lock=True,
         max_file_size=MAX_BYTES,
         state_session_capacity=SESSIONS,
-        # nothing to the outside, whatever the environment says
+        # nothing is sent to other machines, whatever the environment variables say
         share=False,
         mcp_server=False,
         ssr_mode=False,
@@ -236,7 +240,7 @@ def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False,
         theme=gr.themes.Base(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace']),
         css=CSS,
     )
-    print(f'open {url} in a browser; Ctrl+C ends it', flush=True)
+    print(f'open {url} in a browser; press Ctrl+C to stop', flush=True)
     if block:
         page.block_thread()
     return page, url

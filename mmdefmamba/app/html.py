@@ -1,4 +1,4 @@
-"""What Gradio has no component for: the drawing pad, pictures that move or take clicks, and rows of shares."""
+"""HTML for what Gradio has no component for: the drawing pad, animated or clickable pictures, and bars of shares."""
 
 import base64
 import html
@@ -35,7 +35,7 @@ CSS = """
 PAD = """<canvas width="280" height="280" role="img" aria-label="Draw a digit here"></canvas>
 <p>Draw a digit.</p><button>Clear</button>"""
 
-# A stroke is sent when the pen has rested: one digit can take several strokes.
+# The drawing is sent half a second after the last stroke, because a digit can have several strokes.
 PAD_JS = """
 const canvas = element.querySelector('canvas'), pen = canvas.getContext('2d');
 let drawing = false, empty = true, timer = null;
@@ -76,7 +76,7 @@ element.querySelector('button').addEventListener('click', () => { clearTimeout(t
 clear();
 """
 
-# Where the picture was clicked, of 1; or which way an arrow key goes.
+# Sends the clicked place, from 0 to 1 along the picture, or the step of an arrow key.
 CLICK_JS = """
 element.addEventListener('click', event => {
   const picture = event.target.closest('img');
@@ -94,17 +94,17 @@ element.addEventListener('keydown', event => {
 
 
 def picture(image, alt, caption='', focusable=False):
-    """A picture with a caption.
+    """Return the HTML of a picture with a caption.
 
     Args:
         image: (height, width, 3), uint8, RGB, or the bytes of a WebP.
-        alt: what it shows, for those who do not see it.
-        caption: below it; plain text.
-        focusable: whether the keyboard reaches it.
+        alt: description of the picture for screen readers.
+        caption: plain text below the picture.
+        focusable: whether the keyboard can select the picture.
     """
     if not isinstance(image, bytes):
         buffer = io.BytesIO()
-        # lossless; half the size of a PNG in as much time
+        # lossless WebP has half the size of PNG and takes as much time
         Image.fromarray(image).save(buffer, 'WEBP', lossless=True, quality=0, method=0)
         image = buffer.getvalue()
     source = f'data:image/webp;base64,{base64.b64encode(image).decode()}'
@@ -116,7 +116,12 @@ def picture(image, alt, caption='', focusable=False):
 
 
 def shares(pairs, verdict=None):
-    """Rows of name, bar and per cent, below a line of its own; ``pairs``: (name, share of 1)."""
+    """Return the HTML of one row per pair: name, bar and percentage.
+
+    Args:
+        pairs: (name, share from 0 to 1).
+        verdict: plain text above the rows, or None.
+    """
     rows = ''.join(
         f'<li><span class="name" title="{html.escape(name)}">{html.escape(name)}</span>'
         f'<span class="rail"><div class="bar" style="width: {100 * share:.1f}%"></div></span>'
@@ -124,9 +129,9 @@ def shares(pairs, verdict=None):
         for name, share in pairs
     )
     first = f'<p class="verdict">{html.escape(verdict)}</p>' if verdict else ''
-    return f'{first}<ol class="shares">{rows}</ol>' if rows else '<p class="verdict">Nothing found</p>'
+    return f'{first}<ol class="shares">{rows}</ol>' if rows else '<p class="verdict">No objects</p>'
 
 
 def message(text):
-    """A message that screen readers announce."""
+    """Return the HTML of a message that screen readers announce; empty for an empty text."""
     return f'<p role="alert">{html.escape(text)}</p>' if text else ''

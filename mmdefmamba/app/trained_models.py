@@ -1,16 +1,16 @@
-"""Which trained models there are to look at: the last checkpoint of each work dir, with the config of its run."""
+"""The trained models of a machine: the last checkpoint of each work dir, with the config of its run."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class TrainedModel(NamedTuple):
-    """A model to look at.
+    """A trained model.
 
     Attributes:
-        name: shown on the page; unique.
-        config: path of a config, or a name of :func:`mmdefmamba.list_models`.
-        checkpoint: path.
+        name: name on the page; it is unique.
+        config: path of a config, or a name from :func:`mmdefmamba.list_models`.
+        checkpoint: path of the checkpoint.
     """
 
     name: str
@@ -19,39 +19,40 @@ class TrainedModel(NamedTuple):
 
 
 def find_models(folder):
-    """The trained models in a folder: itself or its direct subfolders, as far as they are work dirs of MMEngine.
+    """Find the trained models in a folder and its direct subfolders.
 
-    MMEngine's runs leave there the config (the newest ``.py`` counts) and the name of the last checkpoint.
+    A work dir of MMEngine contains the config of the run (the newest ``.py`` is taken) and the name of the last
+    checkpoint.
 
     Args:
-        folder: such as ``work_dirs``; need not exist.
+        folder: a folder such as ``work_dirs``; it need not exist.
 
     Returns:
-        A list of :class:`TrainedModel`, and a list of lines that say which work dirs were passed over and why.
+        A list of :class:`TrainedModel`, and a list with one line per skipped work dir, which gives the reason.
     """
     folder = Path(folder)
-    found, passed_over = [], []
+    found, skipped = [], []
     inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     for work_dir in [folder, *inside]:
         last = work_dir / 'last_checkpoint'
         if not last.is_file():
             continue
         named = Path(last.read_text().strip())
-        # a folder may have been moved since
+        # the folder may have been moved after the run
         checkpoint = next((path for path in (work_dir / named.name, named) if path.is_file()), None)
         configs = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
         if checkpoint is None:
-            passed_over.append(f'{work_dir}: its last checkpoint, {named.name}, is gone')
+            skipped.append(f'{work_dir}: its last checkpoint, {named.name}, does not exist')
         elif not configs:
-            passed_over.append(f'{work_dir}: no config beside {checkpoint.name}')
+            skipped.append(f'{work_dir}: there is no config next to {checkpoint.name}')
         else:
             name = work_dir.name.removeprefix('quickstart_')
             found.append(TrainedModel(name, str(configs[-1]), str(checkpoint)))
-    return found, passed_over
+    return found, skipped
 
 
 def with_unique_names(models):
-    """The same models; those that share a name get a number."""
+    """Return the same models with unique names: the second model of a name gets ``(2)``, and so on."""
     unique, used = [], set()
     for model in models:
         name, number = model.name, 2

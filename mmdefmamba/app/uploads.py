@@ -1,4 +1,4 @@
-"""What the page takes from its visitors: images within limits, and drawn digits made like those of the training set."""
+"""Input from visitors: images within limits, and drawn digits in the form of the training images."""
 
 import base64
 import binascii
@@ -16,71 +16,81 @@ DATA_URL = 'data:image/png;base64,'
 FORMATS = ('BMP', 'JPEG', 'PNG', 'WEBP')
 
 GRID = 8  # scikit-learn's digits are 8 x 8
-FINE = 32  # made of bitmaps of 32 x 32, 4 x 4 of their pixels a value
-# Contrast below which there is nothing to see, of 255; ink from which a pixel belongs to the digit, of 1.
+FINE = 32  # they were made from bitmaps of 32 x 32: one value per 4 x 4 pixels
+# Smallest contrast of a digit, from 0 to 255; smallest ink of a pixel that belongs to it, from 0 to 1.
 MIN_CONTRAST, MIN_INK = 24, 0.25
-MIN_SIDE = 160  # on fewer pixels the width of a stroke cannot be told
-# Width of a stroke of scikit-learn's digits by their height: the mean over the training split.
+MIN_SIDE = 160  # pixels; on a smaller image the width of a stroke cannot be measured
+# Width of the strokes of scikit-learn's digits, relative to their height: the mean over the training split.
 STROKE = 0.2
 
 
 class UploadError(ValueError):
-    """What was uploaded cannot be used; the message is for the visitor."""
+    """An upload that cannot be used; the message is for the visitor."""
 
 
 def load_upload(path):
-    """Read an uploaded image; its size is known, and refused, before it is decoded.
+    """Read an uploaded image. The limits on its size are checked before it is decoded.
 
     Args:
-        path: of the uploaded file.
+        path: path of the uploaded file.
 
     Returns:
-        (height, width, 3), uint8, RGB, turned as its EXIF data say; what is transparent becomes white.
+        (height, width, 3), uint8, RGB, rotated as its EXIF data say; transparent pixels become white.
 
     Raises:
-        UploadError: too many bytes or pixels, cut short, or no image of ``FORMATS``.
+        UploadError: the file has too many bytes or pixels, is truncated, or is not an image of ``FORMATS``.
     """
     size = Path(path).stat().st_size
     if size > MAX_BYTES:
-        raise UploadError(f'The file has {size / 2**20:.1f} MB, at most {MAX_BYTES / 2**20:.0f} MB are taken.')
+        raise UploadError(f'The file has {size / 2**20:.1f} MB. The limit is {MAX_BYTES / 2**20:.0f} MB.')
     return decode(Path(path).read_bytes())
 
 
 def load_drawing(url):
-    """Read what the drawing pad sends, a PNG as a data URL; as :func:`load_upload`."""
+    """Read a drawing from the drawing pad.
+
+    Args:
+        url: a PNG as a data URL.
+
+    Returns:
+        As :func:`load_upload`.
+
+    Raises:
+        UploadError: the URL is not a complete PNG, or the image has too many pixels.
+    """
     if not isinstance(url, str) or not url.startswith(DATA_URL) or len(url) > MAX_BYTES:
-        raise UploadError('The drawing did not arrive whole.')
+        raise UploadError('The drawing is incomplete. Draw it again.')
     try:
         return decode(base64.b64decode(url.removeprefix(DATA_URL), validate=True))
     except binascii.Error as error:
-        raise UploadError('The drawing did not arrive whole.') from error
+        raise UploadError('The drawing is incomplete. Draw it again.') from error
 
 
 def decode(content):
-    """The bytes of an image file as :func:`load_upload` returns it."""
+    """Decode the bytes of an image file, with the results and errors of :func:`load_upload`."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of many pixels; the limit here is lower
+            # Pillow warns about large images, but the limit here is lower
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             size, most = f'{image.width} x {image.height}', f'{MAX_PIXELS / 1e6:.0f} million'
-            raise UploadError(f'The image has {size} pixels, at most {most} are taken.')
+            raise UploadError(f'The image has {size} pixels. The limit is {most}.')
         image = ImageOps.exif_transpose(image)
         return on_white(image)
     except Image.DecompressionBombError as error:
-        raise UploadError(f'The image has more than {MAX_PIXELS / 1e6:.0f} million pixels.') from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
+        raise UploadError(f'The image has too many pixels. The limit is {MAX_PIXELS / 1e6:.0f} million.') from error
+    except (OSError, SyntaxError, ValueError) as error:  # the errors of Pillow's decoders
         if isinstance(error, UploadError):
             raise
         raise UploadError(
-            f'This is no whole image: {", ".join(FORMATS[:-1])} and {FORMATS[-1]} files are taken.'
+            f'This is not a complete image. Send a {", ".join(FORMATS[:-1])} or {FORMATS[-1]} file.'
         ) from error
 
 
 def on_white(image):
-    """A Pillow image as (height, width, 3), uint8, RGB; what is transparent becomes white."""
-    if image.mode in ('I;16', 'I'):  # 16 bits; Pillow's convert() would cut the values off at 255
+    """Convert a Pillow image to (height, width, 3), uint8, RGB; transparent pixels become white."""
+    if image.mode in ('I;16', 'I'):  # 16 bits; Pillow's convert() would clip the values at 255
         return np.repeat((np.asarray(image) // 257).astype(np.uint8)[..., None], 3, axis=-1)
     if 'A' in image.mode or 'transparency' in image.info:
         image = image.convert('RGBA')
@@ -90,22 +100,22 @@ def on_white(image):
 
 
 def prepare_digit(image):
-    """Make a drawn or photographed digit like scikit-learn's: light on dark, filling the height of 8 x 8 pixels.
+    """Convert a drawn or photographed digit to the form of scikit-learn's digits: light on dark, as high as 8 pixels.
 
     Args:
-        image: (height, width, 3), uint8, RGB; a digit darker or lighter than what is around it.
+        image: (height, width, 3), uint8, RGB; a digit that is darker or lighter than the background.
 
     Returns:
         (8, 8, 3), uint8.
 
     Raises:
-        UploadError: nothing stands out from the ground.
+        UploadError: nothing has enough contrast to the background.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
     ink = np.abs(gray - np.median(border))
     if ink.max() < MIN_CONTRAST:
-        raise UploadError('There is no digit: nothing stands out from the ground.')
+        raise UploadError('There is no digit: nothing stands out from the background.')
     ink /= ink.max()
     if max(ink.shape) < MIN_SIDE:
         zoom = MIN_SIDE / max(ink.shape)
@@ -125,13 +135,13 @@ def prepare_digit(image):
 
 
 def _cut_out(ink):
-    """The part of a map of ink that has any, with room around for wider strokes."""
+    """Crop a map of ink to its strokes."""
     rows, columns = np.flatnonzero((ink > MIN_INK).any(1)), np.flatnonzero((ink > MIN_INK).any(0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _with_usual_strokes(ink):
-    """Make strokes as wide as in scikit-learn's digits: the pen and the size of the drawing are the visitor's."""
+    """Give the strokes the width that they have in scikit-learn's digits, whatever the pen and the drawing's size."""
     height, width = ink.shape
     margin = max(height, width) // 4 + 1
     ink = np.pad(ink, margin)

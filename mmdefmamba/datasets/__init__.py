@@ -1,4 +1,4 @@
-"""Datasets of real images that come inside a package, so that nothing has to be fetched."""
+"""Datasets of real images that are part of scikit-learn, so that nothing has to be downloaded."""
 
 from .cluttered_digits import ClutteredDigits
 from .digits import Digits

@@ -1,4 +1,4 @@
-"""Digits that have to be found first: on a larger canvas, anywhere, among pieces of other digits."""
+"""Cluttered digits: each digit is at a random place on a larger canvas, among pieces of other digits."""
 
 import numpy as np
 from mmengine.registry import DATASETS
@@ -9,20 +9,20 @@ DIGIT_SIDE = 8
 
 
 def compose_cluttered(images, labels, copies, canvas, pieces, piece_side, noise, seed):
-    """Draw each digit on canvases of its own.
+    """Draw each digit on its own canvases.
 
-    A canvas gets ``pieces`` square cuttings of other digits of the same images at random places, then the digit at
-    a random place, each by the maximum with what is there, then Gaussian noise.
+    A canvas gets ``pieces`` square pieces of other digits at random places, and then the digit at a random place. Each
+    is combined with the canvas by the maximum. Finally Gaussian noise is added.
 
     Args:
         images: (n, 8, 8), uint8.
         labels: (n,), int64.
-        copies: canvases a digit.
-        canvas: side of a canvas.
-        pieces: cuttings on a canvas.
-        piece_side: side of a cutting, up to 8.
-        noise: standard deviation of the noise, in grey levels of 255.
-        seed: of the random numbers; the same arguments give the same canvases everywhere.
+        copies: number of canvases per digit.
+        canvas: side of a canvas, in pixels.
+        pieces: number of pieces per canvas.
+        piece_side: side of a piece, in pixels, up to 8.
+        noise: standard deviation of the noise, in grey levels from 0 to 255.
+        seed: seed of the random numbers; the same arguments give the same canvases on every machine.
 
     Returns:
         images (n * copies, canvas, canvas), uint8, and labels (n * copies,).
@@ -47,18 +47,18 @@ def compose_cluttered(images, labels, copies, canvas, pieces, piece_side, noise,
 
 @DATASETS.register_module()
 class ClutteredDigits(Digits):
-    """Digits among clutter, a classification dataset as :class:`Digits`, for comparisons that digits are too easy for.
+    """Digits among clutter: a classification dataset like :class:`Digits`, for comparisons that need harder images.
 
-    The canvases are composed once from a fixed seed, so that every run sees the same.
+    The canvases are composed once from a fixed seed, so that every run sees the same canvases.
 
     Args:
         split: 'train' or 'test'.
-        per_class: of the split, only the first so many digits of each class; None takes all.
+        per_class: number of digits per class, the first ones of the split; None takes all digits.
         copies, canvas, pieces, piece_side, noise, seed: as in :func:`compose_cluttered`.
         pipeline, metainfo, indices, ...: as in MMEngine's BaseDataset.
 
     Raises:
-        ValueError: unknown split, a canvas that holds no digit, or a piece larger than a digit.
+        ValueError: the split is unknown, the canvas is smaller than a digit, or a piece is larger than a digit.
     """
 
     def __init__(self, split, per_class=None, copies=1, canvas=14, pieces=4, piece_side=4, noise=0.0, seed=0, **kwargs):

@@ -1,6 +1,6 @@
-"""Digit scenes: detection and segmentation on real data without a download.
+"""Digit scenes: real data for detection and segmentation without a download.
 
-scikit-learn brings 1797 handwritten digits of 8 x 8 pixels (UCI Optical Recognition of Handwritten Digits) and two
+scikit-learn contains 1797 handwritten digits of 8 x 8 pixels (UCI Optical Recognition of Handwritten Digits) and two
 photographs, china.jpg and flower.jpg. A scene is a crop of a photograph with digits painted over it, upscaled smoothly,
 rotated, scaled, coloured and overlapping. Training scenes use the first four fifths of the digits and the left halves
 of the photographs, validation scenes the other digits and the right halves. Layout of the folder::
@@ -9,7 +9,7 @@ of the photographs, validation scenes the other digits and the right halves. Lay
     annotations/{training,validation}/00000.png     ADE style index map: 0 background, 1 + digit, 255 ignore
     annotations/instances_{training,validation}.json   COCO: boxes, run-length masks, ten categories
 
-The index map ignores the half-transparent rims of the strokes, which belong to neither side.
+The index map ignores the half-transparent rims of the strokes, which belong neither to the digit nor to the background.
 """
 
 import json
@@ -24,26 +24,26 @@ IMAGE_SIZE = 128
 CLASSES = tuple(str(digit) for digit in range(10))
 BACKGROUND, IGNORE = 0, 255
 SPLITS = ('training', 'validation')
-# The digits come writer after writer: the last fifth is by other hands than the rest, save one at the border.
+# The digits are ordered by writer. Only one writer can be in both splits, at the border between them.
 TRAINING_SHARE = 0.8
 MAX_DIGITS = 6
-EMPTY_SHARE = 0.03  # scenes without a digit
+EMPTY_SHARE = 0.03  # share of the scenes without a digit
 PLACEMENT_ATTEMPTS = 20
-# Of 16 grey levels, scaled to 1: where ink begins, and where it covers the photograph wholly.
+# Grey levels, from 0 to 1, at which ink begins and at which it covers the photograph completely.
 INK_FROM, INK_TO = 0.2, 0.5
-SPRITE = 80  # side of an upscaled digit, its margin included
-# A digit as 8 x 8 pixels in a margin of one: bicubic ringing and the soft rim need room.
+SPRITE = 80  # side of an upscaled digit with its margin, in pixels
+# Margin around the 8 x 8 pixels of a digit, which bicubic ringing and the soft rim need.
 MARGIN = 1
 
 
 class Difficulty(NamedTuple):
-    """What the knob turns; every number goes linearly from the easiest scenes (0) to the hardest (1).
+    """The settings of a difficulty. Each number changes linearly from the easiest scenes (0) to the hardest (1).
 
     Attributes:
         min_size, max_size: height of the digit's 8 x 8 grid in pixels.
         rotation: largest angle, degrees.
-        contrast: smallest difference of luminance between a digit and the photograph under it, of 1.
-        overlap: largest share of the smaller of two boxes that the other may cover.
+        contrast: smallest difference of luminance between a digit and the photograph under it, from 0 to 1.
+        overlap: largest share of the smaller of two boxes that the other box may cover.
     """
 
     min_size: float
@@ -54,10 +54,10 @@ class Difficulty(NamedTuple):
 
     @classmethod
     def of(cls, level):
-        """The settings of a level from 0 to 1.
+        """Return the settings of a level from 0 to 1.
 
         Raises:
-            ValueError: the level is outside of [0, 1].
+            ValueError: the level is outside [0, 1].
         """
         if not 0 <= level <= 1:
             raise ValueError(f'difficulty must be from 0 (easy) to 1 (hard), got {level}')
@@ -69,7 +69,13 @@ _HARD = Difficulty(min_size=16, max_size=64, rotation=45, contrast=0.2, overlap=
 
 
 class Instance(NamedTuple):
-    """A digit in a scene: which (index in scikit-learn's set), its label 0..9, its visible strokes (bool, H x W)."""
+    """A digit in a scene.
+
+    Attributes:
+        source: index of the digit in scikit-learn's dataset.
+        label: 0 to 9.
+        mask: visible strokes, (H, W), bool.
+    """
 
     source: int
     label: int
@@ -77,7 +83,13 @@ class Instance(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """image: uint8 BGR, (H, W, 3). instances: from back to front. semantic: uint8 index map, (H, W)."""
+    """A composed scene.
+
+    Attributes:
+        image: (H, W, 3), uint8, BGR.
+        instances: list of :class:`Instance`, from back to front.
+        semantic: index map, (H, W), uint8.
+    """
 
     image: np.ndarray
     instances: list
@@ -85,15 +97,15 @@ class Scene(NamedTuple):
 
 
 class DigitScenes:
-    """Composes scenes; scene ``index`` of a split depends on seed, split, index and difficulty alone.
+    """A composer of scenes. A scene depends on seed, split, index and difficulty only.
 
     Args:
         difficulty: from 0 to 1, see :class:`Difficulty`.
         seed: non-negative integer.
 
     Raises:
-        ValueError: difficulty or seed out of range.
-        ImportError: scikit-learn is missing.
+        ValueError: difficulty or seed is out of range.
+        ImportError: scikit-learn is not installed.
     """
 
     def __init__(self, difficulty=0.3, seed=0):
@@ -103,7 +115,7 @@ class DigitScenes:
             from sklearn.datasets import load_digits, load_sample_images
         except ImportError as error:
             raise ImportError(
-                'digit scenes are made of data that scikit-learn brings: pip install scikit-learn'
+                'digit scenes need the images of scikit-learn, which is not installed: pip install scikit-learn'
             ) from error
         self.difficulty = Difficulty.of(difficulty)
         self.seed = seed
@@ -113,10 +125,10 @@ class DigitScenes:
         self.photographs = [np.ascontiguousarray(image[..., ::-1]) for image in load_sample_images().images]
 
     def sources(self, split):
-        """Indices of the digits that a split may use, a range.
+        """Return the indices of the digits that a split may use, a range.
 
         Raises:
-            ValueError: unknown split.
+            ValueError: the split is unknown.
         """
         _check_split(split)
         border = int(len(self.labels) * TRAINING_SHARE)
@@ -157,7 +169,7 @@ class DigitScenes:
         return crop[:, ::-1] if rng.random() < 0.5 else crop
 
     def _place(self, rng, sprite):
-        """How much of each pixel a digit covers at a random place, size and angle; float32 (H, W), 0 to 1."""
+        """Return how much of each pixel a digit covers at a random place, size and angle: (H, W), float32, 0 to 1."""
         size = rng.uniform(self.difficulty.min_size, self.difficulty.max_size)
         angle = rng.uniform(-self.difficulty.rotation, self.difficulty.rotation)
         center = rng.uniform(size / 2, IMAGE_SIZE - size / 2, 2)
@@ -167,9 +179,9 @@ class DigitScenes:
         return np.clip((ink - INK_FROM) / (INK_TO - INK_FROM), 0, 1)
 
     def _paint(self, rng, image, alpha):
-        """Paint with a random colour that differs enough from the photograph under the strokes."""
+        """Paint a digit with a random colour that has enough contrast to the photograph under its strokes."""
         below = np.average(image.mean(axis=2), weights=alpha) / 255
-        # any luminance at least `contrast` away; where the photograph leaves none, the far end of the range
+        # any luminance with at least this contrast; if there is none, the farther end of the range
         lower, upper = below - self.difficulty.contrast, 1 - below - self.difficulty.contrast
         room = np.maximum([lower, upper], 0)
         room = room / room.sum() if room.sum() > 0 else np.eye(2)[int(below < 0.5)]
@@ -180,10 +192,10 @@ class DigitScenes:
 
 
 def write_digit_scenes(out_dir, train=800, val=200, difficulty=0.3, seed=0):
-    """Write the data set, in the layout that stands at the head of this module.
+    """Write the dataset in the layout that the docstring of this module shows.
 
     Args:
-        out_dir: folder, created if need be; files of an earlier run with more scenes are not removed.
+        out_dir: folder; it is created if necessary. Files of an earlier run with more scenes are not removed.
         train, val: number of scenes, at least 1 each.
         difficulty, seed: see :class:`DigitScenes`.
 
@@ -191,7 +203,7 @@ def write_digit_scenes(out_dir, train=800, val=200, difficulty=0.3, seed=0):
         ``{split: number of instances}``.
 
     Raises:
-        ValueError: no scenes asked for in a split, or difficulty or seed out of range.
+        ValueError: a split has no scenes, or difficulty or seed is out of range.
     """
     counts = dict(zip(SPLITS, (train, val), strict=True))
     for split, count in counts.items():
@@ -241,7 +253,7 @@ def _sprite(digit):
 
 
 def _box(mask):
-    """(left, top, right, bottom), the last two exclusive; None where the mask is empty."""
+    """Return (left, top, right, bottom) of a mask, the last two exclusive; None if the mask is empty."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
         return None
@@ -249,7 +261,7 @@ def _box(mask):
 
 
 def _overlap(a, b):
-    """Intersection over the smaller of two boxes."""
+    """Return the area of the intersection of two boxes divided by the area of the smaller box."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real images of 8 x 8 pixels, inside the package."""
+"""scikit-learn's handwritten digits: 1,797 real images of 8 x 8 pixels, which are part of that package."""
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -11,7 +11,7 @@ MAX_INTENSITY = 16
 
 
 def load_digits_split(split):
-    """The images and labels of one split; a stratified fifth is held out, always the same one.
+    """Return the images and labels of one split. A stratified fifth is held out, the same one in every run.
 
     Args:
         split: 'train' (1,437 images) or 'test' (360).
@@ -20,16 +20,18 @@ def load_digits_split(split):
         images (n, 8, 8), uint8 in 0..255, and labels (n,), int64 in 0..9.
 
     Raises:
-        ValueError: unknown split.
-        ImportError: scikit-learn is missing.
+        ValueError: the split is unknown.
+        ImportError: scikit-learn is not installed.
 
     Source: the UCI "Optical Recognition of Handwritten Digits" data, as shipped with scikit-learn.
     """
-    try:  # here: the backbone must not need scikit-learn
+    try:  # imported here, because the backbone must not need scikit-learn
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError('the digits are data that scikit-learn brings: pip install scikit-learn') from error
+        raise ImportError(
+            'the digits are part of scikit-learn, which is not installed: pip install scikit-learn'
+        ) from error
     if split not in SPLITS:
         raise ValueError(f'split must be one of {SPLITS}, got {split!r}')
     digits = load_digits()
@@ -42,7 +44,7 @@ def load_digits_split(split):
 
 @DATASETS.register_module()
 class Digits(BaseDataset):
-    """The digits as a classification dataset in mmpretrain's terms; images are in memory, no loading transform.
+    """The digits as a classification dataset for mmpretrain. The images are in memory and need no loading transform.
 
     Each item has ``img`` (8, 8, 3) uint8, ``gt_label`` int, ``img_shape`` and ``ori_shape``.
 
@@ -58,7 +60,7 @@ class Digits(BaseDataset):
         super().__init__(**kwargs)
 
     def load_images(self):
-        """Images (n, height, width), uint8, and labels (n,), int64."""
+        """Return images (n, height, width), uint8, and labels (n,), int64."""
         return load_digits_split(self.split)
 
     def load_data_list(self):

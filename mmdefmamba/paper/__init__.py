@@ -1,1 +1,1 @@
-"""The questions of the paper itself: its tables and ablations, its two formulations, the gradient of the order."""
+"""Measurements on the paper itself: tables, ablations, the two formulations, and the gradient of the order."""

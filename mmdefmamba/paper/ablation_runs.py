@@ -1,4 +1,4 @@
-"""Several configs, several seeds each, one table."""
+"""Ablations: train several configs with several seeds each, and write one table."""
 
 import csv
 import json
@@ -14,17 +14,18 @@ from ..analysis.config_complexity import config_complexity
 from ..analysis.markdown import markdown_table
 from ..analysis.timing import alternate
 from ..checkpoints import AtomicLocalBackend, resume_if_possible
+from ..visualization.ablation_figure import draw_runs
 
 
 def run_once(cfg, seed, work_dir):
     """Train a config with one seed and return the metrics of its last validation.
 
-    The result is kept in ``work_dir/seed_N/result.json``, and taken from there if it is there already: an
-    interrupted series goes on where it stopped, a training that was cut off from its last checkpoint.
+    The result is saved as ``work_dir/seed_N/result.json``. If this file exists, nothing is trained. An interrupted
+    series therefore continues where it stopped, and an interrupted training continues from its last checkpoint.
 
     Args:
-        cfg: an MMEngine Config; not changed.
-        seed: for ``randomness.seed``.
+        cfg: an MMEngine Config; it is not changed.
+        seed: value of ``randomness.seed``.
         work_dir: folder of this config.
 
     Returns:
@@ -44,19 +45,19 @@ def run_once(cfg, seed, work_dir):
 
 
 def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
-    """Count each config's model, and time its backbone's inference, all by turns in one run.
+    """Count the model of each config and time the inference of its backbone, in turns within one run.
 
     Args:
         cfgs: dict of name to an MMEngine Config.
-        shape: (height, width) of the images, or one number for both; by default the config's ``image_size`` where it
-            has one, otherwise the paper's for the task.
-        rounds: passes that are timed, of which the median counts; 0 times nothing.
-        batch: images a pass.
-        device: where to time.
+        shape: (height, width) of the images, or one number for both; by default the ``image_size`` of the config, or
+            else the paper's size for the task.
+        rounds: number of timed passes, of which the median is taken; with 0 nothing is timed.
+        batch: number of images per pass.
+        device: device on which to time.
 
     Returns:
-        dict of name to dict: ``params`` and ``flops`` of the whole model, ``flops_without_scan``, and with rounds
-        ``img/s`` of the backbone.
+        dict of name to dict: ``params``, ``flops`` and ``flops_without_scan`` of the whole model, and, if ``rounds`` is
+        positive, ``img/s`` of the backbone.
     """
     costs, passes = {}, {}
     for name, cfg in cfgs.items():
@@ -75,16 +76,17 @@ def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
 
 
 def summarise(results, costs=None):
-    """Mean and spread of each config, and what it costs.
+    """Compute the mean and the spread of each config.
 
     Args:
-        results: dict of config name to a list of metrics, one dict a seed.
-        costs: as :func:`measure_costs` returns, or None.
+        results: dict of config name to a list with one dict of metrics per seed.
+        costs: the result of :func:`measure_costs`, or None.
 
     Returns:
-        One dict a config: ``config``, ``seeds``; for each metric its mean, its standard deviation over seeds (n - 1,
-        None for a single seed) under ``metric std``, its values under ``metric each``, and under ``metric gain`` and
-        ``metric gain std`` mean and deviation of its difference to the first config with the same seed; then the costs.
+        One dict per config with ``config``, ``seeds``, the costs, and for each metric: its mean under ``metric``, its
+        standard deviation over seeds (n - 1; None for a single seed) under ``metric std``, its values under
+        ``metric each``, and under ``metric gain`` and ``metric gain std`` the mean and the deviation of its difference
+        to the first config with the same seed.
     """
     rows = []
     first = next(iter(results.values()))
@@ -102,25 +104,26 @@ def summarise(results, costs=None):
 
 
 def metrics_of(results):
-    """Names of all metrics, sorted."""
+    """Return the names of all metrics, sorted."""
     return sorted({metric for runs in results.values() for run in runs for metric in run})
 
 
 def f_ratio(results, metric):
-    """Whether configs differ more than chance, seed by seed: analysis of variance in randomised blocks.
+    """Test whether configs differ by more than chance: an analysis of variance in randomised blocks.
 
-    A seed draws the order of the data and the first weights for all configs alike, so what it does to all of them
-    is not noise between them and is taken out.
+    The blocks are the seeds. A seed gives all configs the same order of the data and the same initial weights, so its
+    effect on all of them is not noise between configs, and is removed.
 
     Args:
-        results: as for :func:`summarise`; only the seeds that every config has count.
+        results: as for :func:`summarise`; only seeds that every config has are used.
         metric: name of the metric.
 
     Returns:
-        F, the variance between configs over that of what neither config nor seed explains, and the probability of so
-        large an F if all configs were the same; (None, None) with less than two configs or seeds, or no such variance.
+        F, the variance between configs divided by the variance that neither config nor seed explains, and p, the
+        probability of an F at least as large if all configs were equal. (None, None) with fewer than two configs or
+        seeds, or if config and seed explain everything.
     """
-    # imported here: only this needs SciPy
+    # only this function needs SciPy
     from scipy.stats import f
 
     seeds = min(len(runs) for runs in results.values())
@@ -141,7 +144,7 @@ def write_table(folder, results, costs=None):
     """Write ``table.md``, ``table.csv`` and ``table.png`` into a folder.
 
     Args:
-        folder: exists afterwards.
+        folder: the folder; it is created if necessary.
         results, costs: as for :func:`summarise`.
 
     Returns:
@@ -154,20 +157,23 @@ def write_table(folder, results, costs=None):
     for metric in metrics:
         ratio, probability = f_ratio(results, metric)
         if ratio is not None:
-            text += f'\n\n{metric}: variance between configs over what neither config nor seed explains, '
-            text += f'F = {ratio:.2f}, p = {probability:.2g}.'
+            text += f'\n\n{metric}: variance between configs divided by the variance that neither config nor seed '
+            text += f'explains: F = {ratio:.2f}, p = {probability:.2g}.'
     (folder / 'table.md').write_text(text + '\n')
     with (folder / 'table.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         for row in rows:
             writer.writerow({k: ' '.join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
-    plot(folder / 'table.png', results, metrics)
+    draw_runs(results, metrics).savefig(folder / 'table.png', dpi=120)
     return text
 
 
 def markdown(rows, metrics):
-    """Rows of :func:`summarise` as a Markdown table: scores as mean ± deviation (each seed), then gain ± deviation."""
+    """Format rows of :func:`summarise` as a Markdown table.
+
+    A score is printed as mean ± deviation (value of each seed), a gain as mean ± deviation.
+    """
     costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan', 'img/s': 'img/s'}
     costs = {key: title for key, title in costs.items() if any(key in row for row in rows)}
     scores = [title for metric in metrics for title in (metric, f'to {rows[0]["config"]}')]
@@ -183,33 +189,14 @@ def markdown(rows, metrics):
             cells.append(f'{row[metric]:.1f} ± {spread} ({each})')
             cells.append('' if row is rows[0] else f'{row[f"{metric} gain"]:+.1f} ± {gain_spread}')
         for key in costs:
-            # counts of 1e6 and more in M, all else as whole numbers: a table of one network in many variants
             cells.append('-' if key not in row else _number(row[key]))
         lines.append(cells)
     return markdown_table(lines)
 
 
 def _number(value):
+    """Format a count: from 1e9 in G, from 1e6 in M, with three decimals; smaller ones as whole numbers."""
     for scale, unit in ((1e9, ' G'), (1e6, ' M')):
         if value >= scale:
             return f'{value / scale:.3f}{unit}'
     return f'{value:,.0f}'
-
-
-def plot(path, results, metrics):
-    """Draw every run as a dot and every config's mean as a bar, one panel a metric."""
-    # imported here: nothing else needs a drawing library
-    from matplotlib.figure import Figure
-
-    names = list(results)
-    figure = Figure(figsize=(6 * len(metrics), 1 + 0.28 * len(names)), layout='constrained')
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-        for y, name in enumerate(names):
-            values = [run[metric] for run in results[name]]
-            axes.plot(values, [y] * len(values), 'o', color='tab:blue', alpha=0.5, markersize=4)
-            axes.plot(statistics.mean(values), y, '|', color='black', markersize=12)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.grid(axis='x', alpha=0.3)
-        axes.set_xlabel(f'{metric}: each seed, and the mean')
-    figure.savefig(path, dpi=120)

@@ -1,138 +1,152 @@
-"""The paper's formulation and the released one: how far apart they are, point by point; and the record of the latter.
+"""The differences between the paper's formulation and the released one, measured point by point.
 
-The five points are those of docs/fidelity.md. Nothing is computed here twice: the other formulation's own functions
-are put in the place of the model's while it runs.
+docs/fidelity.md describes the five points. While a released model runs, some methods of its scans are replaced by those
+of the paper's formulation. :func:`parity` compares a model with recorded outputs of the released code.
 """
 
 import contextlib
+import copy
 import dataclasses
 import itertools
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
 from ..converters import convert_released, export_released, infer_network
 from ..models import DefMamba
+from ..ops import sample_points
 from ..ops.sequence_scan import use_backend
-from ..scans import DeformableScan, ScanContext, deformable
+from ..scans import DeformableScan, ScanContext
+from ..scans.deformable import bias_keys, reference_points
 from ..scans.offset_bias import OffsetBias
+from .instances import attributes_replaced
 
 POINTS = ('reference points', 'offset range', 'displacement', 'bias table', 'index and gradient')
-# Offsets, as shares of the allowed range, that stand for all of it: tanh reaches neither end.
+# Offsets that represent the whole allowed range, as shares of it. tanh does not reach the ends.
 SHARES = (-0.999, -0.5, 0.0, 0.5, 0.999)
 
 
 @contextlib.contextmanager
 def as_paper(model, points=POINTS):
-    """Within the block a released model computes these of the five points as the paper has them.
+    """Within the block a released model computes some of the five points of difference as the paper does.
 
-    Weights stay: a 7 x 7 bias table is read as the paper's would be that holds it resized (bilinear,
-    align_corners=False) to the stage's map at pretraining. Replaces functions for the whole process, for measuring.
+    The weights stay the same. A 7 x 7 bias table is resized (bilinear, align_corners=False) to the stage's map at
+    pretraining, and then read as the paper's formulation reads its table. Only the scans of this model change, and they
+    are as before after the block, also on an error. The model must not run anywhere else meanwhile.
 
     Args:
         model: a :class:`~mmdefmamba.models.DefMamba` with ``formulation='released'``.
         points: any of ``POINTS``.
 
     Raises:
-        ValueError: another formulation, or a point that there is not.
+        ValueError: the model has another formulation, or a point is unknown.
     """
     if model.formulation != 'released':
         raise ValueError(f"the model must have formulation='released', got {model.formulation!r}")
     if unknown := set(points) - set(POINTS):
         raise ValueError(f'points must be among {POINTS}, got {sorted(unknown)}')
-    scans = [scan for scan in model.modules() if isinstance(scan, DeformableScan)]
     with contextlib.ExitStack() as stack:
-
-        def replace(owner, name, value):
-            stack.enter_context(mock.patch.object(owner, name, value))
-
-        if 'reference points' in points:
-            replace(deformable, 'reference_points', _in_paper(deformable.reference_points))
-        if 'offset range' in points:
-            replace(DeformableScan, 'offsets', _paper_range(DeformableScan.offsets))
-        if 'displacement' in points:
-            replace(OffsetBias, 'forward', _paper_displacement(OffsetBias.forward))
-        if 'index and gradient' in points:
-            replace(deformable, 'reference_index', _in_paper(deformable.reference_index))
-        for scan in scans:
-            if 'bias table' in points and scan.offset_bias is not None:
-                replace(scan.offset_bias, 'forward', _paper_table(scan))
-            if 'index and gradient' in points:
-                replace(scan, 'order_gradient', 'paper')
+        for scan in model.modules():
+            if isinstance(scan, DeformableScan):
+                stack.enter_context(attributes_replaced(scan, **_as_in_paper(scan, points)))
         yield
 
 
-def _in_paper(function):
-    def reference(*args):
-        return function(*('paper' if arg == 'released' else arg for arg in args))
-
-    return reference
-
-
-def _paper_range(offsets):
-    def scaled(scan, u):
-        point_offset, index_offset = offsets(scan, u)
-        if point_offset is not None:
-            point_offset = point_offset * point_offset.new_tensor([max(size - 1, 1) / size for size in u.shape[-2:]])
-        return point_offset, index_offset
-
-    return scaled
+def _as_in_paper(scan, points):
+    """Return the attributes of a released scan that have to be replaced, ``{name: value}``."""
+    paper = _paper_view(scan)
+    replaced = {}
+    if 'offset range' in points:
+        replaced |= dict(constrain=paper.constrain)
+    if 'index and gradient' in points:
+        replaced |= dict(token_order=paper.token_order, order_gradient=paper.order_gradient)
+    if {'reference points', 'displacement', 'bias table'} & set(points):
+        replaced |= dict(sample=_mixed_sample(scan, points))
+    return replaced
 
 
-def _paper_displacement(forward):
-    def moved(bias, displacement):
-        # given keys - (reference + offset), the offset is keys - reference less that
-        place = (*displacement.shape[1:3], displacement.dtype, displacement.device)
-        reference = deformable.reference_points(*place[:2], 'released', *place[2:])
-        return forward(bias, deformable.bias_keys(*place) - reference - displacement)
+def _paper_view(scan):
+    """Return a scan with the paper's formulation that shares its parameters and submodules with a released one."""
+    paper = copy.copy(scan)
+    paper.context = dataclasses.replace(scan.context, formulation='paper')
+    paper.order_gradient = 'paper'
+    return paper
 
-    return moved
+
+def _mixed_sample(scan, points):
+    """Return :meth:`.DeformableScan.sample` with these points as in the paper and all others as released."""
+    reference_formulation = 'paper' if 'reference points' in points else 'released'
+    read_bias = _paper_table(scan) if 'bias table' in points else scan.offset_bias
+
+    def sample(u, point_offset):
+        place = (point_offset.dtype, point_offset.device)
+        locations = reference_points(*u.shape[-2:], reference_formulation, *place) + point_offset
+        sampled = sample_points(u, locations)
+        if scan.offset_bias is None:
+            return sampled
+        displacement = point_offset if 'displacement' in points else bias_keys(*u.shape[-2:], *place) - locations
+        return sampled + read_bias(displacement).to(sampled.dtype)
+
+    return sample
 
 
 def _paper_table(scan):
-    paper = OffsetBias(dataclasses.replace(scan.context, formulation='paper'))
+    """Return a function that reads the resized table of a released scan as the paper's formulation reads its table."""
+    if scan.offset_bias is None:
+        return None
+    with torch.device('meta'):  # the initial values of this table are never read
+        paper = OffsetBias(dataclasses.replace(scan.context, formulation='paper'))
 
     def read(displacement):
-        table = scan.offset_bias.table.unsqueeze(0)
-        table = F.interpolate(table, size=scan.context.map_size, mode='bilinear', align_corners=False)
-        return torch.func.functional_call(paper, {'table': table[0]}, (displacement,))
+        table = _resized(scan.offset_bias.table, scan.context.map_size)
+        return torch.func.functional_call(paper, {'table': table}, (displacement,))
 
     return read
 
 
+def _resized(table, size):
+    """Resize a bias table (C, h, w) to (C, *size), as the released code does."""
+    return F.interpolate(table[None], size=size, mode='bilinear', align_corners=False)[0]
+
+
 def paper_twin(model):
-    """A paper model with the weights of a released one; its bias tables are those resized, as in :func:`as_paper`."""
+    """Return a model of the paper's formulation with the weights of a released one.
+
+    Its bias tables are the released tables, resized as in :func:`as_paper`.
+    """
     size = next(scan.context.map_size for scan in model.modules() if isinstance(scan, DeformableScan))
     twin = DefMamba(
         {'embed_dims': model.embed_dims, 'depths': model.depths},
         formulation='paper',
-        pretrain_img_size=tuple(4 * side for side in size),  # as far as the first stage can tell
+        pretrain_img_size=tuple(4 * side for side in size),  # the exact size is unknown; this one gives the same maps
         out_indices=model.out_indices,
     ).to(next(model.parameters()))
     weights = model.state_dict()
     for name, parameter in twin.state_dict().items():
         if name.endswith('offset_bias.table'):
-            size = parameter.shape[1:]
-            weights[name] = F.interpolate(weights[name][None], size=size, mode='bilinear', align_corners=False)[0]
+            weights[name] = _resized(weights[name], parameter.shape[1:])
     twin.load_state_dict(weights)
     return twin.train(model.training)
 
 
 def parity(checkpoint, record, backend='auto', device='cpu', dtype=torch.float64, points=()):
-    """Compare a converted network with what the released implementation was recorded to compute from the same file.
+    """Compare a converted network with recorded outputs of the released code for the same checkpoint.
 
     Args:
-        checkpoint: a classification file of the authors, as loaded.
-        record: ``input``, ``logits``, ``feat0`` to ``feat3`` (each stage's map through an output norm of weight 1 and
-            bias 0) and, of sum(logits * ``logit_weights``), ``grad.input`` and ``grad.<their name>`` of every
-            parameter.
-        backend: of the selective scan.
-        device, dtype: where and in what to compute.
-        points: those of ``POINTS`` that are computed as the paper has them, to see the comparison fail.
+        checkpoint: a classification checkpoint of the authors, as loaded.
+        record: dict of tensors: ``input``; ``logits``; ``feat0`` to ``feat3``, each stage's map through an output norm
+            of weight 1 and bias 0; and the gradients of sum(logits * ``logit_weights``): ``grad.input``, and
+            ``grad.<name in the released code>`` of every parameter.
+        backend: backend of the selective scan.
+        device, dtype: device and dtype of the computation.
+        points: those of ``POINTS`` that are computed as in the paper, to see the comparison fail.
 
     Returns:
-        For each entry of the record the largest absolute difference over the largest absolute value.
+        dict with one number per entry of the record: the largest absolute difference divided by the largest absolute
+        value.
+
+    Raises:
+        ValueError: the record and the network do not have the same entries.
     """
     weights = {name: weight.to(device, dtype) for name, weight in convert_released(checkpoint).items()}
     network = infer_network(weights)
@@ -145,7 +159,7 @@ def parity(checkpoint, record, backend='auto', device='cpu', dtype=torch.float64
     found = {}
     for i, stage in enumerate(model.stages):
         stage[-1].register_forward_hook(
-            # bound now: the loop goes on
+            # ``i=i`` keeps the number of this stage
             lambda block, args, out, i=i: found.update({f'feat{i}': F.layer_norm(out, out.shape[-1:]).movedim(-1, 1)})
         )
     images = record['input'].to(device, dtype, copy=True).requires_grad_()
@@ -157,7 +171,7 @@ def parity(checkpoint, record, backend='auto', device='cpu', dtype=torch.float64
 
     expected = {name: value.double() for name, value in record.items() if name not in ('input', 'logit_weights')}
     if lost := expected.keys() ^ found.keys():
-        raise ValueError(f'the record and the network do not have the same entries: {sorted(lost)}')
+        raise ValueError(f'these entries are in the record or in the network, but not in both: {sorted(lost)}')
     return {
         name: ((found[name].detach().cpu().double() - value).abs().max() / value.abs().max()).item()
         for name, value in expected.items()
@@ -165,15 +179,15 @@ def parity(checkpoint, record, backend='auto', device='cpu', dtype=torch.float64
 
 
 def distances(model, images):
-    """How far a released model's outputs move when points are computed as the paper has them.
+    """Measure how far the outputs of a released model move when points are computed as in the paper.
 
     Args:
         model: a released :class:`~mmdefmamba.models.DefMamba` with all stages in ``out_indices``, in eval mode.
         images: (B, 3, height, width).
 
     Returns:
-        For each of ``POINTS`` alone, and 'all five', one number a stage: the L2 norm of the difference over that of
-        the released map.
+        dict of each of ``POINTS`` alone, and of 'all five', to a list with one number per stage: the L2 norm of the
+        difference divided by the L2 norm of the released map.
     """
     choices = {point: (point,) for point in POINTS} | {'all five': POINTS}
     with torch.no_grad():
@@ -186,7 +200,7 @@ def distances(model, images):
 
 
 def read_entries(size, stage=0, formulation='paper'):
-    """Which entries of an offset bias table any offset can make a map of size x size read.
+    """Find the entries of an offset bias table that some offset makes a map of size x size read.
 
     Returns:
         A boolean mask over the table: size x size ('paper', pretrained at that size) or 7 x 7 ('released').
@@ -197,10 +211,10 @@ def read_entries(size, stage=0, formulation='paper'):
 
 
 def lost_at_border(size, formulation='paper'):
-    """How much of what a token reads lies outside a map of size x size, and is read as zero.
+    """Measure the share of a token's read that lies outside a map of size x size, where zeros are read.
 
     Returns:
-        Two maps (size, size), float64 in [0, 1]: without an offset, and with the worst possible one.
+        Two maps (size, size), float64 in [0, 1]: without an offset, and with the worst possible offset.
     """
     scan = DeformableScan(ScanContext(1, 0, (size, size), formulation), offset_bias=False).double()
     lost = []
@@ -209,7 +223,7 @@ def lost_at_border(size, formulation='paper'):
 
 
 def _over_all_offsets(scan, size, visit):
-    """Call ``visit`` with a map of ones, sampled at offsets from all over their range; no offset in the middle."""
+    """Call ``visit`` with a sampled map of ones for each pair of ``SHARES``; the middle call is without an offset."""
     limit = size if scan.context.formulation == 'paper' else max(size - 1, 1)
     for share in itertools.product(SHARES, SHARES):
         offset = torch.tensor(share, dtype=torch.float64).div(limit).expand(1, size, size, 2)

@@ -1,4 +1,4 @@
-"""DefMamba's rows of the paper's tables, with what this code counts and measures beside them."""
+"""DefMamba's rows of the paper's tables, next to what this code counts and measures."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Row(NamedTuple):
-    """A row of the paper; ``arch`` is its size, or in the ablations of tiny what it is made of.
+    """A row of a table of the paper.
 
-    ``scores``: by the name that a metafile's ``Results`` give the metric. None: not printed.
+    Attributes:
+        table: number of the table.
+        arch: size of the network; in an ablation of tiny, the parts of the network.
+        config: path of the config, from the root of the repository.
+        params, flops: as the paper prints them; None where it does not.
+        scores: dict of metric, named as in a metafile's ``Results``, to the paper's score.
     """
 
     table: str
@@ -79,19 +84,20 @@ HEADER = (
 
 
 def paper_tables(tables=None, root=ROOT, count=config_complexity):
-    """The rows, as a Markdown table, one line a score.
+    """Return the rows as a Markdown table, with one line per score.
 
     Args:
-        tables: names of tables, '1', '2', '3', 'B2', 'C3', '4', '5'; all by default.
-        root: of the repository, where configs and metafiles are.
-        count: as :func:`config_complexity`; it takes about half a minute for each row of detection and segmentation.
+        tables: names of tables: '1', '2', '3', 'B2', 'C3', '4', '5'; by default all.
+        root: root of the repository, with the configs and metafiles.
+        count: a function like :func:`config_complexity`, which takes about half a minute for each row of detection and
+            segmentation.
 
     Returns:
-        The text. FLOPs are multiply-adds at the paper's image sizes, without the selective scan as the paper counts,
-        and with it. Measured scores are the metafiles' ``Results``, '-' where there are none.
+        The text. FLOPs are multiply-adds at the paper's image sizes: without the selective scan, as the paper counts,
+        and with it. Measured scores come from the ``Results`` of the metafiles; '-' if there is no result.
 
     Raises:
-        ValueError: a table that has no row.
+        ValueError: an unknown table.
     """
     known = list(dict.fromkeys(row.table for row in PAPER))
     for table in tables or ():
@@ -118,7 +124,7 @@ def paper_tables(tables=None, root=ROOT, count=config_complexity):
 
 
 def measured_scores(root, config):
-    """Metrics that the metafile beside a config gives for it, ``{name: value}``; none without a metafile."""
+    """Return the metrics of a config from the metafile in its folder, ``{name: value}``; empty without a metafile."""
     metafile = (Path(root) / config).with_name('metafile.yml')
     if not metafile.is_file():
         return {}

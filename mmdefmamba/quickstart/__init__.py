@@ -1,1 +1,1 @@
-"""From nothing to a trained, tested and pictured DefMamba on a CPU; one module a task, each with ``run(work_dir)``."""
+"""Quickstarts: train, test and draw a DefMamba on a CPU. There is one module per task, each with ``run(work_dir)``."""

@@ -1,4 +1,4 @@
-"""Handwritten digits: train, test, count, and draw the learned scan order."""
+"""The quickstart of classification: train and test on handwritten digits, count, and draw the learned scan order."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ def run(work_dir, cfg_options=None):
     """Train the pico DefMamba on scikit-learn's digits and show what it learned.
 
     Args:
-        work_dir: where log, checkpoint and picture go.
+        work_dir: folder for log, checkpoint and picture.
         cfg_options: dict of dotted keys that override the config.
 
     Returns:
-        top-1 accuracy on the held-out fifth, in percent.
+        The top-1 accuracy on the held-out fifth, in percent.
     """
     cfg = load_config(CONFIG, work_dir, cfg_options)
     metrics, tester, checkpoint, seconds = train_and_test(cfg)
@@ -47,10 +47,10 @@ def run(work_dir, cfg_options=None):
 
 
 def draw_predictions(model, dataloader):
-    """Draw digits of the first batch of the held-out fifth with what a classifier takes them for.
+    """Draw digits from the first batch of the held-out fifth with the predictions of a classifier.
 
     Returns:
-        A matplotlib Figure, and the batch as the model was given it.
+        A matplotlib Figure, and the batch that the model was given.
     """
     batch = model.data_preprocessor(next(iter(dataloader)))
     samples, (first, *_) = trace_blocks(model, **batch, mode='predict', stages=0, state_space=False)
@@ -61,7 +61,7 @@ def draw_predictions(model, dataloader):
 
 
 def _chosen(labels, predictions):
-    """Which of the batch to draw: mistakes first, then one of each class as they come."""
+    """Choose the digits to draw: wrong predictions first, then the first digit of each class."""
     wrong = np.flatnonzero(labels != predictions)
     one_each = [np.flatnonzero(labels == digit)[0] for digit in np.unique(labels)]
     rest = [i for i in one_each if i not in wrong]

@@ -1,4 +1,4 @@
-"""What the quickstarts share: train and test a config through MMEngine's Runner, and print the result."""
+"""The shared part of the quickstarts: train and test a config through MMEngine's Runner, and print the result."""
 
 import os
 import time
@@ -14,10 +14,11 @@ from ..ops.sequence_scan import auto_backend
 
 
 def load_config(name, work_dir, cfg_options=None):
-    """A config of this repository with its work directory set.
+    """Return a config of this repository with a work directory.
 
     Raises:
-        FileNotFoundError: the configs are not beside the package: it was not installed from a clone with ``-e``.
+        FileNotFoundError: the configs are not next to the package, because it was not installed from a clone with
+            ``-e``.
     """
     cfg = zoo.load_config(name)
     cfg.work_dir = str(work_dir)
@@ -26,17 +27,17 @@ def load_config(name, work_dir, cfg_options=None):
 
 
 def train_and_test(cfg):
-    """Train, then test the saved checkpoint with a runner of its own.
+    """Train a config, then test the saved checkpoint with a new runner.
 
     Returns:
-        metrics of the test (dict), the runner that tested, the checkpoint's path, seconds of training.
+        The metrics of the test (dict), the runner of the test, the path of the checkpoint, and the seconds of training.
     """
     start = time.perf_counter()
     Runner.from_cfg(cfg).train()
     seconds = time.perf_counter() - start
     checkpoint = os.path.relpath(find_latest_checkpoint(cfg.work_dir))
     test_cfg = cfg.copy()
-    # a new name: MMEngine keeps the runners and loggers of a process apart by it
+    # a new name, because MMEngine identifies the runners and loggers of a process by name
     test_cfg.update(load_from=checkpoint, resume=False, experiment_name=f'{Path(cfg.work_dir).name}_test')
     tester = Runner.from_cfg(test_cfg)
     return tester.test(), tester, checkpoint, seconds
@@ -44,7 +45,7 @@ def train_and_test(cfg):
 
 @torch.no_grad()
 def images_per_second(predict, num_images, seconds=2.0):
-    """Images a second of ``predict()``, a call that processes ``num_images``; measured for some seconds."""
+    """Measure the images per second of ``predict()``, a call that processes ``num_images``, for some seconds."""
     predict()
     start, calls = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -54,7 +55,7 @@ def images_per_second(predict, num_images, seconds=2.0):
 
 
 def cost_rows(cfg, shape):
-    """Rows of the printed table on the size of the model and the machine."""
+    """Return rows of the printed table about the size of the model and about the machine."""
     counts, (height, width) = config_complexity(cfg, shape)
     return [
         ('parameters', f'{counts["params"] / 1e6:.3f} M'),

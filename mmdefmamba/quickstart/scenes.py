@@ -1,4 +1,4 @@
-"""What detection and segmentation share: digit scenes as data, and a picture of truth beside prediction."""
+"""The shared part of detection and segmentation: digit scenes, and a picture of ground truth and prediction."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from .common import cost_rows, images_per_second, load_config, print_table, trai
 
 TRAIN, VAL = 1600, 200
 DIFFICULTY = 0.3
-ZOOM = 3  # digits and labels are drawn on images of this many times their size
+ZOOM = 3  # images are enlarged by this factor before boxes and labels are drawn
 COLUMNS = 2
 
 
@@ -21,15 +21,15 @@ def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows, dif
 
     Args:
         config: name of the config.
-        work_dir: where data, log, checkpoint and picture go.
+        work_dir: folder for data, log, checkpoint and picture.
         cfg_options: dict of dotted keys that override the config.
         train, val: number of scenes.
-        title: of the table.
-        score_rows: rows of the table, (name, key of the test's metrics, factor to percent).
-        difficulty: of the scenes, from 0 to 1.
+        title: title of the table.
+        score_rows: rows of the table, (name, key in the metrics of the test, factor to percent).
+        difficulty: difficulty of the scenes, from 0 to 1.
 
     Returns:
-        the test's metrics.
+        The metrics of the test.
     """
     work_dir = Path(work_dir)
     write_digit_scenes(work_dir / 'data', train, val, difficulty)
@@ -70,7 +70,7 @@ def _use_data(cfg, root):
 
 
 def _first_scenes_with_digits(loader, count):
-    """The first validation scenes that are not empty, collated."""
+    """Return the first validation scenes with digits, as one batch."""
     chosen = []
     for item in loader.dataset:
         sample = item['data_samples']

@@ -1,4 +1,4 @@
-"""Reports of runs: one HTML page each, for ``--report`` of tools/test.py and tools/train.py."""
+"""Reports: one HTML page per run, for ``--report`` of tools/test.py and tools/train.py."""
 
 from .logs import read_scalars
 from .testing import watch_test, write_test_report

@@ -1,20 +1,22 @@
-"""Pictures in a report: read, drawn upon by OpenMMLab's visualizers, and written into the page."""
+"""The pictures of a report: reading them, shrinking them and writing them into the page."""
 
 import base64
 
 import cv2
 import mmcv
 import numpy as np
-from mmengine.registry import VISUALIZERS
 
-LARGE = 800  # pixels of the longer side: what is larger is shrunk
-LOSSLESS = 64  # pixels: up to this size as PNG, and shown with hard pixels
+LARGE = 800  # pixels; an image with a longer side is shrunk
+LOSSLESS = 64  # pixels; up to this side an image is a PNG and is shown with sharp pixels
 
 
 def load_image(info):
-    """The image of a data set's entry as RGB, (height, width, 3) uint8.
+    """Return the image of a dataset entry as RGB, (height, width, 3) uint8.
 
-    Data sets that keep images in memory keep them as RGB, as mmpretrain's CIFAR does.
+    A dataset with images in memory is expected to hold RGB, as mmpretrain's CIFAR does.
+
+    Args:
+        info: the result of the dataset's ``get_data_info``.
     """
     if info.get('img') is not None:
         return np.ascontiguousarray(info['img'])
@@ -22,7 +24,7 @@ def load_image(info):
 
 
 def data_uri(image):
-    """An RGB image, (height, width, 3) uint8, as the text that an ``img`` element takes for its ``src``."""
+    """Encode an RGB image, (height, width, 3) uint8, as a data URI for the ``src`` of an ``img`` element."""
     kind, options = '.png', []
     if max(image.shape[:2]) > LOSSLESS:
         kind, options = '.webp', [cv2.IMWRITE_WEBP_QUALITY, 85]
@@ -33,35 +35,9 @@ def data_uri(image):
 
 
 def shrink(image, side=LARGE):
-    """An image whose longer side is at most ``side``."""
+    """Shrink an image so that its longer side has at most ``side`` pixels."""
     factor = side / max(image.shape[:2])
     if factor >= 1:
         return image
     height, width = (max(1, round(length * factor)) for length in image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def draw_truth_and_prediction(visualizer, image, sample, **options):
-    """Draw the two halves of a data sample.
-
-    Args:
-        visualizer: mmdet's or mmseg's, with ``dataset_meta`` set.
-        image: RGB, (height, width, 3) uint8.
-        sample: DetDataSample or SegDataSample of the image's size.
-        **options: for the visualizer's ``add_datasample``.
-
-    Returns:
-        Two RGB images, truth and prediction.
-    """
-    drawn = []
-    for truth in (True, False):
-        visualizer.add_datasample('case', image, sample, draw_gt=truth, draw_pred=not truth, **options)
-        drawn.append(shrink(visualizer.get_image()))
-    return drawn
-
-
-def build_visualizer(kind, name, dataset_meta, **options):
-    """A visualizer that writes nothing by itself; ``options`` are its own."""
-    visualizer = VISUALIZERS.build(dict(type=kind, name=name, **options))
-    visualizer.dataset_meta = dataset_meta
-    return visualizer

@@ -1,4 +1,4 @@
-"""Line charts as numbers that an SVG element draws, so that they take the colours of the page."""
+"""Line charts as the coordinates of an SVG element, which takes its colours from the page."""
 
 import math
 from typing import NamedTuple
@@ -8,13 +8,13 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
 
 
 class Chart(NamedTuple):
-    """What the page's template draws; coordinates in units of an SVG of ``WIDTH`` x ``HEIGHT``.
+    """A chart for the template of the page; all coordinates are in units of an SVG of ``WIDTH`` x ``HEIGHT``.
 
-    Args:
+    Attributes:
         title, x_label: texts.
-        lines: (name, SVG path, points) of each series; points [(x, y)] where there are few enough to mark.
+        lines: (name, SVG path, marks) per series; marks [(x, y)] are the points, empty for more than 40 points.
         x_ticks, y_ticks: [(coordinate, text)].
-        note: of values that cannot be drawn, or ''.
+        note: text about values that are not finite, or ''.
     """
 
     title: str
@@ -26,14 +26,15 @@ class Chart(NamedTuple):
 
 
 def line_chart(title, x_label, series):
-    """A chart of several series.
+    """Make a chart of several series.
 
     Args:
         title, x_label: texts.
-        series: {name: [(x, y), ...]}, x ascending. What is not finite interrupts a line and is told in ``note``.
+        series: {name: [(x, y), ...]}, x ascending. A value that is not finite interrupts its line and is mentioned in
+            ``note``.
 
     Returns:
-        :class:`Chart`; None where there is no finite value.
+        A :class:`Chart`, or None if no value is finite.
     """
     finite = [(x, y) for points in series.values() for x, y in points if math.isfinite(y)]
     if not finite:
@@ -71,7 +72,7 @@ def line_chart(title, x_label, series):
 
 
 def ticks(low, high, count=5):
-    """About ``count`` round numbers, from the last one at or below ``low`` to the first at or above ``high``."""
+    """Return about ``count`` round numbers; the first is at or below ``low``, the last at or above ``high``."""
     span = high - low or abs(high) or 1.0
     size = 10.0 ** math.floor(math.log10(span / count))
     step = next(size * factor for factor in (1, 2, 5, 10) if span / (size * factor) <= count)

@@ -1,18 +1,18 @@
-"""Classification: the confusion matrix, classes, and the images of which the network was most sure."""
+"""Classification: the confusion matrix, scores per class, and the images with the most confident predictions."""
 
 import numpy as np
 
 from .case_images import data_uri, load_image, shrink
 from .metric import Case, CaseMetric, Table, image_name
 
-# A larger matrix is not readable as one; then its largest entries are listed.
+# A confusion matrix of more classes is not shown; the most frequent confusions are listed in any case.
 MATRIX_CLASSES = 20
 CONFUSIONS = 15
 PICTURE_SIDE = 320
 
 
 class ClassificationCases(CaseMetric):
-    """Notes label, prediction and confidence, the score of an image being the probability of what was predicted."""
+    """Records label, prediction and confidence. The confidence is the score of an image."""
 
     score_name = 'confidence'
     case_width = '9rem'
@@ -22,7 +22,7 @@ class ClassificationCases(CaseMetric):
             truth, predicted = sample['gt_label'], sample['pred_label']
             if truth.numel() != 1 or predicted.numel() != 1:
                 raise ValueError(
-                    f'--report takes one label an image, got {truth.numel()} and {predicted.numel()} predicted'
+                    f'--report needs one label per image, got {truth.numel()} labels, {predicted.numel()} predictions'
                 )
             score = float(sample['pred_score'].max())
             self.note(sample, score, truth=int(truth), predicted=int(predicted))
@@ -37,16 +37,16 @@ class ClassificationCases(CaseMetric):
         return [class_table(matrix, names), confusions(matrix, names)]
 
     def groups(self):
-        wrong = self.most_sure(right=False)
-        none = '' if wrong else 'No image was taken for another class.'
+        wrong = self.most_confident(correct=False)
+        note = '' if wrong else 'Every image was classified correctly.'
         return [
-            ('Wrong, and most sure of it', none, wrong),
-            ('Right, and most sure of it', '', self.most_sure(right=True)),
+            ('Wrong predictions with the highest confidence', note, wrong),
+            ('Correct predictions with the highest confidence', '', self.most_confident(correct=True)),
         ]
 
-    def most_sure(self, right):
-        """The ``keep`` records that are right (or wrong), the most confident first."""
-        chosen = [record for record in self.records if (record['truth'] == record['predicted']) == right]
+    def most_confident(self, correct):
+        """Return the ``keep`` correct (or wrong) records with the highest confidence, highest first."""
+        chosen = [record for record in self.records if (record['truth'] == record['predicted']) == correct]
         return sorted(chosen, key=lambda record: -record['score'])[: self.keep]
 
     def case_drawer(self, records):
@@ -54,7 +54,7 @@ class ClassificationCases(CaseMetric):
 
         def draw(record):
             truth, predicted = names[record['truth']], names[record['predicted']]
-            title = predicted if truth == predicted else f'{predicted}, is {truth}'
+            title = predicted if truth == predicted else f'{predicted}, truth: {truth}'
             picture = data_uri(shrink(load_image(infos[record['key']]), PICTURE_SIDE))
             return Case(title, f'{100 * record["score"]:.1f} %', [(image_name(record['key']), picture)])
 
@@ -62,7 +62,7 @@ class ClassificationCases(CaseMetric):
 
 
 def confusion_matrix(records, num_classes):
-    """Images counted by (truth, prediction), (num_classes, num_classes) int64."""
+    """Count images by (label, prediction), (num_classes, num_classes) int64."""
     matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
     for record in records:
         matrix[record['truth'], record['predicted']] += 1
@@ -70,27 +70,27 @@ def confusion_matrix(records, num_classes):
 
 
 def class_table(matrix, names):
-    """One row a class: images, recall, precision, and for what it is taken most often."""
+    """Return a table with one row per class: images, recall, precision, and the most frequent wrong prediction."""
     rows = []
     for index, name in enumerate(names):
-        images, right = matrix[index].sum(), matrix[index, index]
+        images, correct = matrix[index].sum(), matrix[index, index]
         others = matrix[index].copy()
         others[index] = 0
-        taken = f'{names[others.argmax()]} ({others.max()})' if others.any() else ''
-        rows.append((name, int(images), percent(right, images), percent(right, matrix[:, index].sum()), taken))
-    header = ('class', 'images', 'right, %', 'of those named so, right, %', 'most often taken for')
+        confused = f'{names[others.argmax()]} ({others.max()})' if others.any() else ''
+        rows.append((name, int(images), percent(correct, images), percent(correct, matrix[:, index].sum()), confused))
+    header = ('class', 'images', 'recall, %', 'precision, %', 'most often confused with (images)')
     return Table('By class', header, rows)
 
 
 def confusions(matrix, names):
-    """The pairs that are confused most often."""
+    """Return a table of the most frequent confusions, with one row per pair of classes."""
     off = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-off, axis=None, kind='stable')[:CONFUSIONS]
     pairs = [(*np.unravel_index(place, off.shape), off.flat[place]) for place in order if off.flat[place]]
     rows = [(names[i], names[j], int(count)) for i, j, count in pairs]
-    return Table('Confused most often', ('is', 'taken for', 'images'), rows)
+    return Table('Most frequent confusions', ('label', 'prediction', 'images'), rows)
 
 
 def percent(part, whole):
-    """In percent, as text; '-' of nothing."""
+    """Format a share in percent; '-' if ``whole`` is 0."""
     return f'{100 * part / whole:.1f}' if whole else '-'

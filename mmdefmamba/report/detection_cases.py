@@ -1,4 +1,4 @@
-"""Detection: classes, and images by how well boxes meet objects."""
+"""Detection: scores per class, and images ranked by how well their boxes match the objects."""
 
 import numpy as np
 import torch
@@ -9,28 +9,31 @@ from mmdet.structures.mask import encode_mask_results
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_masks
 
+from ..visualization.data_samples import build_visualizer, draw_truth_and_prediction
 from ..visualization.enlarge import enlarge_image, enlarge_sample, zoom_for
-from .case_images import build_visualizer, data_uri, draw_truth_and_prediction, load_image
+from .case_images import data_uri, load_image, shrink
 from .classification_cases import percent
 from .metric import Case, CaseMetric, Table, image_key, image_name
 
-SCORE_THRESHOLD = 0.3  # what mmdet's visualizer draws
+SCORE_THRESHOLD = 0.3  # mmdet's visualizer draws boxes from this score on
 IOU_THRESHOLD = 0.5
+TITLES = ('truth', 'prediction')
 
 
 class DetectionCases(CaseMetric):
-    """Notes how the boxes of each image meet its objects.
+    """Records how the boxes of each image match its objects.
 
-    The score of an image is the panoptic quality of its boxes: boxes scored 0.3 or more are matched with objects of
-    their class at an IoU of 0.5 or more, and the IoUs of matches are summed and divided by matches + half of the boxes
-    and half of the objects that are left over. An image without both has none. Objects are the data set's annotations,
-    so that it is the same under test-time augmentation, whose pipelines load none.
+    The score of an image is the panoptic quality of its boxes. Boxes with a score of 0.3 or more are matched with
+    objects of their class at an IoU of 0.5 or more. The quality is the sum of the IoUs of the matches, divided by the
+    number of matches plus half the number of unmatched boxes and objects. An image without boxes and objects has no
+    score. The objects are read from the dataset's annotations, because the pipelines of test-time augmentation do not
+    load annotations.
 
     Source of panoptic quality: Kirillov et al., Panoptic Segmentation (2019).
     """
 
-    score_name = f'panoptic quality of boxes scored {SCORE_THRESHOLD} or more'
-    unscored = 'there is nothing in them, and nothing was found'
+    score_name = f'panoptic quality of the boxes with a score of {SCORE_THRESHOLD} or more'
+    unscored = 'they contain no objects, and no boxes were predicted'
 
     def __init__(self, dataset, keep=6):
         super().__init__(dataset, keep)
@@ -73,13 +76,13 @@ class DetectionCases(CaseMetric):
 
         def draw(record):
             matched, extra, missed = record['counts'].sum(0).tolist()
-            text = f'score {record["score"]:.2f}: {matched} found, {missed} missed, {extra} boxes too many'
+            text = f'score {record["score"]:.2f}: {matched} detected, {missed} missed, {extra} false boxes'
             image, sample = _truth(infos[record['key']])
             sample.pred_instances = _instances(record['drawn'])
             zoom = zoom_for(*image.shape[:2])
             enlarge_sample(sample, zoom)
-            truth, prediction = draw_truth_and_prediction(visualizer, enlarge_image(image, zoom), sample)
-            pictures = [('truth', data_uri(truth)), ('prediction', data_uri(prediction))]
+            drawn = draw_truth_and_prediction(visualizer, enlarge_image(image, zoom), sample)
+            pictures = [(name, data_uri(shrink(picture))) for name, picture in zip(TITLES, drawn, strict=True)]
             return Case(image_name(record['key']), text, pictures)
 
         return draw
@@ -95,7 +98,7 @@ class DetectionCases(CaseMetric):
 
 
 def _truth(info):
-    """The image of a data set's entry as RGB, and a DetDataSample with its objects, both of the image's own size."""
+    """Return the image of a dataset entry as RGB, and a DetDataSample with its objects, both at the original size."""
     image = load_image(info)
     has_masks = all('mask' in instance for instance in info['instances'])
     results = dict(info, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
@@ -112,7 +115,7 @@ def _instances(drawn):
 
 
 def class_precisions(metrics, names):
-    """The keys of CocoMetric's average precision by class among a test's metrics: ``{key: class name}``."""
+    """Return the keys of CocoMetric's average precision per class in the metrics of a test: ``{key: class name}``."""
     keys = {f'{name}_precision': name for name in names}
     unprefixed = {key: key.partition('/')[2] for key in metrics}  # 'coco/cat_precision' -> 'cat_precision'
     return {key: keys[name] for key, name in unprefixed.items() if name in keys}
@@ -126,18 +129,19 @@ def _boxes(instances):
 
 
 def match_boxes(boxes, scores, labels, object_boxes, object_labels, ignored, num_classes):
-    """Match boxes with objects, those of the highest score first.
+    """Match boxes with objects, in the order of their scores, highest first.
 
     Args:
         boxes, object_boxes: (n, 4) and (m, 4), x1, y1, x2, y2 in pixels.
         scores: (n,).
         labels, object_labels: (n,) and (m,) int64.
-        ignored: (m,) bool, crowds: not to be found, and boxes that lie in one by half or more do not count.
-        num_classes: of the data set.
+        ignored: (m,) bool, crowds: they need not be detected, and a box with at least half of its area in a crowd of
+            its class is not counted.
+        num_classes: number of classes of the dataset.
 
     Returns:
-        (num_classes, 3) int64, by class: matches, boxes left over, objects left over; and the panoptic quality, None
-        where there are neither boxes nor objects.
+        (num_classes, 3) int64, per class: matches, unmatched boxes, unmatched objects; and the panoptic quality, None
+        if there are neither boxes nor objects.
     """
     counts = np.zeros((num_classes, 3), dtype=np.int64)
     crowds, crowd_labels = object_boxes[ignored], object_labels[ignored]
@@ -164,12 +168,12 @@ def match_boxes(boxes, scores, labels, object_boxes, object_labels, ignored, num
 
 
 def class_table(records, names, precisions):
-    """One row a class.
+    """Return a table with one row per class: objects, AP, recall, precision.
 
     Args:
-        records: of :class:`DetectionCases`.
-        names: of the classes.
-        precisions: average precision by class name, of 1; may lack classes.
+        records: the records of :class:`DetectionCases`.
+        names: names of the classes.
+        precisions: dict of class name to average precision, from 0 to 1; classes may be missing.
     """
     counts = sum((record['counts'] for record in records), np.zeros((len(names), 3), dtype=np.int64))
     rows = []
@@ -178,7 +182,7 @@ def class_table(records, names, precisions):
         ap = '-' if ap is None or np.isnan(ap) else f'{100 * ap:.1f}'
         rows.append((name, matched + missed, ap, percent(matched, matched + missed), percent(matched, matched + extra)))
     note = (
-        f'Found and right: boxes scored {SCORE_THRESHOLD} or more, at an IoU of {IOU_THRESHOLD} or more. AP: by '
-        "CocoMetric, of masks where it evaluates these, else of boxes; '-' where it gives none."
+        f'Recall and precision: boxes with a score of {SCORE_THRESHOLD} or more, matched at an IoU of {IOU_THRESHOLD} '
+        "or more. AP: from CocoMetric, of masks if it evaluates masks, else of boxes; '-' if it gives no AP."
     )
-    return Table('By class', ('class', 'objects', 'AP, %', 'found, %', 'of boxes, right, %'), rows, note)
+    return Table('By class', ('class', 'objects', 'AP, %', 'recall, %', 'precision, %'), rows, note)

@@ -1,4 +1,4 @@
-"""Writes a report: one HTML file that needs nothing beside it and nothing from a network."""
+"""Writing a report: one HTML file that needs no other file and no network."""
 
 import importlib.metadata
 import os
@@ -20,17 +20,17 @@ LIBRARIES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrai
 
 
 def write_page(template, path, **values):
-    """Fill in a template of this folder; whatever is filled in is escaped.
+    """Render a template of this folder and write the page. All values are escaped.
 
     Args:
-        template: its file name.
-        path: the file to write; the one that is there is replaced as a whole.
-        **values: of the template's names, all of them.
+        template: file name of the template.
+        path: file to write; an existing file is replaced as a whole.
+        **values: value of each name in the template.
 
     Raises:
         OSError: the file cannot be written.
     """
-    # Of values that a template names and nobody gives a report must not be silent.
+    # StrictUndefined: a name without a value is an error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -43,7 +43,7 @@ def write_page(template, path, **values):
 
 
 def run_facts(runner):
-    """Rows of (name, text) on a run: config, work dir, when."""
+    """Return rows of (name, text) about a run: config, work dir, time."""
     return [
         ('config', runner.cfg.filename or '-'),
         ('work dir', runner.work_dir),
@@ -52,7 +52,7 @@ def run_facts(runner):
 
 
 def environment_facts(runner):
-    """Rows of (name, text) on software and machine, short; and the whole of what MMEngine collects."""
+    """Return rows of (name, text) about software and machine: a short list, and everything that MMEngine collects."""
     device = get_device()
     if device == 'cuda':
         device = f'cuda, {torch.cuda.get_device_name()}'
@@ -62,8 +62,8 @@ def environment_facts(runner):
         ('Python', platform.python_version()),
         ('device', device),
         ('processes', str(runner.world_size)),
-        ('CPU cores, threads of a process', f'{os.cpu_count()}, {torch.get_num_threads()}'),
-        ('selective scan, by default', auto_backend(torch.empty(0, device=get_device()))[0]),
+        ('CPU cores, threads per process', f'{os.cpu_count()}, {torch.get_num_threads()}'),
+        ('default backend of the selective scan', auto_backend(torch.empty(0, device=get_device()))[0]),
     ]
     return rows, [(name, str(value)) for name, value in collect_env().items()]
 

@@ -1,24 +1,26 @@
-"""What trainings logged, read back from MMEngine's ``scalars.json``."""
+"""Reading the logs of trainings from MMEngine's ``scalars.json``."""
 
 import json
 from pathlib import Path
 
 
 def read_scalars(work_dir):
-    """Read what the runs in a work dir logged, resumed ones as one.
+    """Read the logs of all runs in a work dir, and join the logs of a run that was resumed.
 
-    MMEngine writes ``TIMESTAMP/vis_data/scalars.json``, one folder for each start. A run that was resumed takes the
-    place of what an earlier one logged from the same step on; one that starts from the first step, of all of it.
+    MMEngine writes one ``TIMESTAMP/vis_data/scalars.json`` per start. The log of a resumed run replaces earlier logs
+    from its first step on. The log of a run that starts from the first step replaces all earlier logs.
 
     Args:
         work_dir: the work dir of ``tools/train.py``.
 
     Returns:
-        Two lists of dicts, what was logged in training (``step`` is the iteration) and after validations (``step`` is
-        the epoch, or the iteration where training goes by iterations). Empty where nothing was logged.
+        Two lists of dicts. The first is the log of training, where ``step`` is the iteration. The second is the log of
+        validations, where ``step`` is the epoch, or the iteration in an iteration-based training. A list is empty if
+        nothing was logged.
 
     Raises:
-        ValueError: a line that is not JSON, other than the last one of a file, which a kill may have cut short.
+        ValueError: a line is not JSON. Only the last line of a file may be incomplete, because the run may have been
+            killed while it wrote.
     """
     training, validation = [], []
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):

@@ -1,15 +1,15 @@
-"""What a test did with each image, noted while it runs."""
+"""Records of each image of a test, made while the test runs."""
 
 from typing import NamedTuple
 
 from mmengine.evaluator import BaseMetric
 
-# By which of its facts an image is found again in its data set: the first one that a data sample has.
+# Fields that identify an image in its dataset; the first one that the data sample has is used.
 _KEYS = ('img_path', 'img_id', 'sample_idx')
 
 
 class Table(NamedTuple):
-    """A table of the page: texts and numbers; ``note`` stands below."""
+    """A table of the page, with texts and numbers; ``note`` is the text below it."""
 
     title: str
     header: tuple
@@ -18,12 +18,12 @@ class Table(NamedTuple):
 
 
 class Case(NamedTuple):
-    """An image of the page with what was predicted.
+    """An image of the page and its prediction.
 
-    Args:
-        title, text: about the image.
-        pictures: (caption, data URI).
-        legend: (CSS colour, what it means).
+    Attributes:
+        title, text: texts about the image.
+        pictures: [(caption, data URI)].
+        legend: [(CSS colour, meaning)].
     """
 
     title: str
@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Cases under a title; ``note`` says what they have in common, or why there are none."""
+    """A list of cases with a title; ``note`` says what they have in common, or why the list is empty."""
 
     title: str
     note: str
@@ -41,24 +41,25 @@ class Gallery(NamedTuple):
 
 
 class CaseMetric(BaseMetric):
-    """Notes each image of a test for a report; gives no score itself. One subclass a task.
+    """A metric that records each image of a test for the report. It gives no score. There is one subclass per task.
 
-    In a distributed test every rank notes its own images, and MMEngine gathers the notes on rank 0 as it gathers what
-    the other metrics need. Pictures of predictions are large: each rank keeps only those of its best and worst images.
+    In a distributed test every rank records its own images, and MMEngine gathers the records on rank 0, as it does for
+    other metrics. Predictions are large, so each rank keeps only those of its best and worst images.
 
     Args:
-        dataset: the tested one.
-        keep: how many of the best and of the worst images keep what is drawn of them.
+        dataset: the dataset of the test.
+        keep: number of best images, and of worst images, that keep their predictions.
 
-    After the test ``records`` is, on rank 0, a dict an image: ``key`` (name and value of the fact by which
-    :func:`find_images` finds it), ``score`` (the image's own, or None), ``drawn`` (None but for the extremes), and what
-    the subclass notes.
+    Attributes:
+        records: after the test, on rank 0, a list with one dict per image: ``key``, the name and value of the field by
+            which :func:`find_images` finds the image; ``score``, the score of the image, or None; ``drawn``, the
+            prediction, None except for the best and worst images; and the entries that the subclass adds.
     """
 
     default_prefix = 'report'
-    #: in words: what the score of an image is, and what images have none
+    #: texts: what the score of an image is, and why an image can have no score
     score_name, unscored = None, None
-    #: least width of a case on the page
+    #: smallest width of a case on the page
     case_width = '26rem'
 
     def __init__(self, dataset, keep=6):
@@ -68,7 +69,14 @@ class CaseMetric(BaseMetric):
         self._lowest, self._highest = [], []
 
     def note(self, sample, score, drawn=None, **rest):
-        """Note one image, in the order in which the data loader gives them."""
+        """Record one image.
+
+        Args:
+            sample: the data sample, a dict.
+            score: score of the image, or None.
+            drawn: what is needed to draw the prediction; it is kept for the best and worst images only.
+            **rest: further entries of the record.
+        """
         record = dict(rest, key=image_key(sample), score=score, drawn=None if score is None else drawn)
         self.results.append(record)
         if record['drawn'] is not None:
@@ -85,50 +93,50 @@ class CaseMetric(BaseMetric):
         return {}
 
     def watch(self, evaluator):
-        """Join a test's evaluator; a subclass may ask its metrics for more than they are set to give."""
+        """Join the evaluator of a test. A subclass may change settings of the other metrics."""
         evaluator.metrics.append(self)
         self.dataset_meta = evaluator.dataset_meta
 
     def tables(self, metrics):
-        """The :class:`Table` of each view on the classes, after the test; ``metrics`` are what it gave."""
+        """Return the tables about classes, a list of :class:`Table`, from the records and the metrics of the test."""
         raise NotImplementedError
 
     def class_scores(self, metrics):
-        """The keys of ``metrics`` that are of one class, which :meth:`tables` show."""
+        """Return the keys of ``metrics`` that are scores of a single class, which :meth:`tables` contains."""
         return set()
 
     def matrix(self):
-        """The confusion matrix, (classes, classes) int64, where there is one to show."""
+        """Return the confusion matrix, (classes, classes) int64, or None if none is shown."""
 
     def groups(self):
-        """What the report shows of the images, after the test: (title, note, records) of each group."""
+        """Return the groups of images that the report shows: a list of (title, note, records)."""
         note = f'Score of an image: {self.score_name}.'
         unscored = len(self.records) - len(self._scored())
         if unscored:
-            note += f' {unscored} images have none: {self.unscored}.'
+            note += f' {unscored} images have no score: {self.unscored}.'
         return [('Worst images', note, self.lowest()), ('Best images', '', self.highest())]
 
     def galleries(self):
-        """The :class:`Gallery` of each group."""
+        """Return one :class:`Gallery` per group."""
         groups = self.groups()
         draw = self.case_drawer([record for _, _, records in groups for record in records])
         return [Gallery(title, note, [draw(record) for record in records]) for title, note, records in groups]
 
     def case_drawer(self, records):
-        """A function that makes the :class:`Case` of each of ``records``."""
+        """Return a function that makes the :class:`Case` of one of ``records``."""
         raise NotImplementedError
 
     def infos(self, records):
-        """What the data set knows of the images of some records: ``{key: entry}``."""
+        """Return the dataset entries of the images of some records: ``{key: entry}``."""
         found = find_images(self.dataset, [record['key'] for record in records])
         return {key: self.dataset.get_data_info(index) for key, index in found.items()}
 
     def lowest(self):
-        """The ``keep`` records with the lowest scores, worst first."""
+        """Return the ``keep`` records with the lowest scores, lowest first."""
         return sorted(self._scored(), key=lambda record: record['score'])[: self.keep]
 
     def highest(self):
-        """The ``keep`` records with the highest scores, best first, without those that :meth:`lowest` gives."""
+        """Return the ``keep`` records with the highest scores, highest first, without those of :meth:`lowest`."""
         worst = self.lowest()
         rest = [record for record in self._scored() if not any(record is low for low in worst)]
         return sorted(rest, key=lambda record: -record['score'])[: self.keep]
@@ -138,7 +146,7 @@ class CaseMetric(BaseMetric):
 
 
 def _add_ranked(ranked, record, keep, reverse):
-    """Add to a list that is kept in order; gives what falls out of its first ``keep``."""
+    """Add a record to a sorted list of at most ``keep`` records; return the records that no longer fit."""
     ranked.append(record)
     ranked.sort(key=lambda record: record['score'], reverse=reverse)
     dropped = ranked[keep:]
@@ -147,29 +155,29 @@ def _add_ranked(ranked, record, keep, reverse):
 
 
 def image_key(sample):
-    """The fact by which the image of a data sample (a dict) is found in its data set: ``(name, value)``.
+    """Return the field that identifies the image of a data sample (a dict) in its dataset: ``(name, value)``.
 
     Raises:
-        ValueError: the sample has none of them.
+        ValueError: the sample has no such field.
     """
     for name in _KEYS:
         if sample.get(name) is not None:
             return name, sample[name]
     raise ValueError(
-        f'--report: to find images again it needs one of {", ".join(_KEYS)} in the data samples; add it to meta_keys '
-        'of the last transform of the test pipeline'
+        f'--report needs one of {", ".join(_KEYS)} in the data samples to identify images, got {sorted(sample)}: add '
+        'one to meta_keys of the last transform of the test pipeline'
     )
 
 
 def find_images(dataset, keys):
-    """Indices of images in a data set.
+    """Find images in a dataset.
 
     Args:
-        dataset: MMEngine's BaseDataset, or a wrapper of it.
-        keys: as :func:`image_key` gives them.
+        dataset: an MMEngine BaseDataset, or a wrapper of one.
+        keys: results of :func:`image_key`.
 
     Returns:
-        ``{key: index}``, the first index of each.
+        ``{key: index}``; if an image occurs more than once, the first index.
     """
     wanted, found = set(keys), {}
     for index in range(len(dataset)):
@@ -182,6 +190,6 @@ def find_images(dataset, keys):
 
 
 def image_name(key):
-    """What an image is called on the page."""
+    """Return the name of an image on the page."""
     name, value = key
     return str(value).rpartition('/')[2] if name == 'img_path' else f'{name} {value}'

@@ -1,31 +1,31 @@
-"""Where the deformable scans of a tested model look, and in which order, on the images of a report."""
+"""The points and the scan orders of a tested model on images of the report."""
 
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
+from ..analysis.trace import find_backbone
 from ..model_wrappers import plain_model
-from ..models import DefMamba
 from ..visualization import draw_points, draw_scan_order, figure_to_rgb, trace_blocks
 from ..visualization.inputs import network_inputs
 from .case_images import data_uri, shrink
 from .metric import Case, Gallery, find_images, image_name
 
-MOST_TOKENS = 32 * 32  # more arrows than that are not told apart
-EACH = 2  # images of each of the report's groups
+MOST_TOKENS = 32 * 32  # more arrows than this could not be distinguished
+EACH = 2  # images per group of the report
 
 
 def scan_galleries(runner, cases):
-    """Points and order of one stage on some of the worst and best images of a test.
+    """Draw points and order of one stage on some images of each group of the report.
 
     Args:
-        runner: after its test; on one rank alone, no other has to take part.
+        runner: the runner after its test. One rank is enough, because the other ranks take no part.
         cases: the :class:`~mmdefmamba.report.metric.CaseMetric` of the test.
 
     Returns:
         A list of one :class:`~mmdefmamba.report.metric.Gallery`.
     """
     model = plain_model(runner.model)
-    backbone = next((module for module in model.modules() if isinstance(module, DefMamba)), None)
+    backbone = find_backbone(model, required=False)
     if backbone is None:
         return [Gallery('No scans', 'The model has no DefMamba backbone.', [])]
     records = [record for _, _, records in cases.groups() for record in records[:EACH]]
@@ -38,26 +38,27 @@ def scan_galleries(runner, cases):
         inputs, (image,) = network_inputs(model, batch)
         _, traces = trace_blocks(backbone, inputs, state_space=False)
         trace = _readable(traces)
-        figures = [] if trace.points is None else [('points: from each token to where it looks', draw_points)]
-        figures.append(('order, first tokens to last, over the image and beside raster order', draw_scan_order))
+        figures = [] if trace.points is None else [('points: from each token to the point that is read', draw_points)]
+        figures.append(('scan order, over the image and next to the raster order', draw_scan_order))
         pictures = [(caption, data_uri(shrink(figure_to_rgb(draw(image, trace))))) for caption, draw in figures]
         drawn.append(Case(image_name(record['key']), '', pictures))
     if trace is None:
-        return [Gallery('No scans', 'There is no image to look at.', [])]
+        return [Gallery('No scans', 'The report shows no images.', [])]
     title = f'Stage {trace.stage + 1}, block {trace.block + 1}'
     note = (
-        f'{trace.scans[trace.scan_index()]} scan, the first of {len(trace.scans)} if none is deformable. The earliest '
-        f'stage whose maps have at most {MOST_TOKENS} tokens; images as the network is given them.'
+        f'Scan: {trace.scans[trace.scan_index()]}, one of {len(trace.scans)}. This is the earliest stage whose maps '
+        f'have at most {MOST_TOKENS} tokens. The images are those that the network was given.'
     )
     return [Gallery(title, note, drawn)]
 
 
 def is_tta(model):
-    """Whether a runner's model merges the predictions of several views."""
+    """Return whether a runner's model merges the predictions of several views."""
     return isinstance(model.module if is_model_wrapper(model) else model, BaseTTAModel)
 
 
 def _readable(traces):
+    """Choose a block of the earliest stage with few enough tokens, one that learns points if there is one."""
     small = [trace for trace in traces if trace.map_size[0] * trace.map_size[1] <= MOST_TOKENS]
     small = small or traces[-1:]
     first = [trace for trace in small if trace.stage == small[0].stage]

@@ -1,18 +1,18 @@
-"""The scores of a run as the page shows them, beside the paper's."""
+"""The scores of a run, and the scores of the paper for the same config."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 from ..paper.tables import PAPER, ROOT
 
-# What the libraries' metrics are called here, and the factor to percent; those of the first rank head the page.
+# The metrics at the top of the page: name on the page, and factor to percent.
 _HEADLINES = {
     'accuracy/top1': ('top-1 accuracy', 1),
     'coco/bbox_mAP': ('box mAP', 100),
     'coco/segm_mAP': ('mask mAP', 100),
     'mIoU': ('mIoU', 1),
 }
-# The metric that a name in the paper's tables stands for, and the factor to the paper's percent.
+# The metric behind each name in the paper's tables, and its factor to percent.
 _PAPER_METRICS = {
     'Top 1 Accuracy': ('accuracy/top1', 1),
     'box AP': ('coco/bbox_mAP', 100),
@@ -28,7 +28,7 @@ _UNDER_TTA = {'mIoU(ms+flip)'}
 
 
 class PaperRow(NamedTuple):
-    """A row of the paper beside a run; ``scores`` are (name, the paper's, the run's or '-')."""
+    """A row of the paper and a run; ``scores`` are (name, score of the paper, score of the run or '-')."""
 
     table: str
     arch: str
@@ -36,25 +36,25 @@ class PaperRow(NamedTuple):
 
 
 def headlines(metrics):
-    """(name, text in percent) of the scores that head the page."""
+    """Return (name, text in percent) of the scores at the top of the page."""
     return [(name, f'{metrics[key] * factor:.2f} %') for key, (name, factor) in _HEADLINES.items() if key in metrics]
 
 
 def is_headline(key):
-    """Whether a metric is one of those that head the page."""
+    """Return whether a metric is shown at the top of the page."""
     return key in _HEADLINES
 
 
 def paper_rows(config, metrics, tta):
-    """The paper's rows that a config is for.
+    """Return the rows of the paper that belong to a config.
 
     Args:
-        config: path of the config file, None if it has none.
-        metrics: of its test.
-        tta: whether the test was with test-time augmentation: what the paper has with it is compared with nothing else.
+        config: path of the config file, or None.
+        metrics: metrics of the test.
+        tta: whether the test used test-time augmentation. Scores with and without it are not compared.
 
     Returns:
-        list of :class:`PaperRow`; empty for any other config.
+        A list of :class:`PaperRow`; empty if the paper has no row for the config.
     """
     if config is None:
         return []

@@ -1,4 +1,4 @@
-"""Segmentation: classes, and images by mIoU."""
+"""Segmentation: scores per class, and images ranked by mIoU."""
 
 import numpy as np
 import torch
@@ -6,19 +6,21 @@ from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
-from .case_images import build_visualizer, data_uri, draw_truth_and_prediction, load_image, shrink
+from ..visualization.data_samples import build_visualizer, draw_truth_and_prediction
+from .case_images import data_uri, load_image, shrink
 from .classification_cases import percent
 from .metric import Case, CaseMetric, Table, image_name
 
 
 class SegmentationCases(CaseMetric):
-    """Notes intersection and union of each class in each image.
+    """Records intersection and union of each class in each image.
 
-    The score of an image is its mIoU. Images of one class, all found, have none: there is nothing to see in them.
+    The score of an image is its mIoU. An image of one class, with all pixels predicted correctly, has no score, because
+    it shows nothing of interest.
     """
 
-    score_name = 'mIoU over the classes that it or the prediction has'
-    unscored = 'they are of one class, and were taken for it throughout'
+    score_name = 'mIoU over the classes in its label map or its prediction'
+    unscored = 'they have one class only, and all pixels were predicted correctly'
     ignore_index = 255
 
     def watch(self, evaluator):
@@ -51,10 +53,10 @@ class SegmentationCases(CaseMetric):
             maps = {name: PixelData(data=torch.from_numpy(map_)[None]) for name, map_ in record['drawn'].items()}
             sample = SegDataSample(gt_sem_seg=maps['truth'], pred_sem_seg=maps['predicted'])
             image = load_image(infos[record['key']])
-            # mmseg takes seconds to place the names of classes in a picture of a million pixels: beside it instead
+            # class names are in the legend, because mmseg takes seconds to write them on an image of a million pixels
             truth, prediction = draw_truth_and_prediction(visualizer, image, sample, with_labels=False)
-            pictures = [('image', shrink(image)), ('truth', truth), ('prediction', prediction)]
-            pictures = [(caption, data_uri(picture)) for caption, picture in pictures]
+            pictures = [('image', image), ('truth', truth), ('prediction', prediction)]
+            pictures = [(caption, data_uri(shrink(picture))) for caption, picture in pictures]
             legend = [(f'rgb{tuple(palette[label])}', names[label]) for label in np.flatnonzero(record['areas'][1])]
             return Case(image_name(record['key']), f'mIoU {100 * record["score"]:.1f} %', pictures, legend)
 
@@ -62,12 +64,12 @@ class SegmentationCases(CaseMetric):
 
 
 def class_table(records, names):
-    """One row a class: share of the pixels, IoU, recall, precision."""
+    """Return a table with one row per class: share of the pixels, IoU, recall, precision."""
     areas = sum((record['areas'] for record in records), np.zeros((4, len(names)), dtype=np.int64))
     pixels = areas[3].sum()
     rows = [
         (name, percent(truth, pixels), percent(both, either), percent(both, truth), percent(both, predicted))
         for name, (both, either, predicted, truth) in zip(names, areas.T.tolist(), strict=True)
     ]
-    header = ('class', 'of all pixels, %', 'IoU, %', 'found, %', 'of those named so, right, %')
+    header = ('class', 'share of pixels, %', 'IoU, %', 'recall, %', 'precision, %')
     return Table('By class', header, rows)

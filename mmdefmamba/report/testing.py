@@ -19,16 +19,16 @@ FILE = 'test.html'
 
 
 def watch_test(runner):
-    """Have a test noted for a report; before ``runner.test()``, on every rank.
+    """Start to record a test for a report. Call it before ``runner.test()``, on every rank.
 
     Returns:
         A :class:`~mmdefmamba.report.metric.CaseMetric`, for :func:`write_test_report`.
 
     Raises:
-        ValueError: the config is of none of the three libraries.
+        ValueError: the config does not belong to mmpretrain, mmdet or mmseg.
     """
     task = task_of(runner.cfg)
-    # each needs its library alone
+    # imported by name, so that only the library of this task is needed
     kind = getattr(importlib.import_module(f'{__package__}.{task}_cases'), _CASES[task])
     cases = kind(runner.test_dataloader.dataset)
     cases.watch(runner.test_evaluator)
@@ -36,18 +36,18 @@ def watch_test(runner):
 
 
 def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=None):
-    """Write the page of a test; nothing but on rank 0, and without waiting for other ranks.
+    """Write the page of a test. Only rank 0 writes, and it does not wait for other ranks.
 
     Args:
-        runner: after its test.
-        cases: from :func:`watch_test`.
-        metrics: from ``runner.test()``.
-        folder: where ``test.html`` goes.
-        tta: whether it was a test with test-time augmentation.
-        cfg_options: what was changed in the config, {dotted key: value}.
+        runner: the runner after its test.
+        cases: the result of :func:`watch_test`.
+        metrics: the result of ``runner.test()``.
+        folder: folder of ``test.html``.
+        tta: whether the test used test-time augmentation.
+        cfg_options: changes of the config, {dotted key: value}.
 
     Returns:
-        The page's path; None on other ranks.
+        The path of the page; None on other ranks.
     """
     if not is_main_process():
         return None
@@ -62,7 +62,7 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
         *run_facts(runner),
     ]
     if cfg_options:
-        facts.insert(0, ('changed in the config', ', '.join(f'{key}={value}' for key, value in cfg_options.items())))
+        facts.insert(0, ('changes of the config', ', '.join(f'{key}={value}' for key, value in cfg_options.items())))
     path = Path(folder, FILE)
     write_page(
         'test.html.jinja',
@@ -88,22 +88,22 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
 
 
 def _text(value):
-    # COCO's evaluation gives -1 where there is nothing to evaluate
+    # COCO's evaluation gives -1 if there is nothing to evaluate
     return '-' if value == -1 else f'{value:.4g}'
 
 
 def speed_facts(runner):
-    """Rows of (name, text) on the speed of the test, by the times that MMEngine's IterTimerHook took on this rank."""
+    """Return rows of (name, text) about the speed of the test, measured by MMEngine's IterTimerHook on this rank."""
     loader = runner.test_dataloader
-    rows = [('batch size of a process', str(loader.batch_size or loader.batch_sampler.batch_size))]
+    rows = [('batch size per process', str(loader.batch_size or loader.batch_sampler.batch_size))]
     scalars = runner.message_hub.log_scalars
     if 'test/time' not in scalars or not len(loader):
-        return [*rows, ('images/s', 'not measured: no IterTimerHook, or nothing to test')]
+        return [*rows, ('images/s', 'not measured: there is no IterTimerHook, or the test has no images')]
     total, loading = (float(scalars[f'test/{name}'].data[0][-len(loader) :].sum()) for name in ('time', 'data_time'))
     images = len(loader.dataset)
     return [
-        ('images/s, with loading and evaluation', f'{images / total:.4g}'),
-        ('of that time, waiting for data', f'{100 * loading / total:.0f} %'),
-        ('whole test', f'{total:.1f} s, {images} images in {len(loader)} batches of each process'),
+        ('images/s, including loading and evaluation', f'{images / total:.4g}'),
+        ('share of the time spent waiting for data', f'{100 * loading / total:.0f} %'),
+        ('whole test', f'{total:.1f} s, {images} images, {len(loader)} batches per process'),
         *rows,
     ]

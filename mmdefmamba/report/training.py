@@ -12,19 +12,18 @@ from .scores import headlines, is_headline
 
 FILE = 'train.html'
 _TIMES = {'data_time', 'time', 'step', 'iter', 'epoch', 'memory'}
-SERIES = 8  # lines that one chart still shows apart
+SERIES = 8  # largest number of lines in a chart
 
 
 def write_train_report(runner, folder):
-    """Write the page of a training; nothing but on rank 0, and without waiting for other ranks.
+    """Write the page of a training. Only rank 0 writes, and it does not wait for other ranks.
 
     Args:
-        runner: after its training. What earlier runs in its work dir logged is on the page, too, as far as this one
-            goes on from them.
-        folder: where ``train.html`` goes.
+        runner: the runner after its training. If it resumed earlier runs of its work dir, the page includes their logs.
+        folder: folder of ``train.html``.
 
     Returns:
-        The page's path; None on other ranks.
+        The path of the page; None on other ranks.
     """
     if not is_main_process():
         return None
@@ -55,7 +54,11 @@ def write_train_report(runner, folder):
 
 
 def curves(training, validation):
-    """The charts of what :func:`read_scalars` gives: loss, its parts, scores, learning rate."""
+    """Return the charts of a training: loss, parts of the loss, scores and learning rate.
+
+    Args:
+        training, validation: the two results of :func:`read_scalars`.
+    """
     losses = [key for key in dict.fromkeys(key for line in training for key in line) if 'loss' in key and key != 'loss']
     scores = _score_keys(validation)
     main = [key for key in scores if is_headline(key)] or scores
@@ -69,7 +72,7 @@ def curves(training, validation):
 
 
 def score_rows(validation, unit):
-    """Rows of (name, last, highest, when), one a score."""
+    """Return one row per score: (name, last value, highest value, step of the highest value)."""
     rows = []
     for key in _score_keys(validation):
         values = [(line[key], line['step']) for line in validation if key in line]
@@ -79,10 +82,10 @@ def score_rows(validation, unit):
 
 
 def speed_facts(runner, training):
-    """Rows of (name, text) on the speed of a training, by what IterTimerHook logged on rank 0."""
+    """Return rows of (name, text) about the speed of a training, measured by IterTimerHook on rank 0."""
     loader = runner.train_dataloader
     batch = loader.batch_size or loader.batch_sampler.batch_size
-    rows = [('batch size of a process', str(batch))]
+    rows = [('batch size per process', str(batch))]
     times = [line['time'] for line in training if line.get('time')]
     if not times:
         return [*rows, ('images/s', 'not measured: nothing was logged')]
@@ -90,8 +93,8 @@ def speed_facts(runner, training):
     share = statistics.median(line['data_time'] / line['time'] for line in training if line.get('time'))
     return [
         ('images/s, median', f'{batch * runner.world_size / second:.4g}'),
-        ('time of an iteration, median', f'{second:.3g} s'),
-        ('of that time, waiting for data', f'{100 * share:.0f} %'),
+        ('time per iteration, median', f'{second:.3g} s'),
+        ('share of the time spent waiting for data', f'{100 * share:.0f} %'),
         *rows,
     ]
 
@@ -101,7 +104,7 @@ def _series(lines, keys):
 
 
 def _score_keys(validation):
-    """Names of the numbers that validations gave, in their order."""
+    """Return the names of the numbers in the validation log, in their order."""
     names = dict.fromkeys(name for line in validation for name, value in line.items() if isinstance(value, int | float))
     return [name for name in names if name not in _TIMES]
 
@@ -112,4 +115,4 @@ def _unit(training):
 
 def _last_checkpoint(runner):
     note = Path(runner.work_dir, 'last_checkpoint')
-    return note.read_text('utf-8').strip() if note.is_file() else 'none was saved'
+    return note.read_text('utf-8').strip() if note.is_file() else 'no checkpoint was saved'

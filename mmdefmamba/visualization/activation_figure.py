@@ -1,25 +1,37 @@
-"""Which tokens a token hears of (DefMamba, figure 4)."""
+"""Activation maps: which tokens influence a token (DefMamba, figure 4)."""
 
+import numpy as np
 from matplotlib.colors import PowerNorm
 
 from ..analysis.activation import activation_map, place_of_token
-from .canvas import ACCENT, as_rgb, faded, image_panels, relative, show, token_centres
+from .canvas import (
+    ACCENT,
+    EDGE_SIDE,
+    as_rgb,
+    cell_size,
+    edge_panel,
+    faded,
+    image_panels,
+    relative,
+    show,
+    token_centres,
+)
 
 COLOURS = 'magma'
 
 
 def draw_activation_map(image, trace, token, index=0):
-    """Draw the activation map of a token, of all scans of a block together and of each alone.
+    """Draw the activation map of a token: of all scans of a block together, and of each scan alone.
 
     Args:
         image: what the network was given, (height, width) or (height, width, 3), uint8, RGB.
         trace: a :class:`~mmdefmamba.analysis.BlockTrace`, with state space, of a batch with that image.
-        token: (row, column) on the block's map; negative ones count from the end.
-        index: of the image in the batch.
+        token: (row, column) on the block's map; negative numbers count from the end.
+        index: index of the image in the batch.
 
     Returns:
-        A matplotlib Figure. Every map is drawn relative to its own maximum, on a square root scale: what a token
-        receives falls off steeply along a scan.
+        A matplotlib Figure. Every map is relative to its own maximum, on a square root scale, because the influence
+        of a token decreases steeply along a scan.
 
     Raises:
         ValueError: as :func:`~mmdefmamba.analysis.activation_map`.
@@ -29,16 +41,52 @@ def draw_activation_map(image, trace, token, index=0):
     if len(trace.scans) > 1:
         maps |= {trace.scans[k]: activation_map(trace, token, index, k) for k in range(len(trace.scans))}
     figure, axes = image_panels(image, 1, 1 + len(maps), bar=True)
-    size = image.shape[:2]
-    place = place_of_token(token, trace.map_size)
-    row, column = divmod(place, trace.map_size[1])
+    row, column = divmod(place_of_token(token, trace.map_size), trace.map_size[1])
     show(axes[0, 0], image, f'{trace.label}, token ({row}, {column})')
     for axis, (name, values) in zip(axes[0, 1:], maps.items(), strict=True):
-        show(axis, faded(image), name)
-        shown = show(axis, relative(values).numpy(), size=size, cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), alpha=0.75)
-    y, x = token_centres(trace.map_size, size)[place]
+        shown = _show_map(axis, image, relative(values).numpy(), 0.75)
+        axis.set_title(name, fontsize=9)
     for axis in axes[0]:
-        axis.plot(x, y, 'o', color=ACCENT, markeredgecolor='white', markeredgewidth=1.2, markersize=7)
+        _mark_token(axis, trace.map_size, image.shape[:2], token, 7, 1.2)
     bar = figure.colorbar(shown, ax=axes[0], shrink=0.8, pad=0.01, aspect=25)
     bar.set_ticks([0, 0.1, 0.5, 1], labels=['0', '10 %', '50 %', 'most'])
     return figure
+
+
+def draw_activation_map_to_edge(image, trace, token, index=0):
+    """Draw the activation map of a token, of all scans together, with the grid of tokens and without a frame.
+
+    Args:
+        image, trace, token, index: as for :func:`draw_activation_map`.
+
+    Returns:
+        A matplotlib Figure that the map fills to its edges, see :func:`~mmdefmamba.visualization.canvas.edge_panel`.
+
+    Raises:
+        ValueError: as :func:`~mmdefmamba.analysis.activation_map`.
+    """
+    image = as_rgb(image)
+    figure, axis = edge_panel(image)
+    shares = relative(activation_map(trace, token, index)).numpy()
+    # the image shows through where the influence is small
+    _show_map(axis, image, shares, 0.15 + 0.75 * shares**0.5)
+    size = image.shape[:2]
+    width = 0.6 if max(trace.map_size) < 24 else 0.2
+    for draw_line, tokens, pixels in zip((axis.axhline, axis.axvline), trace.map_size, size, strict=True):
+        for edge in range(1, tokens):
+            draw_line(edge * pixels / tokens - 0.5, color='white', linewidth=width, alpha=0.5)
+    dot = float(np.clip(EDGE_SIDE / max(size) * cell_size(trace.map_size, size) / 5, 4, 12))
+    _mark_token(axis, trace.map_size, size, token, dot, dot / 5)
+    return figure
+
+
+def _show_map(axis, image, shares, opacity):
+    """Show a map with values from 0 to 1 over the pale image, on a square root scale."""
+    show(axis, faded(image))
+    return show(axis, shares, size=image.shape[:2], cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), alpha=opacity)
+
+
+def _mark_token(axis, map_size, image_size, token, dot, rim):
+    """Draw a dot of ``dot`` points with a white rim of ``rim`` points on a token."""
+    y, x = token_centres(map_size, image_size)[place_of_token(token, map_size)]
+    axis.plot(x, y, 'o', color=ACCENT, markeredgecolor='white', markeredgewidth=rim, markersize=dot)

@@ -1,5 +1,7 @@
-"""The order of a scan as a moving picture: its path grows over the image, the places it has been to take the colour of
-their rank."""
+"""The order of a scan as an animation.
+
+The path grows over the image, and each visited place takes the colour of its rank.
+"""
 
 import io
 
@@ -10,12 +12,12 @@ from PIL import Image
 
 from .canvas import COLOURS
 
-SIDE = 320  # of the picture, pixels; the longer side
+SIDE = 320  # longer side of the animation, in pixels
 MAX_FRAMES = 32
 SECONDS = 4.0
-HOLD_SECONDS = 1.5  # how long the whole path stays
+HOLD_SECONDS = 1.5  # how long the complete path stays
 OPACITY = 0.55
-# Of a path of more steps than these only the latest are drawn: the whole would hide the image.
+# Of a path with more steps than WHOLE only the LATEST steps are drawn, because the whole path would hide the image.
 WHOLE, LATEST = 64, 24
 
 
@@ -23,15 +25,15 @@ def animate_scan(image, order, map_size):
     """Draw the path of a scan step by step.
 
     Args:
-        image: what the network saw, (height, width, 3) uint8 RGB.
+        image: what the network was given, (height, width, 3) uint8 RGB.
         order: the place visited at each step, counted row by row, integers (H * W,).
         map_size: (H, W).
 
     Returns:
-        An animated WebP that loops, bytes.
+        An animated WebP that repeats forever, bytes.
 
     Raises:
-        ValueError: ``order`` is not as long as the map has places.
+        ValueError: ``order`` does not have one entry per place of the map.
     """
     height, width = map_size
     order = np.asarray(order)
@@ -62,7 +64,7 @@ def animate_scan(image, order, map_size):
 
 
 def _frame(base, order, map_size, step):
-    """The picture after ``step`` places."""
+    """Return the picture after ``step`` steps, (height, width, 3) uint8 RGB."""
     rank = np.full(len(order), -1)
     rank[order[:step]] = np.arange(step)
     colors = colormaps[COLOURS](np.maximum(rank, 0) / max(len(order) - 1, 1))[:, :3] * 255
@@ -71,14 +73,14 @@ def _frame(base, order, map_size, step):
     tint = cv2.resize(colors.reshape(*map_size, 3).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
     opacity = OPACITY * visited[..., None]
     frame = np.ascontiguousarray((base * (1 - opacity) + tint * opacity).astype(np.uint8))
-    # centres of the places, in 16ths of a pixel
+    # centres of the places, in units of 1/16 pixel
     first = 0 if len(order) <= WHOLE else max(step - LATEST, 0)
     rows, columns = np.divmod(order[first:step], map_size[1])
     centres = (np.stack([columns, rows], -1) + 0.5) * np.array(size) / np.array(map_size[::-1])
     path = np.round(centres * 16).astype(np.int32)
     cell = min(size[0] / map_size[1], size[1] / map_size[0])
     thickness = int(np.clip(cell / 12, 1, 3))
-    # a dark rim: white alone is lost on white
+    # a dark rim keeps the white line visible on white ground
     for color, extra in (((0, 0, 0), 2), ((255, 255, 255), 0)):
         cv2.polylines(frame, [path[:, None]], False, color, thickness + extra, cv2.LINE_AA, shift=4)
     start = np.divmod(order[0], map_size[1])[::-1]

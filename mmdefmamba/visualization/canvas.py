@@ -1,49 +1,52 @@
-"""What all figures share: panels without a graphical backend, colours, and where a token lies on an image."""
+"""The basis of all figures: panels that need no graphical backend, colours, and the place of a token on an image."""
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-#: Of Okabe and Ito's palette, which the colour-blind tell apart: vermillion and blue, and a map of the same kind.
+#: Vermillion and blue of Okabe and Ito's palette and a colour map, all safe for colour-blind readers.
 ACCENT, SECOND = '#D55E00', '#0072B2'
 COLOURS = 'viridis'
 DPI = 100
-#: Side of a panel with an image, inches.
+#: Side of a panel with an image, in inches.
 PANEL = 2.8
-#: Side in pixels from which on an image is larger than its panel.
+#: Longer side of a figure from :func:`edge_panel`, in pixels.
+EDGE_SIDE = 480
+#: An image with a longer side than this, in pixels, has more pixels than its panel.
 LARGE = 300
 
 
 def panels(rows, columns, width=PANEL, height=PANEL, **options):
-    """An empty figure of panels; not by pyplot, which would start a graphical backend and keep every figure.
+    """Return an empty figure of panels.
+
+    It is built without pyplot, which would start a graphical backend and keep a reference to every figure.
 
     Args:
         rows, columns: number of panels.
-        width, height: of each, inches.
+        width, height: size of each panel, in inches.
         **options: for matplotlib's ``Figure.subplots``.
 
     Returns:
         The Figure and its axes, an array (rows, columns).
     """
-    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = _figure(width * columns, height * rows, layout='constrained')
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def image_panels(image, rows, columns, size=PANEL, lines=1, bar=False):
-    """:func:`panels` in the proportions of an image, without ticks.
+    """Return :func:`panels` without ticks, in the proportions of an image.
 
     Args:
-        image: whose proportions they have.
+        image: the image that gives the proportions.
         rows, columns: number of panels.
-        size: of a panel's longer side, inches.
-        lines: of the titles above each.
+        size: longer side of each panel, in inches.
+        lines: number of lines in the title above each panel.
         bar: whether to leave room for a colour bar on the right.
     """
     height, width = image.shape[:2]
     scale = size / max(height, width)
-    # a strip of an image still needs room for a title above it, and for the layout to find
+    # a very thin image still needs room for its title, and the layout needs a panel of some size
     width, height = max(scale * width, 0.6 * size), max(scale * height, 0.2 * size) + 0.13 + 0.16 * lines
     figure, axes = panels(rows, columns, width + (0.7 / columns if bar else 0), height)
     for axis in axes.flat:
@@ -51,21 +54,44 @@ def image_panels(image, rows, columns, size=PANEL, lines=1, bar=False):
     return figure, axes
 
 
+def edge_panel(image):
+    """Return a figure that one axis fills to its edges, so that a place on the picture is a place on the image.
+
+    Args:
+        image: the image that gives the proportions.
+
+    Returns:
+        The Figure, with a longer side of ``EDGE_SIDE`` pixels, and its axis.
+    """
+    height, width = image.shape[:2]
+    scale = EDGE_SIDE / max(height, width) / DPI
+    figure = _figure(max(scale * width, 1 / DPI), max(scale * height, 1 / DPI))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
+    return figure, axis
+
+
+def _figure(width, height, **options):
+    figure = Figure(figsize=(width, height), dpi=DPI, **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def figure_to_rgb(figure):
-    """A matplotlib Figure as pixels: (height, width, 3), uint8, RGB."""
+    """Return the pixels of a matplotlib Figure: (height, width, 3), uint8, RGB."""
     canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def as_rgb(image):
-    """An image as (height, width, 3), uint8.
+    """Return an image as (height, width, 3), uint8.
 
     Args:
         image: (height, width) or (height, width, 1 or 3), uint8, RGB; an array or a tensor on the CPU.
 
     Raises:
-        ValueError: another shape or type.
+        ValueError: the image has another shape or dtype.
     """
     image = np.asarray(image)
     shape = image.shape if image.ndim == 3 else (*image.shape, 1)
@@ -77,7 +103,14 @@ def as_rgb(image):
 
 
 def faded(image):
-    """An image, (height, width, 3), uint8, grey and half-way to white: a ground on which colours can be told apart."""
+    """Return a pale grey version of an image, on which colours stand out.
+
+    Args:
+        image: (height, width, 3), uint8.
+
+    Returns:
+        The same shape and dtype: the grey values, half-way to white.
+    """
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return (127.5 + grey / 2).astype(np.uint8)[..., None].repeat(3, axis=2)
 
@@ -85,10 +118,18 @@ def faded(image):
 def show(axis, image, title=None, **options):
     """Show an image, or a map of tokens, in the coordinates of the image's pixels.
 
-    ``options`` are for ``Axes.imshow``; ``size``, the (height, width) of the image, stretches a map over it.
+    Args:
+        axis: a matplotlib axis.
+        image: the image or the map.
+        title: text above it, or None.
+        **options: for ``Axes.imshow``. In addition ``size``, the (height, width) of an image, stretches a map over
+            that image.
+
+    Returns:
+        The matplotlib image.
     """
     height, width = options.pop('size', image.shape[:2])
-    # tokens and the pixels of a small image have edges; of a large one there are several for each of the figure
+    # tokens and the pixels of a small image keep sharp edges; a large image has several pixels per pixel of the figure
     options['interpolation'] = 'nearest' if max(image.shape[:2]) <= LARGE else 'antialiased'
     shown = axis.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **options)
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
@@ -98,14 +139,14 @@ def show(axis, image, title=None, **options):
 
 
 def relative(values):
-    """A map, not negative, as shares of its own maximum; zeros stay zeros."""
+    """Divide a non-negative map by its maximum; a map of zeros stays zero."""
     return values / values.max().clamp(min=values.new_tensor(1e-30))
 
 
 def map_to_image(points, map_size, image_size):
-    """Where on an image points of a block's map lie.
+    """Convert points of a block's map to pixels of an image.
 
-    A map is laid over the image as a grid of cells, each token in the middle of its own.
+    The map covers the image as a grid of cells. Each token lies in the middle of its cell.
 
     Args:
         points: (..., 2), (y, x) in normalised coordinates: -1 and 1 are the centres of the first and last token.
@@ -113,8 +154,8 @@ def map_to_image(points, map_size, image_size):
         image_size: (height, width) of the image that the network was given.
 
     Returns:
-        (..., 2), (y, x) in pixels, float64: (0, 0) is the centre of the first pixel. Along an axis of one token, where
-        every coordinate reads that token, its centre.
+        (..., 2), (y, x) in pixels, float64: (0, 0) is the centre of the first pixel. Along an axis with one token
+        every point is at the centre of that token, because every coordinate reads it.
     """
     map_size, image_size = np.asarray(map_size, float), np.asarray(image_size, float)
     token = (np.asarray(points, float) + 1) / 2 * (map_size - 1)
@@ -122,17 +163,25 @@ def map_to_image(points, map_size, image_size):
 
 
 def token_centres(map_size, image_size):
-    """Where on an image the tokens of a map lie, row by row: (L, 2), (y, x) in pixels; see :func:`map_to_image`."""
+    """Return the centres of a map's tokens on an image, row by row: (L, 2), (y, x) in pixels.
+
+    See :func:`map_to_image` for the coordinates.
+    """
     rows, columns = np.indices(map_size).reshape(2, -1)
     tokens = np.stack([rows, columns], axis=-1) + 0.5
     return tokens * np.asarray(image_size) / np.asarray(map_size) - 0.5
 
 
+def cell_size(map_size, image_size):
+    """Return the shorter side of a token's cell on an image, in pixels."""
+    return min(pixels / tokens for pixels, tokens in zip(image_size, map_size, strict=True))
+
+
 def token_at(pixel, map_size, image_size):
-    """The (row, column) of the token in whose cell a pixel (y, x) of an image lies.
+    """Return the (row, column) of the token whose cell contains the pixel (y, x) of an image.
 
     Raises:
-        ValueError: the pixel is outside of the image.
+        ValueError: the pixel lies outside the image.
     """
     if any(not -0.5 <= p <= size - 0.5 for p, size in zip(pixel, image_size, strict=True)):
         raise ValueError(f'pixel must be (y, x) on an image of {image_size[0]} x {image_size[1]}, got {tuple(pixel)}')
@@ -141,20 +190,20 @@ def token_at(pixel, map_size, image_size):
 
 
 def draw_path(axis, order, map_size, image_size, colours=COLOURS, width=None):
-    """Draw the way of a scan over an image: dark where it begins, a ring at its start and a square at its end.
+    """Draw the path of a scan over an image: a ring at the first token, a square at the last one.
 
     Args:
-        axis: of matplotlib.
+        axis: a matplotlib axis.
         order: (L,), the place visited at each step.
         map_size, image_size: as for :func:`map_to_image`.
         colours: name of a colour map, from the first step to the last.
-        width: of the line, points; by default as the map has room for.
+        width: width of the line, in points; by default as wide as the map has room for.
     """
     yx = token_centres(map_size, image_size)[np.asarray(order)]
     xy = yx[:, ::-1]
-    # a line for every token must still leave gaps between lines
+    # neighbouring lines must not touch
     width = float(np.clip(24 / max(map_size), 0.5, 2.2)) if width is None else width
-    # a dark rim: yellow lines would be lost on a light ground
+    # a dark rim keeps yellow lines visible on light ground
     axis.plot(*xy.T, color='#404040', linewidth=1.6 * width, solid_capstyle='round', solid_joinstyle='round')
     steps = LineCollection(np.stack([xy[:-1], xy[1:]], axis=1), cmap=colours, linewidths=width, capstyle='round')
     steps.set_array(np.arange(len(xy) - 1))

@@ -1,4 +1,4 @@
-"""The quickstart's picture: digits, what they were taken for, and the order in which they were scanned."""
+"""The picture of the quickstart: digits, their predictions and their learned scan orders."""
 
 from .canvas import ACCENT, COLOURS, SECOND, draw_path, panels, show
 
@@ -6,7 +6,7 @@ RIGHT, WRONG = SECOND, ACCENT
 
 
 def draw_digits(images, labels, predictions, trace):
-    """Draw a row of digits above a row of their learned scan orders.
+    """Draw a row of digits, and below it a row of their learned scan orders.
 
     Args:
         images: (n, height, width), uint8.
@@ -17,7 +17,7 @@ def draw_digits(images, labels, predictions, trace):
         A matplotlib Figure.
 
     Raises:
-        ValueError: the block has no deformable scan.
+        ValueError: the block does not have a deformable scan.
     """
     k = trace.scan_index('deformable')
     figure, axes = panels(2, len(images), 1.5, 1.7)

@@ -1,14 +1,14 @@
-"""Small images large enough to draw names and boxes on."""
+"""Enlarging small images, so that names and boxes can be drawn on them."""
 
 import torch
 from mmengine.structures import PixelData
 
-MIN_SIDE = 480  # drawn on less, a name covers what it names
+MIN_SIDE = 480  # pixels; on a smaller image the name of an object covers the object
 MAX_SIDE = 1536
 
 
 def zoom_for(height, width):
-    """The whole number of times to enlarge an image of this size for drawing."""
+    """Return the integer factor by which to enlarge an image of this size before drawing."""
     return max(1, min(-(-MIN_SIDE // min(height, width)), MAX_SIDE // max(height, width)))
 
 
@@ -18,7 +18,7 @@ def enlarge_image(image, zoom):
 
 
 def enlarge_sample(sample, zoom):
-    """Make the truth and the prediction of a data sample of mmdet or mmseg ``zoom`` times as large, in place."""
+    """Enlarge the ground truth and the prediction of an mmdet or mmseg data sample ``zoom`` times, in place."""
     for name in {'gt_instances', 'pred_instances'}.intersection(sample.keys()):
         instances = sample.get(name)
         if 'bboxes' in instances:
@@ -31,7 +31,7 @@ def enlarge_sample(sample, zoom):
         else:  # mmdet's BitmapMasks
             instances.masks = masks.resize((masks.height * zoom, masks.width * zoom))
     for name in {'gt_sem_seg', 'pred_sem_seg'}.intersection(sample.keys()):
-        # a new PixelData: one holds to the size of its first map
+        # a new PixelData, because an existing one refuses maps of another size
         sample.set_data({name: PixelData(data=_repeat(sample.get(name).data, zoom))})
 
 

@@ -4,19 +4,19 @@ from ..analysis.receptive_field import field_area
 from .canvas import image_panels, relative, show
 
 COLOURS = 'magma'
-#: Decades below the maximum that are drawn.
+#: Range of the colours: this many powers of ten below the maximum.
 DECADES = 4
 
 
 def draw_receptive_fields(fields):
-    """Draw effective receptive fields beside each other.
+    """Draw effective receptive fields side by side.
 
     Args:
-        fields: dict of a title each to what :func:`~mmdefmamba.analysis.effective_receptive_field` gave.
+        fields: dict of title to a result of :func:`~mmdefmamba.analysis.effective_receptive_field`.
 
     Returns:
-        A matplotlib Figure: the logarithm of each field relative to its own maximum, and the share of the pixels that
-        hold half and nine tenths of it.
+        A matplotlib Figure with one panel per field: the logarithm of the field, relative to its own maximum. The title
+        gives the share of the pixels that contain 50 % and 90 % of the field.
     """
     figure, axes = image_panels(next(iter(fields.values())), 1, len(fields), lines=3, bar=True)
     for axis, (name, field) in zip(axes[0], fields.items(), strict=True):

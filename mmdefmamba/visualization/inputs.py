@@ -1,4 +1,4 @@
-"""Images as a network is given them, and back."""
+"""Reading images as a network's test does, and turning network inputs back into images."""
 
 import torch
 from mmengine.dataset import Compose
@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from ..config_tree import innermost_dataset
 from ..files import existing_file
 
-#: What the three libraries' data preprocessors call "colours are turned from BGR to RGB".
+#: Attributes by which the data preprocessors of the three libraries say that they convert BGR to RGB.
 _TURNS_COLOURS = ('to_rgb', '_channel_conversion', 'channel_conversion')
 LOAD = 'LoadImageFromFile'
 
@@ -18,14 +18,14 @@ def load_images(cfg, paths):
 
     Args:
         cfg: an MMEngine Config of mmpretrain, mmdet or mmseg with a ``test_dataloader``.
-        paths: of image files.
+        paths: paths of the image files.
 
     Returns:
-        What a model's ``data_preprocessor`` takes: a dict of ``inputs``, a list of (3, height, width) uint8 tensors,
+        The input of a model's ``data_preprocessor``: a dict of ``inputs``, a list of (3, height, width) uint8 tensors,
         and ``data_samples``.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: a file does not exist.
     """
     paths = [existing_file(path, 'image') for path in paths]
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
@@ -35,22 +35,22 @@ def load_images(cfg, paths):
 
 
 def image_pipeline(cfg):
-    """The test pipeline of a config, cut down to what images need: annotations are not loaded, files are read."""
+    """Return the steps of a config's test pipeline that images need: files are read, annotations are not loaded."""
     dataset = innermost_dataset(cfg.test_dataloader.dataset)
     kinds = [step['type'].split('.')[-1] for step in dataset.pipeline]
     steps = [
         step for step, kind in zip(dataset.pipeline, kinds, strict=True) if kind == LOAD or not kind.startswith('Load')
     ]
-    # images of a dataset that holds them in memory are read by nobody
+    # a dataset with its images in memory has no step that reads files
     return steps if LOAD in kinds else [dict(type=LOAD), *steps]
 
 
 def network_inputs(model, data):
-    """Preprocess images as the model's own test does.
+    """Preprocess images as the model's test does.
 
     Args:
         model: a classifier, detector or segmentor.
-        data: what its ``data_preprocessor`` takes, see :func:`load_images`.
+        data: the input of its ``data_preprocessor``, see :func:`load_images`.
 
     Returns:
         ``inputs``, (B, 3, height, width) float, on the model's device, and the same images as :func:`rgb_images`.
@@ -61,13 +61,16 @@ def network_inputs(model, data):
 
 
 def rgb_images(inputs, data_preprocessor):
-    """Preprocessed images as pictures: (B, height, width, 3), uint8, RGB, an array.
+    """Convert preprocessed images back to pictures.
 
-    Where a batch is padded the padding is there, too: the network sees it, and its maps cover it.
+    The padding of a batch is kept, because the network sees it and its maps cover it.
 
     Args:
         inputs: (B, 3, height, width) or (B, 1, height, width), float.
-        data_preprocessor: what made them, of mmpretrain, mmdet or mmseg.
+        data_preprocessor: the one of mmpretrain, mmdet or mmseg that made ``inputs``.
+
+    Returns:
+        (B, height, width, 3), uint8, RGB, an array.
     """
     images = inputs.detach().float().cpu()
     if getattr(data_preprocessor, 'mean', None) is not None:
@@ -79,23 +82,25 @@ def rgb_images(inputs, data_preprocessor):
 
 
 def test_dataloader(cfg):
-    """The test data of a config; built as the Runner builds them, whatever scope is the default now."""
+    """Build the test dataloader of a config as the Runner does, in the scope of that config."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         return Runner.build_dataloader(cfg.test_dataloader)
 
 
 def dataset_images(dataloader, count):
-    """Images of a data set, evenly spread over it, each as a batch of its own: those of a test can differ in size.
+    """Return images that are evenly spread over a dataset.
+
+    Each image is a batch of its own, because test images can differ in size.
 
     Args:
-        dataloader: of PyTorch; its data set is read here, in this process.
-        count: how many; all, where the data set has fewer.
+        dataloader: a PyTorch dataloader; its dataset is read in this process.
+        count: number of images; a smaller dataset gives all of its images.
 
     Returns:
-        A list of what a model's ``data_preprocessor`` takes.
+        A list of inputs of a model's ``data_preprocessor``.
 
     Raises:
-        ValueError: ``count`` is not positive, or the data set is empty.
+        ValueError: ``count`` is not positive, or the dataset is empty.
     """
     dataset, collate = dataloader.dataset, dataloader.collate_fn
     if count < 1 or not len(dataset):

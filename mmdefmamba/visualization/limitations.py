@@ -1,4 +1,4 @@
-"""Where the deformable scan may have little to hold on to (DefMamba, section 5 and figure 6)."""
+"""The limitation of the deformable scan: images in which it finds little structure (DefMamba, section 5, figure 6)."""
 
 import cv2
 
@@ -10,15 +10,16 @@ MIN_SIDE = 96
 
 
 def limitation_cases(image, part=0.5, tiles=3):
-    """The two cases of the paper's limitation, made of an image of one object.
+    """Make the two cases of the paper's limitation from an image of one object.
 
     Args:
         image: (height, width) or (height, width, 3), uint8, RGB: a whole object.
-        part: side of the part that is cut out of the lower right corner, as a share of the image's.
-        tiles: copies of the object along each side of the regular pattern.
+        part: side of the part that is cut out of the lower right corner, relative to the side of the image.
+        tiles: number of copies of the object along each side of the regular pattern.
 
     Returns:
-        dict of title to image, all of one size, small ones enlarged: the whole object, a part of it, a regular pattern.
+        dict of title to image: the whole object, a part of it, a regular pattern. All have one size; a small image is
+        enlarged.
 
     Raises:
         ValueError: ``part`` is not in (0, 1), or ``tiles`` is less than 2.
@@ -28,13 +29,13 @@ def limitation_cases(image, part=0.5, tiles=3):
     if tiles < 2:
         raise ValueError(f'tiles must be at least 2, got {tiles}')
     image = as_rgb(image)
-    # a small image is enlarged first: its copies would have a few pixels each
+    # a small image is enlarged first, otherwise each of its copies would have a few pixels only
     factor = max(1, -(-MIN_SIDE // min(image.shape[:2])))
     height, width = (side * factor for side in image.shape[:2])
     size = (width, height)
     image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     cut = image[int(height * (1 - part)) :, int(width * (1 - part)) :]
-    # as many whole tiles as asked for, resized to the image: a border that cuts them would be no regular pattern
+    # whole tiles, resized to the image: tiles that are cut at the border would break the regular pattern
     small = cv2.resize(image, (max(width // tiles, 1), max(height // tiles, 1)), interpolation=cv2.INTER_AREA)
     pattern = cv2.vconcat([cv2.hconcat([small] * tiles)] * tiles)
     return {
@@ -45,18 +46,18 @@ def limitation_cases(image, part=0.5, tiles=3):
 
 
 def draw_limitation_cases(images, trace, formulation='paper'):
-    """Draw, for each case, the image, its points and its order, with how far both have moved.
+    """Draw one row per case: the image, its points and its order, and how far both have moved.
 
     Args:
-        images: dict of title to image, what the network was given, uint8, RGB.
+        images: dict of title to the image that the network was given, uint8, RGB.
         trace: a :class:`~mmdefmamba.analysis.BlockTrace` of the batch of these images, in this order.
-        formulation: of the network.
+        formulation: formulation of the network.
 
     Returns:
-        A matplotlib Figure, a row a case.
+        A matplotlib Figure.
 
     Raises:
-        ValueError: the block learns no points, or has not as many images.
+        ValueError: the block does not learn points, or the trace has another number of images.
     """
     if trace.point_offset is None or len(trace.point_offset) != len(images):
         raise ValueError(f'{trace.label} must have learned points for {len(images)} images')

@@ -1,4 +1,4 @@
-"""In which order scans visit the tokens (DefMamba, figures 1, 5b and 5c)."""
+"""The order in which scans visit the tokens (DefMamba, figures 1, 5b and 5c)."""
 
 import cv2
 import numpy as np
@@ -11,20 +11,20 @@ COLUMNS = 6
 
 
 def draw_scan_order(image, trace, index=0, scan=None):
-    """Draw the order in which a scan visits the tokens of an image, beside the raster scan's.
+    """Draw the order in which a scan visits the tokens of an image, next to the order of the raster scan.
 
     Args:
         image: what the network was given, (height, width) or (height, width, 3), uint8, RGB.
         trace: a :class:`~mmdefmamba.analysis.BlockTrace` of a batch with that image.
-        index: of the image in the batch.
-        scan: a name or index of the trace's scans; None takes the deformable one, or the first.
+        index: index of the image in the batch.
+        scan: name or index of one of the trace's scans; None takes the deformable scan, or else the first one.
 
     Returns:
-        A matplotlib Figure of four panels: the image, the raster scan's path over it, the scan's path over it, and a
-        heat map of the step at which each token is visited, whose array is :meth:`.BlockTrace.ranks`.
+        A matplotlib Figure of four panels: the image, the path of the raster scan over it, the path of the scan over
+        it, and a heat map of the step at which each token is visited, the array :meth:`.BlockTrace.ranks`.
 
     Raises:
-        ValueError: no such scan.
+        ValueError: the trace does not have this scan.
     """
     image = as_rgb(image)
     k = trace.scan_index(scan)
@@ -43,31 +43,31 @@ def draw_scan_order(image, trace, index=0, scan=None):
 
 
 def static_scans():
-    """The names of all registered scans whose order depends on the map's size alone, the raster scan first."""
+    """Return the names of all registered scans whose order depends on the size of the map only, raster scans first."""
     names = [name for name, cls in SCANS.module_dict.items() if issubclass(cls, StaticScan)]
     return sorted(names, key=lambda name: (not name.startswith('raster'), name))
 
 
 def content_scans():
-    """The names of all registered scans whose order follows from the features without learning."""
+    """Return the names of all registered scans whose order follows from the features without learning."""
     return sorted(name for name, cls in SCANS.module_dict.items() if issubclass(cls, ContentScan))
 
 
 def draw_static_scans(map_size=(8, 8), scans=None, image=None):
-    """Draw the paths of scans that need no trained network, a panel each.
+    """Draw the paths of scans that do not need a trained network, one panel per scan.
 
     Args:
         map_size: (H, W) of the map to scan.
-        scans: registered names, or dicts with ``type`` and arguments; None takes every registered static scan and,
-            where there is an image, every scan that follows the features.
-        image: (height, width) or (height, width, 3), uint8, RGB, to draw over, or None. Scans that follow the features
-            get it, resized to the map, as a map of three channels.
+        scans: registered names, or dicts with ``type`` and arguments. None takes every registered static scan and, with
+            an image, every scan whose order follows from the features.
+        image: the image to draw over, (height, width) or (height, width, 3), uint8, RGB, or None. Resized to the map,
+            it is also the feature map of the scans whose order follows from the features.
 
     Returns:
         A matplotlib Figure.
 
     Raises:
-        ValueError: an unknown scan, or one that needs a trained network, or an image that is not there.
+        ValueError: a scan is unknown, needs a trained network, or needs an image and there is none.
     """
     if scans is None:
         scans = static_scans() + (content_scans() if image is not None else [])
@@ -91,16 +91,16 @@ def _order(cfg, map_size, image):
         order = scan.token_order(*map_size, 'cpu')
         return torch.arange(map_size[0] * map_size[1]) if order is None else order.order
     if not isinstance(scan, ContentScan):
-        raise ValueError(f'the order of {cfg!r} is learned: trace a network and draw_scan_order()')
+        raise ValueError(f'the order of {cfg!r} is learned: trace a network and call draw_scan_order()')
     if image is None:
-        raise ValueError(f'the order of {cfg!r} follows the features: give an image to take them from')
+        raise ValueError(f'the order of {cfg!r} follows the features: give an image to take the features from')
     small = cv2.resize(as_rgb(image), tuple(map_size)[::-1], interpolation=cv2.INTER_AREA)
     features_BCHW = torch.from_numpy(small).permute(2, 0, 1).unsqueeze(0).float()
     return scan.order(features_BCHW)[0].cpu()
 
 
 def _described(cfg):
-    """``dict(type='local', window=2)`` as 'local, window=2'."""
+    """Describe a scan in a title: ``dict(type='local', window=2)`` is 'local, window=2'."""
     return ', '.join([cfg['type'], *(f'{name}={value}' for name, value in cfg.items() if name != 'type')])
 
 

@@ -1,9 +1,9 @@
-"""Where the deformable scan reads the map (DefMamba, figure 5a)."""
+"""The points at which the deformable scan reads the map (DefMamba, figure 5a)."""
 
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from .canvas import ACCENT, SECOND, as_rgb, faded, image_panels, map_to_image, show
+from .canvas import ACCENT, SECOND, as_rgb, cell_size, edge_panel, faded, image_panels, map_to_image, show
 
 
 def draw_points(image, trace, index=0, zoom=None):
@@ -12,17 +12,16 @@ def draw_points(image, trace, index=0, zoom=None):
     Args:
         image: what the network was given, (height, width) or (height, width, 3), uint8, RGB.
         trace: a :class:`~mmdefmamba.analysis.BlockTrace` of a batch with that image.
-        index: of the image in the batch.
-        zoom: (row, column, rows, columns) of tokens to show larger in a panel of their own, or None.
+        index: index of the image in the batch.
+        zoom: (row, column, rows, columns) of a window of tokens to enlarge in a panel of its own, or None.
 
     Returns:
         A matplotlib Figure.
 
     Raises:
-        ValueError: the block learns no points, or ``zoom`` lies outside of its map.
+        ValueError: the block does not learn points, or ``zoom`` does not lie on its map.
     """
-    if trace.point_offset is None:
-        raise ValueError(f'{trace.label} learns no points: its scans are {", ".join(trace.scans)}')
+    check_points(trace)
     image = as_rgb(image)
     figure, axes = image_panels(image, 1, 2 if zoom is None else 3, size=3.6)
     show(axes[0, 0], image, 'image')
@@ -42,20 +41,57 @@ def draw_points(image, trace, index=0, zoom=None):
     return figure
 
 
+def draw_points_to_edge(image, trace, index=0):
+    """Draw the arrows of :func:`draw_points` alone, without a frame.
+
+    Args:
+        image, trace, index: as for :func:`draw_points`.
+
+    Returns:
+        A matplotlib Figure that the image fills to its edges, see
+        :func:`~mmdefmamba.visualization.canvas.edge_panel`.
+
+    Raises:
+        ValueError: the block does not learn points.
+    """
+    check_points(trace)
+    image = as_rgb(image)
+    figure, axis = edge_panel(image)
+    draw_arrows(axis, image, trace, index)
+    return figure
+
+
+def check_points(trace):
+    """Check that a block learns points.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if trace.point_offset is None:
+        raise ValueError(f'{trace.label} learns no points: its scans are {", ".join(trace.scans)}')
+
+
 def token_offsets(trace, index=0):
-    """How far each point lies from its reference, in tokens: (H, W), float64 array."""
+    """Return the distance of each point from its reference point, in tokens: (H, W), float64 array."""
     offset = trace.point_offset[index].double().numpy()
     return np.linalg.norm(offset * (np.asarray(trace.map_size) - 1) / 2, axis=-1)
 
 
 def draw_arrows(axis, image, trace, index=0, magnified=1.0):
-    """Draw an image, faded, with an arrow for each token; ``magnified``: how much larger than the whole it appears."""
+    """Draw a pale image with an arrow for each token.
+
+    Args:
+        axis: a matplotlib axis.
+        image: (height, width, 3), uint8, RGB.
+        trace, index: as for :func:`draw_points`.
+        magnified: how many times larger than in a panel of the whole image a token appears.
+    """
     size = image.shape[:2]
     show(axis, faded(image))
     start = map_to_image(trace.reference.numpy(), trace.map_size, size).reshape(-1, 2)
     end = map_to_image(trace.points[index].numpy(), trace.map_size, size).reshape(-1, 2)
-    cell = min(pixels / tokens for pixels, tokens in zip(size, trace.map_size, strict=True))
-    # a dot of an eighth of a cell's side; matplotlib wants its area in points
+    cell = cell_size(trace.map_size, size)
+    # the diameter of a dot is an eighth of the cell's side; matplotlib wants the area, in points squared
     panel = axis.get_position().width * axis.figure.get_figwidth() * 72
     dot = max((magnified * panel * cell / size[1] / 8) ** 2, 0.3)
     axis.scatter(*start[:, ::-1].T, s=dot, color=SECOND, linewidths=0, zorder=2)
@@ -79,7 +115,7 @@ def draw_arrows(axis, image, trace, index=0, magnified=1.0):
 
 
 def _window(zoom, map_size, image_size):
-    """(top, left, bottom, right) in pixels of a window of tokens."""
+    """Return (top, left, bottom, right) in pixels of a window of tokens."""
     row, column, rows, columns = zoom
     inside = row >= 0 and column >= 0 and row + rows <= map_size[0] and column + columns <= map_size[1]
     if min(rows, columns) < 1 or not inside:

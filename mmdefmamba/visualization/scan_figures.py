@@ -1,4 +1,4 @@
-"""The figures of one block on one image file."""
+"""The figures of one block for one image file."""
 
 import tempfile
 from pathlib import Path
@@ -16,47 +16,62 @@ from .points import draw_points
 
 
 def scan_figures(model, path, stage=1, block=-1, token=None, scan=None, zoom=None):
-    """Draw points, scan order and activation map of a block, for an image file read as the model's test reads it.
+    """Draw the points, the scan order and an activation map of a block for an image file.
+
+    The image is read as the model's test reads images.
 
     Args:
         model: from :func:`mmdefmamba.get_model`; its ``cfg`` says how images are read.
-        path: of the image.
-        stage, block: which block, see :func:`~mmdefmamba.analysis.trace_blocks`.
-        token: (row, column) for the activation map, None for the middle of the map.
-        scan: whose order is drawn, see :meth:`~mmdefmamba.analysis.BlockTrace.scan_index`.
+        path: path of the image.
+        stage, block: index of the block, see :func:`~mmdefmamba.analysis.trace_blocks`.
+        token: (row, column) for the activation map; None takes the middle of the map.
+        scan: the scan whose order is drawn, see :meth:`~mmdefmamba.analysis.BlockTrace.scan_index`.
         zoom: see :func:`~mmdefmamba.visualization.draw_points`.
 
     Yields:
-        Pairs of a name and a matplotlib Figure: 'points' where the block learns them, 'scan_order', 'activation'.
+        Pairs of a name and a matplotlib Figure: 'points' if the block learns points, 'scan_order', 'activation'.
 
     Raises:
-        FileNotFoundError: no such image.
-        ValueError: stage, block, token, scan or zoom that the model does not have.
+        FileNotFoundError: the image does not exist.
+        ValueError: the model does not have this stage, block, token, scan or window.
     """
-    inputs, (picture,) = network_inputs(model, load_images(model.cfg, [path]))
-    _, (trace,) = trace_blocks(find_backbone(model), inputs, stages=stage, blocks=block)
+    picture, trace = trace_image(model, path, stage, block)
     if trace.points is not None:
         yield 'points', draw_points(picture, trace, zoom=zoom)
     yield 'scan_order', draw_scan_order(picture, trace, scan=scan)
-    token = [side // 2 for side in trace.map_size] if token is None else token
-    yield 'activation', draw_activation_map(picture, trace, token)
+    yield 'activation', draw_activation_map(picture, trace, trace.centre if token is None else token)
+
+
+def trace_image(model, path, stage, block):
+    """Trace a block of a model on an image file.
+
+    Args:
+        model, path, stage, block: as for :func:`scan_figures`.
+
+    Returns:
+        The image that the network was given, (height, width, 3), uint8, RGB, and the
+        :class:`~mmdefmamba.analysis.BlockTrace`.
+    """
+    inputs, (picture,) = network_inputs(model, load_images(model.cfg, [path]))
+    _, (trace,) = trace_blocks(find_backbone(model), inputs, stages=stage, blocks=block)
+    return picture, trace
 
 
 def limitation_figure(model, path, stage=1, block=-1, tiles=3):
-    """Draw what a block does with an image of an object, with a part of it, and with a regular pattern of it.
+    """Draw what a block does with an image of an object, a part of that image, and a regular pattern of it.
 
     Args:
         model: from :func:`mmdefmamba.get_model`; its ``cfg`` says how images are read.
-        path: of the image.
-        stage, block: which block, see :func:`~mmdefmamba.analysis.trace_blocks`.
+        path: path of the image.
+        stage, block: index of the block, see :func:`~mmdefmamba.analysis.trace_blocks`.
         tiles: see :func:`~mmdefmamba.visualization.limitation_cases`.
 
     Returns:
         A matplotlib Figure, see :func:`~mmdefmamba.visualization.draw_limitation_cases`.
 
     Raises:
-        FileNotFoundError: no such image.
-        ValueError: a stage or block that the model does not have or that learns no points, or too few tiles.
+        FileNotFoundError: the image does not exist.
+        ValueError: the model does not have this block, the block does not learn points, or ``tiles`` is too small.
     """
     image = mmcv.imread(str(existing_file(path, 'image')), channel_order='rgb')
     cases = limitation_cases(image, tiles=tiles)

@@ -1,4 +1,4 @@
-"""How far points move and tokens change places, stage by stage."""
+"""The statistics of the deformable scans: how far points move and tokens change places, by stage."""
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -7,19 +7,19 @@ from ..analysis.offsets import OFFSET_LIMIT
 from .canvas import PANEL, panels
 
 COLOURS = 'viridis'
-#: One line style a block of a stage, so that lines can be told apart without their colours.
+#: One line style per block of a stage, so that the lines can be distinguished without colours.
 STYLES = ('-', '--', ':', '-.')
 
 
 def draw_offset_statistics(statistics):
-    """Draw the offsets of every stage.
+    """Draw the offsets of each stage.
 
     Args:
-        statistics: what :func:`~mmdefmamba.analysis.offset_statistics` gave.
+        statistics: the result of :func:`~mmdefmamba.analysis.offset_statistics`.
 
     Returns:
-        A matplotlib Figure, a column a stage: above, where points go, the share of tokens by point offset; below, how
-        far tokens are shifted in the order, a line a block.
+        A matplotlib Figure with one column per stage. Above: the share of the tokens by point offset. Below: the shift
+        of the tokens in the order, with one line per block.
     """
     stages = sorted({block.stage for block in statistics})
     figure, axes = panels(2, len(stages), 0.95 * PANEL, 0.85 * PANEL)
@@ -54,12 +54,12 @@ def _draw_points(axis, blocks, stage):
 
 def _draw_shifts(axis, blocks):
     for i, block in enumerate(blocks):
-        # a few steps make a small map's shifts: fine bins would be empty in turns
+        # a small map has few different shifts, so that many fine bins would be empty
         counts = block.shift_counts.view(-1, 3).sum(1).numpy()
         edges = np.linspace(-1, 1, len(counts) + 1)
         label = f'block {block.block}: {block.shift:.1%}'
         axis.stairs(counts / counts.sum(), edges, label=label, linestyle=STYLES[i % len(STYLES)], linewidth=1.3)
-    # room for the legend above what can be drawn
+    # the upper limit leaves room for the legend
     axis.set(xlim=(-1, 1), yscale='log', ylim=(1e-4, 1e2), yticks=[1e-4, 1e-2, 1])
     axis.set_xlabel('rank shift, of the whole way', fontsize=9)
     axis.grid(alpha=0.3)

@@ -12,7 +12,7 @@ SCANS = ('raster', 'raster_reverse', dict(type='local', window=2), 'deformable')
 def trace():
     torch.manual_seed(0)
     model = DefMamba({'embed_dims': (8, 16), 'depths': (1, 1)}, scans=SCANS, out_indices=-1).double().eval()
-    # as after some training: what it starts with hardly looks beyond a token
+    # larger weights, as after training: with the initial ones a token hardly influences others
     for block in (model.stages[0][0], model.stages[1][0]):
         torch.nn.init.normal_(block.dssm.x_proj_weight)
     images = torch.randn(2, 3, 18, 24, dtype=torch.float64)
@@ -46,14 +46,14 @@ def test_map_is_the_jacobian_of_the_scan(trace, jacobians, scan, chunk, monkeypa
     monkeypatch.setattr(activation, 'CHUNK', chunk)
     for image in range(2):
         expected = (jacobians[image].mean(0) if scan is None else jacobians[image, scan]).abs().mean(-1)
-        assert (expected > 1e-12).float().mean() > 0.4  # far more than the token itself
+        assert (expected > 1e-12).float().mean() > 0.4  # not only the token itself
         for place in range(30):
             found = activation_map(trace, divmod(place, 6), image, scan)
             assert found.shape == (5, 6)
             torch.testing.assert_close(found.flatten(), expected[place], rtol=1e-9, atol=1e-14)
 
 
-def test_a_token_hears_of_those_before_it_alone(trace):
+def test_only_earlier_tokens_influence_a_token(trace):
     raster = activation_map(trace, (2, 3), 0, 'raster').flatten()
     assert (raster[: 2 * 6 + 4] > 0).all()
     assert (raster[2 * 6 + 4 :] == 0).all()
@@ -80,12 +80,12 @@ def test_long_sequences_stay_finite():
 
 
 @pytest.mark.parametrize('token', [(5, 0), (0, 6), (-6, 0), (0,), (1, 2, 3)])
-def test_tokens_outside_are_refused(trace, token):
+def test_token_outside_the_map_is_refused(trace, token):
     with pytest.raises(ValueError, match=r'token must be \(row, column\) on a map of 5 x 6 tokens'):
         activation_map(trace, token)
 
 
-def test_state_space_is_needed():
+def test_activation_map_needs_the_state_space():
     model = DefMamba({'embed_dims': (8,), 'depths': (1,)}, out_indices=0)
     _, (trace,) = trace_blocks(model, torch.zeros(1, 3, 8, 8), state_space=False)
     with pytest.raises(ValueError, match=r'stages\.0\.0 was traced with state_space=False'):

@@ -54,7 +54,7 @@ def test_the_scan_is_counted_under_any_backend(scan_backend):
         ('segmentation/upernet_defmamba_s_160k', {}, (512, 2048), 945.55, 950.75),
     ],
 )
-def test_published_figures(config, options, shape, without_scan, with_scan):
+def test_counts_match_the_published_numbers(config, options, shape, without_scan, with_scan):
     """1.2 / 4.8 / 8.5 G without the scan and 1.3 / 5.0 / 8.9 G with it; 268 / 273 G; 946 / 950 G."""
     cfg = Config.fromfile(f'configs/{config}.py')
     cfg.merge_from_dict(options)
@@ -65,6 +65,6 @@ def test_published_figures(config, options, shape, without_scan, with_scan):
 
 
 @pytest.mark.parametrize('shape', [(224, 224), (3, 0, 224)], ids=str)
-def test_wrong_shapes_are_named(shape):
+def test_wrong_input_shape_is_refused_with_its_value(shape):
     with pytest.raises(ValueError, match='input_shape must be'):
         complexity(DefMamba(PICO, out_indices=(1,)), shape)

@@ -19,7 +19,7 @@ def trace():
 
 
 def known(trace, offset, order, formulation='paper'):
-    """Statistics of a trace with these point offsets (2,) an image, and these orders (L,)."""
+    """Return statistics of a trace with one point offset (2,) and one order (L,) per image."""
     point_offset = torch.tensor(offset).view(2, 1, 1, 2).expand(2, 3, 5, 2)
     orders = (*trace.orders[:2], torch.stack(order))
     statistics = BlockOffsets(trace, formulation)
@@ -46,28 +46,28 @@ def test_known_offsets_have_known_statistics(trace):
     assert found.shift_counts.sum() == 30
 
 
-def test_later_than_in_the_raster_is_a_positive_shift(trace):
-    first = torch.arange(15).roll(1)  # the last place first, every other one step later
+def test_visit_later_than_in_the_raster_scan_is_a_positive_shift(trace):
+    first = torch.arange(15).roll(1)  # the last place is first, every other place is one step later
     found = known(trace, [[0.0, 0.0], [0.0, 0.0]], [first, first])
     assert found.shift_counts.nonzero().flatten().tolist() == [0, 43]
     assert found.shift_counts[43] == 28
     assert found.shift == pytest.approx((1 + 14 / 14) / 15)
 
 
-def test_the_limit_is_the_formulations(trace):
+def test_offset_limit_depends_on_the_formulation(trace):
     raster = torch.arange(15)
-    # the limit along y is 1 / 3 of the paper and 1 / 2 of the released code
+    # the limit along y is 1 / 3 in the paper and 1 / 2 in the released code
     offset = [[0.33, 0.0], [0.33, 0.0]]
     assert known(trace, offset, [raster, raster]).offset_at_limit == 1
     assert known(trace, offset, [raster, raster], 'released').offset_at_limit == 0
 
 
-def test_variation_is_within_an_image(trace):
+def test_variation_is_measured_within_each_image(trace):
     point_offset = torch.zeros(2, 3, 5, 2)
     point_offset[0, ..., 1] = torch.tensor([0.1, -0.1, 0.1, -0.1, 0.0])
     statistics = BlockOffsets(trace)
     statistics.add(replace(trace, point_offset=point_offset))
-    # image 0: 4 of 5 tokens lie 0.2 tokens from the mean, image 1: none
+    # in image 0, 4 of 5 tokens lie 0.2 tokens from the mean; in image 1 all tokens are at the mean
     assert statistics.offset_variation == pytest.approx((0.5 * 0.8 * 0.2**2) ** 0.5)
 
 

@@ -23,7 +23,7 @@ def images():
 
 
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
-def test_a_blocks_result_can_be_computed_from_its_trace(images, formulation):
+def test_result_of_a_block_follows_from_its_trace(images, formulation):
     model = backbone(formulation=formulation).double()
     images = images.double()
     calls = []
@@ -55,7 +55,7 @@ def test_a_blocks_result_can_be_computed_from_its_trace(images, formulation):
     assert torch.equal(result[0], model(images)[0])
 
 
-def test_orders_and_points_are_those_of_the_scans(images):
+def test_trace_has_orders_and_points_of_the_scans(images):
     model = backbone()
     _, (trace, *_) = trace_blocks(model, images)
     dssm = model.stages[0][0].dssm
@@ -71,7 +71,7 @@ def test_orders_and_points_are_those_of_the_scans(images):
     assert torch.equal(trace.orders[1], torch.arange(34, -1, -1).expand(2, -1))
     assert torch.equal(trace.orders[2][1], dssm.scans[2].order(5, 7).flip(0))
     torch.testing.assert_close(trace.maps[0], u.flatten(2).transpose(1, 2))
-    assert trace.maps[0] is trace.maps[2]  # scans that share a map share it here, too
+    assert trace.maps[0] is trace.maps[2]  # scans that share a map also share it in the trace
     torch.testing.assert_close(trace.maps[3], dssm.scans[3].sample(u, point_offset).flatten(2).transpose(1, 2))
 
 
@@ -96,7 +96,7 @@ def test_stages_and_blocks_can_be_chosen(images):
         labels(blocks=1)
 
 
-def test_any_model_around_the_backbone_is_traced_and_left_as_it_was(images):
+def test_model_with_a_backbone_is_traced_without_a_change(images):
     class Classifier(nn.Module):
         def __init__(self):
             super().__init__()
@@ -127,15 +127,15 @@ def test_under_autocast_traces_are_float32(images):
 
 
 @pytest.mark.parametrize('scan', ['raster', dict(type='deformable', points=False, offset_bias=False)])
-def test_without_points_there_are_none(images, scan):
+def test_scans_without_points_have_no_points_in_the_trace(images, scan):
     _, traces = trace_blocks(backbone(['spanning_tree', scan]), images)
     assert traces[0].points is traces[0].point_offset is None
     assert traces[0].scans[0] == 'spanning_tree'
-    # an order for each image
+    # the two images have different orders
     assert not torch.equal(*traces[0].orders[0])
 
 
-def test_selected_images_are_those_of_the_batch(images):
+def test_select_gives_the_trace_of_the_selected_images(images):
     _, (whole, *_) = trace_blocks(backbone(), images)
     _, (alone, *_) = trace_blocks(backbone(), images[1:])
     chosen = whole.select([1])
@@ -157,6 +157,6 @@ def test_scans_are_found_by_name_and_index(images):
     assert trace.scan_index() == 0
 
 
-def test_a_model_without_the_backbone_is_refused():
+def test_model_without_defmamba_is_refused():
     with pytest.raises(ValueError, match='Linear has no DefMamba backbone'):
         trace_blocks(nn.Linear(1, 1), torch.zeros(1))

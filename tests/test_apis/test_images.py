@@ -1,4 +1,4 @@
-"""Which files are taken, how they are read, and where their results go."""
+"""Finding and reading image files, and choosing names for their results."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from mmdefmamba.apis.images import find_images, output_names, read_image, write_
 
 @pytest.fixture
 def tree(tmp_path):
-    """A folder of images and other things."""
+    """A folder with images and other files."""
     for name in ('b.png', 'a.JPG', 'deep/er/c.webp', 'deep/.hidden.png', '.secret/d.png', 'out/pictures/b.png'):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,24 +41,24 @@ def test_folders_give_their_images_sorted(tree):
     assert names(kept, tree) == ['a.JPG', 'b.png', 'deep/er/c.webp']
 
 
-def test_files_are_taken_as_named_and_once(tree, monkeypatch):
+def test_named_files_are_taken_once(tree, monkeypatch):
     monkeypatch.chdir(tree)
     assert names(find_images(['notes.txt', 'b.png', tree, './b.png']), tree) == ['notes.txt', 'b.png', 'a.JPG']
 
 
-def test_patterns_and_names_that_look_like_patterns(tree):
+def test_patterns_match_and_names_that_look_like_patterns_are_files(tree):
     assert names(find_images([f'{tree}/**/*.webp']), tree) == ['deep/er/c.webp']
     assert names(find_images([f'{tree}/?.png']), tree) == ['b.png']
     (tree / 'x[1].png').touch()
     assert names(find_images([tree / 'x[1].png']), tree) == ['x[1].png']
 
 
-def test_what_names_nothing_is_named(tree):
+def test_input_without_images_is_refused_with_its_name(tree):
     (tree / 'empty').mkdir()
     for given, message in (
         ('nowhere.png', r'no such file or folder: .*nowhere\.png, seen from /'),
         ('*.gif', r'no file matches .*\*\.gif'),
-        ('empty', r'no images in .*empty; looked for \.bmp.*--recursive'),
+        ('empty', r'no images in .*empty: no file ends in \.bmp.*; --recursive searches its subfolders'),
         ('folder.png', r'no images in .*folder\.png'),
     ):
         with pytest.raises(FileNotFoundError, match=message):
@@ -106,7 +106,7 @@ def test_rotation_in_the_exif_data_is_applied(tmp_path):
     assert found[:, 25:].mean() > 250 and found[:, :15].mean() < 5
 
 
-def test_broken_images_are_refused_by_name(tmp_path):
+def test_broken_image_is_refused_with_its_path(tmp_path):
     whole = tmp_path / 'whole.png'
     write_image(whole, np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8))
     for name, content, message in (
@@ -123,7 +123,7 @@ def test_broken_images_are_refused_by_name(tmp_path):
         read_image(tmp_path)
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_written_images_are_read_back(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
     write_image(tmp_path / 'new/folder/x.png', pixels)
     assert np.array_equal(read_image(tmp_path / 'new/folder/x.png')[..., ::-1], pixels)

@@ -1,4 +1,4 @@
-"""tools/infer.py on real and on broken pictures: what it writes, what it says, and how it exits."""
+"""tools/infer.py with real and broken images: its files, its output and its exit code."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ BAD = ('cut.png', 'text.jpg')
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """scikit-learn's two photographs, variants of one of them, and two files that are no images."""
+    """scikit-learn's two photographs, variants of one of them, and two files that are not images."""
     folder = tmp_path_factory.mktemp('images')
     china, flower = (Image.fromarray(image).reduce(3) for image in load_sample_images().images)
     china.save(folder / 'china.jpg')
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path):
-    """Run the tool: its exit code, and the JSON file where there is one."""
+    """``run(model, *args)`` runs the tool and returns its exit code, its JSON file or None, and its output folder."""
 
     def run(model, *args):
         name, checkpoint = map(str, model)
@@ -67,7 +67,7 @@ def check_good_and_bad(code, document, out, folder, checkpoint, capsys):
     for entry in document['images']:
         assert entry['size'] == list(read_image(entry['path']).shape[:2])
         picture = read_image(out / entry['picture'])
-        # enlarged where small, by a whole number
+        # small images are enlarged by an integer factor
         assert min(picture.shape[:2]) >= 480 and not np.any(picture.shape[:2] % np.array(entry['size']))
     upright, turned = document['images'][0]['size'], document['images'][5]['size']
     assert turned == upright[::-1], 'turned as its EXIF data say'
@@ -109,7 +109,7 @@ def test_detection(batch_size, run, folder, pico_checkpoints, capsys):
         np.testing.assert_allclose([item['score'] for item in found], expected.scores, rtol=1e-4)
         np.testing.assert_allclose([item['box'] for item in found], expected.bboxes, atol=0.05)
         masks = np.stack([coco_mask.decode(item['mask']) for item in found]).astype(bool)
-        # in a batch the network rounds otherwise than alone, which a pixel on the edge of a mask may show
+        # in a batch the network rounds differently than for one image, which can change pixels at the edge of a mask
         assert (masks != expected.masks.numpy()).mean() <= (0 if batch_size == 1 else 1e-5)
         assert all(item['class'] == str(item['label']) for item in found)
 
@@ -142,7 +142,7 @@ def test_score_threshold_leaves_objects_out(folder, pico_checkpoints):
     kept = [item['score'] for item in predictor.describe(sample)['objects']]
     assert kept == [score for score in scores if score >= predictor.score_thr] and 0 < len(kept) < len(scores)
     predictor.score_thr = 1
-    assert predictor.describe(sample) == {'objects': []} and predictor.summary(sample) == 'nothing found'
+    assert predictor.describe(sample) == {'objects': []} and predictor.summary(sample) == 'no objects'
 
 
 def test_equal_names_in_different_folders_do_not_overwrite_each_other(run, pico_checkpoints, tmp_path):
@@ -156,7 +156,7 @@ def test_equal_names_in_different_folders_do_not_overwrite_each_other(run, pico_
     assert white[-1, -1, 0] == 255 and black[-1, -1, 0] == 0
 
 
-def test_one_bad_image_does_not_take_its_batch_along(run, folder, pico_checkpoints, monkeypatch, tmp_path):
+def test_other_images_of_a_batch_with_a_bad_image_are_predicted(run, folder, pico_checkpoints, monkeypatch, tmp_path):
     from mmdefmamba.apis.classifier import TaskPredictor
 
     predict, sizes = TaskPredictor.predict, []
@@ -177,7 +177,7 @@ def test_one_bad_image_does_not_take_its_batch_along(run, folder, pico_checkpoin
     assert [path.name for path in out.iterdir()] == ['predictions.json']
 
 
-def test_interruption_keeps_what_was_done(run, folder, pico_checkpoints, monkeypatch, tmp_path):
+def test_interruption_keeps_the_finished_predictions(run, folder, pico_checkpoints, monkeypatch, tmp_path):
     from mmdefmamba.apis.classifier import TaskPredictor
 
     predict = TaskPredictor.predict
@@ -194,7 +194,7 @@ def test_interruption_keeps_what_was_done(run, folder, pico_checkpoints, monkeyp
     assert [Path(entry['path']).name for entry in document['images']] == ['china.jpg', 'flower.jpg']
 
 
-def test_numbers_that_are_none_are_an_error_not_a_result(run, folder, pico_checkpoints, tmp_path):
+def test_scores_that_are_not_finite_are_an_error(run, folder, pico_checkpoints, tmp_path):
     checkpoint = torch.load(pico_checkpoints['classification'][1])
     checkpoint['state_dict']['head.fc.bias'][0] = torch.nan
     torch.save(checkpoint, tmp_path / 'nan.pth')
@@ -214,7 +214,7 @@ def test_numbers_that_are_none_are_an_error_not_a_result(run, folder, pico_check
         (dict(device='nowhere'), 'device string: nowhere'),
     ],
 )
-def test_what_cannot_start_exits_with_2_and_a_line(change, message, folder, pico_checkpoints, tmp_path, capsys):
+def test_run_that_cannot_start_exits_with_2_and_one_line(change, message, folder, pico_checkpoints, tmp_path, capsys):
     name, checkpoint = pico_checkpoints['classification']
     values = {'images': folder / 'china.jpg', 'config': name, 'checkpoint': checkpoint, 'device': 'cpu', **change}
     args = [values.pop('images'), '--out-dir', tmp_path / 'out']

@@ -1,4 +1,4 @@
-"""Models by name, filled from a checkpoint, or refused with the reason."""
+"""Building models by name, and loading or refusing checkpoints."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ def test_names_are_those_of_the_config_files():
         mmdefmamba.list_models(task='detektion')
 
 
-def test_unknown_names_get_the_nearest():
+def test_unknown_name_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"unknown model 'defmamba_s_in1kk', did you mean 'defmamba_s_in1k'\?"):
         mmdefmamba.get_model('defmamba_s_in1kk')
-    with pytest.raises(ValueError, match=r"unknown model 'resnet'; mmdefmamba\.list_models\(\) lists all"):
+    with pytest.raises(ValueError, match=r"unknown model 'resnet'\. mmdefmamba\.list_models\(\) lists all names"):
         mmdefmamba.get_model('resnet')
     with pytest.raises(FileNotFoundError, match=r'config nowhere/x\.py does not exist, seen from /'):
         mmdefmamba.get_model('nowhere/x.py')
@@ -52,13 +52,13 @@ def test_checkpoint_fills_the_model(task, pico_checkpoints):
     assert tuple(model.dataset_meta['classes']) == (('background', *digits) if task == 'segmentation' else digits)
 
 
-def test_without_a_checkpoint_weights_are_random_and_that_is_said(told):
+def test_weights_without_a_checkpoint_are_random_with_a_warning(told):
     first, second = (mmdefmamba.get_model(PICO) for _ in range(2))
     assert not torch.equal(first.head.fc.weight, second.head.fc.weight)
-    assert ('WARNING', f'{PICO}: no checkpoint, the weights are random') in told
+    assert ('WARNING', f'{PICO}: there is no checkpoint, the weights are random') in told
 
 
-def test_checkpoint_that_does_not_fit_is_refused_with_what_differs(pico_checkpoints, tmp_path, told):
+def test_checkpoint_that_does_not_fit_is_refused_with_the_differences(pico_checkpoints, tmp_path, told):
     with pytest.raises(ValueError, match=rf'0 of \d+ parameters and buffers of {PICO} found in .*other\.pth'):
         torch.save(dict(state_dict={'x.weight': torch.ones(1)}), tmp_path / 'other.pth')
         mmdefmamba.get_model(PICO, tmp_path / 'other.pth')
@@ -85,13 +85,13 @@ def test_checkpoint_that_does_not_fit_is_refused_with_what_differs(pico_checkpoi
     assert 'kept their initial values: head.fc.bias; have another shape there: head.fc.weight; not used: more' in report
 
 
-def test_a_config_that_cannot_be_read_is_named(tmp_path):
+def test_unreadable_config_is_refused_with_its_path(tmp_path):
     (tmp_path / 'slip.py').write_text('model = dict(\n')
     with pytest.raises(ValueError, match=r'slip\.py cannot be read'):
         mmdefmamba.get_model(tmp_path / 'slip.py')
 
 
-def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+def test_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     (tmp_path / 'text.pth').write_text('hello')
     with pytest.raises(RuntimeError, match='cannot be read as a checkpoint'):
         mmdefmamba.get_model(PICO, tmp_path / 'text.pth')
@@ -102,12 +102,12 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
         mmdefmamba.get_model(PICO, tmp_path / 'gone.pth')
 
 
-def test_configs_that_no_library_is_for_are_refused():
+def test_config_without_a_known_scope_is_refused():
     with pytest.raises(ValueError, match=r"default_scope must be one of \['mmpretrain', 'mmdet', 'mmseg'\], got None"):
         mmdefmamba.get_model(Config(dict(model=dict(type='DefMamba'))))
 
 
-def test_slips_in_arguments_are_named():
+def test_misspelt_argument_is_reported_with_a_suggestion():
     cfg = zoo.load_config(PICO)
     cfg.model.backbone.drop_path_rat = 0.1
     with pytest.raises(TypeError, match="Did you mean 'drop_path_rate'"):
@@ -130,7 +130,7 @@ def test_classes_come_from_the_checkpoint_then_from_the_config(pico_checkpoints,
     assert mmdefmamba.get_model(name, tmp_path / 'plain.pth').dataset_meta['classes'][:2] == ('background', '0')
 
 
-def test_the_libraries_own_functions_take_the_model(pico_checkpoints):
+def test_inference_functions_of_the_libraries_accept_the_model(pico_checkpoints):
     import numpy as np
     from mmdet.apis import inference_detector
     from mmpretrain.apis import ImageClassificationInferencer

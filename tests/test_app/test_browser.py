@@ -1,4 +1,4 @@
-"""The page in a real browser, as a visitor meets it."""
+"""The page in a real browser."""
 
 import importlib.util
 import io
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+import mmdefmamba  # noqa: F401  mends the libraries before they are imported
 from mmdefmamba.app.trained_models import TrainedModel
 from mmdefmamba.datasets.digits import load_digits_split
 
@@ -28,12 +28,12 @@ OPTIONS = [
     '--disable-component-update',
     '--disable-sync',
 ]
-PATIENCE = 60_000  # ms; a busy machine
+PATIENCE = 60_000  # ms; enough for a busy machine
 
 
 @pytest.fixture(scope='module')
 def address(pico_checkpoints):
-    """Where the page is served, with random weights."""
+    """The address of a page with models of random weights."""
     from mmdefmamba.app.gradio_page import serve
 
     models = [TrainedModel(task, name, str(path)) for task, (name, path) in pico_checkpoints.items()]
@@ -56,7 +56,10 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, address):
-    """``visit(width)``: the page, opened and filled; asked afterwards whether all it loaded came from here."""
+    """``visit(width)`` opens the page and waits for its pictures.
+
+    Afterwards all requests of the page must have gone to this machine.
+    """
     pages, problems, hosts = [], [], set()
 
     def visit(width=1280):
@@ -72,7 +75,7 @@ def visit(browser, address):
     yield visit
     for page in pages:
         page.close()
-    assert hosts <= {'127.0.0.1', 'data', 'blob'}, 'something was asked for elsewhere'
+    assert hosts <= {'127.0.0.1', 'data', 'blob'}, 'the page sent a request to another machine'
     assert not problems
 
 
@@ -95,13 +98,13 @@ def pixels(page, name):
 
 
 def test_visit(visit, tmp_path):
-    """One visit from example to error; opened once, since opening takes longest."""
+    """One visit from an example to an error. The page is opened once, because opening takes the longest."""
     page = visit()
     assert page.locator('#found li').count() == 5
     for name in ('prediction', 'points', 'order', 'activation'):
         assert page.locator(f'#{name} img').get_attribute('alt')
 
-    # the picture of the order moves
+    # the order is animated
     before = pixels(page, 'order')
     for _ in range(20):
         page.wait_for_timeout(700)
@@ -109,7 +112,7 @@ def test_visit(visit, tmp_path):
             break
     assert moved
 
-    # a click on a token draws its activation map, and an arrow key goes on from there
+    # a click on a token draws its activation map, and an arrow key moves to the next token
     old, before = source(page, 'activation'), pixels(page, 'activation')
     box = page.locator('#activation img').bounding_box()
     page.mouse.click(box['x'] + 0.9 * box['width'], box['y'] + 0.1 * box['height'])
@@ -128,7 +131,7 @@ def test_visit(visit, tmp_path):
     page.get_by_role('option', name='Stage 2, block 1: 4 x 4 tokens').click()
     wait_for_another(page, 'order', old)
 
-    # an upload; a wrong one says what is wrong and changes nothing else
+    # an upload; a wrong one shows a message and changes nothing else
     digit = load_digits_split('test')[0][3]
     upload = tmp_path / 'digit.png'
     Image.fromarray(255 - cv2.resize(digit, (120, 120), interpolation=cv2.INTER_CUBIC)).save(upload)
@@ -139,7 +142,7 @@ def test_visit(visit, tmp_path):
     (tmp_path / 'text.png').write_text('not an image')
     page.locator('#upload button[aria-label=Clear]').click()
     page.locator('#upload input[type=file]').set_input_files(tmp_path / 'text.png')
-    page.get_by_role('alert').filter(has_text='This is no whole image').wait_for()
+    page.get_by_role('alert').filter(has_text='This is not a complete image').wait_for()
     assert source(page, 'prediction') == old
     assert 'Traceback' not in page.content()
 
@@ -157,7 +160,7 @@ def test_visit(visit, tmp_path):
     old = wait_for_another(page, 'prediction', old)
     assert page.locator('#message').inner_text().strip() == ''
 
-    # the other tasks look at the same drawing
+    # models of the other tasks get the same drawing
     for task, caption in (('detection', 'Objects'), ('segmentation', 'Share of the pixels')):
         page.locator('#model input').click()
         page.get_by_role('option', name=task).click()
@@ -165,7 +168,7 @@ def test_visit(visit, tmp_path):
         old = wait_for_another(page, 'prediction', old)
 
 
-def test_a_phone_scrolls_down_only(visit):
+def test_page_fits_the_width_of_a_phone(visit):
     page = visit(width=390)
     widths = page.evaluate('[document.documentElement.scrollWidth, document.documentElement.clientWidth]')
     assert widths == [390, 390]

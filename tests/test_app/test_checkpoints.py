@@ -1,4 +1,4 @@
-"""Which models the page finds, and what it says of those that it does not."""
+"""The models that the page finds, and the messages about skipped work dirs."""
 
 import os
 
@@ -10,7 +10,7 @@ from mmdefmamba.cli import app as cli
 
 @pytest.fixture
 def work_dirs(tmp_path):
-    """Work dirs as MMEngine leaves them: two whole ones, one moved, and three that lack something."""
+    """Work dirs as MMEngine writes them: two complete ones, of which one was moved, and three incomplete ones."""
 
     def write(name, checkpoint, last, *configs):
         folder = tmp_path / name
@@ -32,7 +32,7 @@ def work_dirs(tmp_path):
 
 
 def test_work_dirs_are_found_with_their_newest_config_and_last_checkpoint(work_dirs):
-    found, passed_over = find_models(work_dirs)
+    found, skipped = find_models(work_dirs)
     assert found == [
         TrainedModel('again', str(work_dirs / 'again/newest.py'), str(work_dirs / 'again/iter_2.pth')),
         TrainedModel(
@@ -41,20 +41,20 @@ def test_work_dirs_are_found_with_their_newest_config_and_last_checkpoint(work_d
             str(work_dirs / 'quickstart_classification/epoch_24.pth'),
         ),
     ]
-    assert [line.removeprefix(f'{work_dirs}/') for line in passed_over] == [
-        'deleted: its last checkpoint, epoch_1.pth, is gone',
-        'no_config: no config beside epoch_1.pth',
+    assert [line.removeprefix(f'{work_dirs}/') for line in skipped] == [
+        'deleted: its last checkpoint, epoch_1.pth, does not exist',
+        'no_config: there is no config next to epoch_1.pth',
     ]
     assert find_models(work_dirs / 'again')[0] == found[:1]
     assert find_models(work_dirs / 'nowhere') == ([], [])
 
 
-def test_models_of_one_name_get_numbers():
+def test_models_with_the_same_name_get_numbers():
     names = [model.name for model in with_unique_names([TrainedModel(name, '', '') for name in 'abaa'])]
     assert names == ['a', 'b', 'a (2)', 'a (3)']
 
 
-def test_what_is_found_is_said(work_dirs, capsys):
+def test_found_and_skipped_models_are_printed(work_dirs, capsys):
     pair = ('defmamba_pico_digits', str(work_dirs / 'again/iter_2.pth'))
     models = cli.collect_models([work_dirs], [pair])
     assert [model.name for model in models] == ['again', 'classification', 'defmamba_pico_digits']
@@ -63,20 +63,20 @@ def test_what_is_found_is_said(work_dirs, capsys):
     assert captured.err.count('passed over ') == 2
 
 
-def test_nothing_to_show_is_an_error_with_the_remedy(work_dirs, tmp_path, capsys):
+def test_missing_models_are_an_error_with_the_remedy(work_dirs, tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match=r'no trained model in .*cut_short, seen from .*make quickstart'):
         cli.collect_models([work_dirs / 'cut_short'], [])
     with pytest.raises(FileNotFoundError, match=r'checkpoint nowhere\.pth does not exist'):
         cli.collect_models([], [('defmamba_pico_digits', 'nowhere.pth')])
 
 
-def test_missing_gradio_is_named_with_its_extra(monkeypatch, capsys):
+def test_missing_gradio_is_reported_with_its_extra(monkeypatch, capsys):
     monkeypatch.setattr(cli.importlib.util, 'find_spec', lambda name: None)
     assert cli.main([]) == 2
     assert "pip install -e '.[app]'" in capsys.readouterr().err
 
 
-def test_the_page_listens_on_this_machine_alone_unless_told_otherwise():
+def test_page_listens_on_this_machine_only_by_default():
     args = cli.app_parser().parse_args([])
     assert (args.host, args.port, args.device) == ('127.0.0.1', 7860, 'cpu')
     assert not any('share' in option for action in cli.app_parser()._actions for option in action.option_strings)

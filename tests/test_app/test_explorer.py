@@ -1,11 +1,11 @@
-"""What the page computes, without a browser."""
+"""The computations behind the page, without a browser."""
 
 import threading
 
 import numpy as np
 import pytest
 
-import mmdefmamba  # noqa: F401  mends what the libraries need before they are imported
+import mmdefmamba  # noqa: F401  mends the libraries before they are imported
 from mmdefmamba.analysis import activation_map
 from mmdefmamba.apis.predictors import Predictor
 from mmdefmamba.app import explorer as explorer_module
@@ -47,7 +47,7 @@ def test_each_task_is_predicted_traced_and_drawn(task, explorer):
         assert analysis.shares == sorted(analysis.shares, key=lambda pair: -pair[1])
 
 
-def test_pictures_are_those_of_the_token_and_its_cells_can_be_clicked(explorer):
+def test_activation_picture_shows_the_token_and_its_cells_can_be_clicked(explorer):
     analysis = explorer.look('classification', example_image(True, 1))
     first, second = (analysis.activation('stages.0.0', token).astype(int) for token in ((0, 0), (7, 3)))
     assert np.abs(first - second).mean() > 1
@@ -65,7 +65,7 @@ def test_pictures_are_those_of_the_token_and_its_cells_can_be_clicked(explorer):
     assert analysis.neighbour('stages.0.0', (0, 0), {'x': 7, 'y': -3}) == (0, 7)
 
 
-def test_only_classifiers_of_digits_get_digits(explorer):
+def test_only_classifiers_of_digits_get_converted_drawings(explorer):
     assert [explorer.is_of_digits(name) for name in explorer.models] == [True, False, False]
     drawing = np.full((280, 280, 3), 255, np.uint8)
     drawing[50:230, 130:150] = 0
@@ -74,22 +74,22 @@ def test_only_classifiers_of_digits_get_digits(explorer):
     assert analysis.seen[:, :4].max() < 60 < 200 < analysis.seen[:, 12:20].max(), 'light on dark'
 
 
-def test_images_of_one_line_are_looked_at(explorer):
+def test_image_with_one_row_is_analysed(explorer):
     assert explorer.look('detection', np.zeros((1, 2000, 3), np.uint8)).task == 'detection'
 
 
-def test_what_the_model_cannot_take_is_said(explorer, monkeypatch):
+def test_image_that_the_model_refuses_is_reported(explorer, monkeypatch):
     def refuse(self, images):
         raise ValueError('too thin')
 
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, 'prepare', refuse)
-        with pytest.raises(UploadError, match='The model cannot take this image: too thin'):
+        with pytest.raises(UploadError, match='The model cannot process this image: too thin'):
             explorer.look('detection', example_image(False, 0))
-    assert explorer.look('detection', example_image(False, 0)).task == 'detection', 'and the next one is looked at'
+    assert explorer.look('detection', example_image(False, 0)).task == 'detection', 'the next image is analysed'
 
 
-def test_two_visitors_get_what_one_gets(explorer):
+def test_two_visitors_at_once_get_correct_results(explorer):
     tasks = ('classification', 'detection')
     wanted = {task: explorer.look(task, example_image(explorer.is_of_digits(task), 2)) for task in tasks}
     found, errors = [], []
@@ -113,12 +113,12 @@ def test_two_visitors_get_what_one_gets(explorer):
         assert len(analysis.traces) == len(wanted[task].traces)
 
 
-def test_maps_too_dense_to_click_on_are_left_out(explorer, monkeypatch):
+def test_maps_with_too_many_tokens_are_left_out(explorer, monkeypatch):
     monkeypatch.setattr(explorer_module, 'MAX_TOKENS', 20)
     assert list(explorer.look('segmentation', example_image(False, 0)).traces) == ['stages.3.0']
 
 
-def test_models_that_cannot_be_loaded_are_given_up_and_only_some_stay_in_memory(models, tmp_path, monkeypatch):
+def test_broken_models_are_removed_and_few_models_stay_in_memory(models, tmp_path, monkeypatch):
     (tmp_path / 'text.pth').write_text('no checkpoint')
     wrong = TrainedModel('wrong', 'defmamba_pico_digits', str(tmp_path / 'text.pth'))
     monkeypatch.setattr(explorer_module, 'MODELS_IN_MEMORY', 1)

@@ -1,4 +1,4 @@
-"""What the page takes, what it refuses and with which words, and what it makes of a drawn digit."""
+"""The page reads images, refuses bad ones with a message, and converts drawn digits."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ def save(path, image, **options):
 
 
 def bomb(path, side):
-    """A PNG of a few hundred bytes that claims ``side`` x ``side`` pixels."""
+    """Write a PNG of a few hundred bytes whose header says ``side`` x ``side`` pixels."""
 
     def chunk(kind, data):
         return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
@@ -32,7 +32,7 @@ def bomb(path, side):
     return path
 
 
-def test_images_come_as_rgb_upright_and_on_white(tmp_path):
+def test_uploads_become_upright_rgb_on_white(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     assert np.array_equal(load_upload(save(tmp_path / 'a.png', Image.fromarray(pixels))), pixels)
     gray = load_upload(save(tmp_path / 'g.png', Image.fromarray(pixels[..., 0])))
@@ -51,51 +51,54 @@ def test_images_come_as_rgb_upright_and_on_white(tmp_path):
 @pytest.mark.parametrize(
     ('make', 'message'),
     [
-        (lambda path: path.write_text('not an image') and path, 'This is no whole image: BMP, JPEG, PNG and WEBP'),
-        (lambda path: path.touch() or path, 'no whole image'),
-        (lambda path: bomb(path, 5000), r'5000 x 5000 pixels, at most 20 million'),
-        (lambda path: bomb(path, 60_000), r'60000 x 60000 pixels|more than 20 million pixels'),
-        (lambda path: bomb(path, 100), 'no whole image'),
-        (lambda path: save(path, Image.new('RGB', (4, 4)), format='GIF'), 'no whole image'),
+        (
+            lambda path: path.write_text('not an image') and path,
+            'This is not a complete image. Send a BMP, JPEG, PNG or WEBP file',
+        ),
+        (lambda path: path.touch() or path, 'not a complete image'),
+        (lambda path: bomb(path, 5000), r'5000 x 5000 pixels\. The limit is 20 million'),
+        (lambda path: bomb(path, 60_000), r'(60000 x 60000|too many) pixels\. The limit is 20 million'),
+        (lambda path: bomb(path, 100), 'not a complete image'),
+        (lambda path: save(path, Image.new('RGB', (4, 4)), format='GIF'), 'not a complete image'),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_words_for_the_visitor(make, message, tmp_path):
+def test_unusable_upload_is_refused_with_a_message_for_the_visitor(make, message, tmp_path):
     with pytest.raises(UploadError, match=message):
         load_upload(make(tmp_path / 'upload.png'))
 
 
-def test_cut_and_large_files_are_refused(tmp_path, monkeypatch):
+def test_truncated_and_large_files_are_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
     whole = save(tmp_path / 'whole.png', Image.fromarray(noise)).read_bytes()
     (tmp_path / 'cut.png').write_bytes(whole[:-3000])
-    with pytest.raises(UploadError, match='no whole image'):
+    with pytest.raises(UploadError, match='not a complete image'):
         load_upload(tmp_path / 'cut.png')
     monkeypatch.setattr(uploads, 'MAX_BYTES', len(whole) - 1)
-    with pytest.raises(UploadError, match=r'The file has 0\.0 MB, at most'):
+    with pytest.raises(UploadError, match=r'The file has 0\.0 MB\. The limit is 0 MB'):
         load_upload(tmp_path / 'whole.png')
 
 
-def test_drawings_come_as_data_urls():
+def test_drawings_are_read_from_data_urls():
     buffer = io.BytesIO()
     Image.new('RGB', (3, 2), 'red').save(buffer, 'PNG')
     url = 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
     assert load_drawing(url).tolist() == [[[255, 0, 0]] * 3] * 2
     for wrong in (None, 7, 'file:///etc/passwd', url[:-1] + '!', 'data:image/png;base64,' + 'A' * 20_000_000):
-        with pytest.raises(UploadError, match='did not arrive whole'):
+        with pytest.raises(UploadError, match='The drawing is incomplete'):
             load_drawing(wrong)
-    with pytest.raises(UploadError, match='no whole image'):
+    with pytest.raises(UploadError, match='not a complete image'):
         load_drawing('data:image/png;base64,AAAA')
 
 
 def drawn(digit, ink, ground, side=160, corner=(70, 20)):
-    """A digit of the data set, large, somewhere on a ground."""
+    """Draw a digit of the dataset, enlarged, at a place on a uniform background."""
     large = cv2.resize(digit, (side, side), interpolation=cv2.INTER_CUBIC) / 255.0
     canvas = np.zeros((280, 280))
     canvas[corner[0] : corner[0] + side, corner[1] : corner[1] + side] = large
     return np.repeat((ground + (ink - ground) * canvas).round().astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def test_drawn_digits_become_what_they_were_drawn_from():
+def test_drawn_digits_become_the_digits_of_the_dataset():
     images, _ = load_digits_split('train')
     for ink, ground, side, corner in ((0, 255, 160, (70, 20)), (255, 0, 90, (5, 150)), (60, 200, 240, (40, 0))):
         errors = []
@@ -104,11 +107,11 @@ def test_drawn_digits_become_what_they_were_drawn_from():
             assert found.shape == (8, 8, 3) and found.dtype == np.uint8 and found.max() == 255
             assert (found == found[..., :1]).all()
             errors.append(np.abs(found[..., 0].astype(float) - digit).mean())
-        # shifts by a part of a pixel remain; two different digits differ by 70 to 100
+        # shifts by less than a pixel remain; two different digits differ by 70 to 100
         assert np.mean(errors) < 25
 
 
-def test_strokes_of_any_width_become_those_of_the_data_set():
+def test_strokes_of_every_width_get_the_width_of_the_dataset():
     shares = []
     for width in (8, 16, 26, 40):
         canvas = np.full((280, 280, 3), 255, np.uint8)
@@ -119,7 +122,7 @@ def test_strokes_of_any_width_become_those_of_the_data_set():
     assert np.mean(shares) == pytest.approx(usual, abs=0.08)
 
 
-def test_nothing_drawn_is_said():
+def test_empty_drawing_is_refused():
     for value in (0, 255, 128):
         with pytest.raises(UploadError, match='nothing stands out'):
             prepare_digit(np.full((280, 280, 3), value, np.uint8))

@@ -7,7 +7,7 @@ from mmdefmamba.datasets.digits import load_digits_split
 
 
 def holds(canvas, digit):
-    """Whether a digit stands somewhere on a canvas, under or among clutter: nowhere darker than itself."""
+    """Return whether some window of a canvas is nowhere darker than the digit, so that the digit can be there."""
     side = len(canvas) - len(digit) + 1
     windows = (canvas[row : row + 8, column : column + 8] for row in range(side) for column in range(side))
     return any((window >= digit).all() for window in windows)
@@ -29,7 +29,7 @@ def test_every_canvas_holds_its_digit():
     assert (composed.sum((1, 2)).reshape(20, 3).mean(1) > bare.sum((1, 2))).all()
 
 
-def test_noise_has_its_deviation():
+def test_noise_has_the_given_deviation():
     grey = np.full((50, 8, 8), 128, np.uint8)
     composed, _ = compose_cluttered(
         grey, np.zeros(50, int), copies=1, canvas=8, pieces=0, piece_side=1, noise=20.0, seed=0
@@ -58,6 +58,6 @@ def test_dataset_is_the_same_every_time():
         (dict(split='val'), "got 'val'"),
     ],
 )
-def test_wrong_arguments_are_named(wrong, message):
+def test_wrong_argument_is_refused_with_its_value(wrong, message):
     with pytest.raises(ValueError, match=message):
         DATASETS.build(dict(dict(type='ClutteredDigits', split='test'), **wrong))

@@ -58,7 +58,7 @@ def test_training_and_validation_share_no_digit(folder):
 
 
 def test_training_and_validation_share_no_pixel_of_a_photograph():
-    """Backgrounds only: the photographs are replaced by ones that are black on the left and white on the right."""
+    """Checks backgrounds only. The photographs are black in the left half and white in the right half."""
     scenes = DigitScenes(seed=1)
     for photograph in scenes.photographs:
         photograph[:, : photograph.shape[1] // 2], photograph[:, photograph.shape[1] // 2 :] = 0, 255
@@ -83,8 +83,8 @@ def test_coco_annotations_fit_their_masks(folder):
             assert ann['category_id'] == labels[ann['digit']] + 1
 
 
-def test_both_sets_tell_the_same(folder):
-    """Wherever an index map names a class there is an instance of it, and nowhere do two instances overlap."""
+def test_index_maps_and_instances_agree(folder):
+    """Each labelled pixel of an index map belongs to an instance of that class, and instances do not overlap."""
     seen = set()
     for split in SPLITS:
         coco = _coco(folder, split)
@@ -104,7 +104,7 @@ def test_both_sets_tell_the_same(folder):
             np.testing.assert_array_equal(semantic[known], labels[known])
             seen |= set(np.unique(semantic))
             if coco.imgToAnns[image['id']]:
-                # the rims of strokes, and no more than these, are ignored
+                # only the rims of strokes are ignored
                 assert 0 < (~known).sum() < 3 * covered.sum()
     assert {BACKGROUND, IGNORE} < seen
     assert len(seen) > 8
@@ -139,7 +139,7 @@ def test_wrong_settings_are_refused_with_their_value(tmp_path):
 
 
 def _statistics(level):
-    """Share of instances that lose strokes to others (by boxes that intersect), and a small instance's height."""
+    """Return the number of instances whose boxes intersect an earlier one, and the 10 % quantile of the heights."""
     scenes = DigitScenes(level)
     overlapping, heights = 0, []
     for index in range(40):

@@ -22,13 +22,13 @@ RESULTS = {'a': [{'top1': 97.0}, {'top1': 99.0}], 'b': [{'top1': 50.0}]}
 COSTS = {'a': {'params': 1_234_567, 'flops': 2.5e9, 'flops_without_scan': 2e9, 'img/s': 1234.4}}
 
 
-def test_a_run_is_reproducible_and_kept(tmp_path, monkeypatch):
+def test_run_is_reproducible_and_its_result_is_saved(tmp_path, monkeypatch):
     cfg = Config.fromfile('configs/classification/defmamba_pico_digits.py')
     cfg.merge_from_dict(OPTIONS)
     results = [ablation.run_once(cfg, 3, tmp_path / name) for name in ('first', 'second')]
     assert results[0] == results[1] and 0 <= results[0]['accuracy/top1'] <= 100
     assert cfg.randomness.seed == 0, 'the config is not changed'
-    # what was run is not run again
+    # a finished run is not run again
     monkeypatch.delattr(ablation, 'Runner')
     assert ablation.run_once(cfg, 3, tmp_path / 'first') == results[0]
     assert json.loads((tmp_path / 'first/seed_3/result.json').read_text()) == results[0]
@@ -52,16 +52,16 @@ def test_table_by_hand(tmp_path):
 
 
 def test_f_ratio_by_hand():
-    # gains of b over a: 1, 2, 3, mean 2; a seed's own effect, 10 for the last, is not noise. Between: 3 * (1 + 1) / 1;
-    # what is left of each pair is -1/2, 0, 1/2 either way: 4 * 1/4 / 2
+    # gains of b over a: 1, 2, 3, mean 2; the effect of the last seed on both, 10, is not noise
+    # between configs: 3 * (1 + 1) / 1; the residuals are -1/2, 0 and 1/2 for each config: 4 * 1/4 / 2
     results = {'a': [{'top1': x} for x in (0.0, 1.0, 11.0)], 'b': [{'top1': x} for x in (1.0, 3.0, 14.0)]}
     ratio, probability = ablation.f_ratio(results, 'top1')
     assert ratio == pytest.approx(6 / 0.5)
-    # of two configs F is the square of the paired t, here 2 / (1 / sqrt(3))
+    # for two configs F is the square of the paired t, here 2 / (1 / sqrt(3))
     assert probability == pytest.approx(float(ttest_rel([0, 1, 11], [1, 3, 14]).pvalue))
     gain = ablation.summarise(results)[1]
     assert (gain['top1 gain'], gain['top1 gain std']) == (2, 1)
-    # seeds that one config does not have yet do not count
+    # seeds that a config does not have yet are not used
     longer = {'a': [*results['a'], {'top1': 99.0}], 'b': results['b']}
     assert ablation.f_ratio(longer, 'top1') == (ratio, probability)
     assert ablation.f_ratio(RESULTS, 'top1') == (None, None)
@@ -77,7 +77,7 @@ def test_costs_are_counted_and_timed_at_the_size_of_the_config():
     assert costs['fb']['params'] == 26_650 and costs['fb_raster']['params'] == 29_210
     assert all(cost['img/s'] > 0 for cost in costs.values())
     larger = ablation.measure_costs(cfgs, shape=(64,), rounds=0)
-    # four times the pixels: four times all but the head
+    # with four times the pixels everything but the head needs four times the FLOPs
     head = 10 * 32
     assert larger['fb']['flops'] - head == 4 * (costs['fb']['flops'] - head)
     assert 'img/s' not in larger['fb']

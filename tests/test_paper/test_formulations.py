@@ -20,7 +20,7 @@ def make_model(**kwargs):
 def test_all_five_points_make_the_paper_formulation():
     model = make_model()
     for parameter in model.parameters():
-        parameter.data *= 3  # fresh weights leave next to nothing of what the scans do
+        parameter.data *= 3  # with the initial weights the scans have almost no effect
     twin = paper_twin(model)
     images = torch.randn(2, 3, 40, 28, dtype=torch.float64, requires_grad=True)
     released = model(images)
@@ -28,27 +28,27 @@ def test_all_five_points_make_the_paper_formulation():
     for network, points in ((twin, ()), (model, POINTS)):
         with as_paper(model, points):
             outs = network(images)
-            # the gradient as well: the rule for the order is one of the points
+            # the gradient is compared as well, because the gradient of the order is one of the points
             grad = torch.autograd.grad(sum((out**2).sum() for out in outs), images)[0]
         results.append((*outs, grad))
     for mine, paper, other in zip(results[1], results[0], (*released, None), strict=True):
         torch.testing.assert_close(mine, paper, rtol=1e-10, atol=1e-10)
         assert other is None or (other - paper).abs().max() > 1e-3
-    torch.testing.assert_close(model(images), released, rtol=0, atol=0)  # and nothing stays switched
+    torch.testing.assert_close(model(images), released, rtol=0, atol=0)  # the released formulation is restored
 
 
-def test_distances_tell_the_points_apart():
+def test_distances_differ_between_the_points():
     model = make_model()
     at_pretraining = distances(model, torch.randn(1, 3, 64, 64, dtype=torch.float64))
     assert list(at_pretraining) == [*POINTS, 'all five']
-    # the paper's tables, filled with the resized ones, are read as those; a sort does not see a constant
+    # at the size of pretraining the resized tables are those of the paper; a constant does not change a sort
     assert at_pretraining['bias table'] == at_pretraining['index and gradient'] == [0, 0]
     assert min(at_pretraining['reference points']) > max(at_pretraining['offset range']) > 0
     larger = distances(model, torch.randn(1, 3, 96, 96, dtype=torch.float64))
     assert min(larger['bias table']) > 0
 
 
-def test_only_a_released_model_and_known_points_can_be_switched():
+def test_paper_model_and_unknown_point_are_refused():
     with pytest.raises(ValueError, match="must have formulation='released', got 'paper'"), as_paper(DefMamba()):
         pass
     with pytest.raises(ValueError, match=r"got \['order'\]"), as_paper(make_model(), ['order']):
@@ -63,7 +63,7 @@ def test_parts_that_are_switched_off_stay_off():
 
 
 @pytest.mark.parametrize('size, entries', [(56, [27, 28]), (14, [6, 7]), (7, [2, 3, 4])])
-def test_paper_reads_the_centre_of_its_tables_alone(size, entries):
+def test_paper_reads_only_the_centre_of_its_tables(size, entries):
     read = read_entries(size)
     assert read.shape == (size, size)
     expected = torch.zeros(size, size, dtype=torch.bool)

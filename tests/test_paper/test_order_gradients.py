@@ -32,7 +32,7 @@ def test_agreement_by_hand():
     measured = torch.tensor([[3.0, -4.0, 0.0], [1.0, 1.0, 0.0]])
     assert order_gradients.agreement(measured, measured) == {'cosine': 1, 'sign': 1}
     scores = order_gradients.agreement(torch.tensor([[4.0, 3.0, 1.0], [0.0, 2.0, 0.0]]), measured)
-    # right: 3 and the last; wrong: -4, and the one predicted as no change; the third changes nothing
+    # correct: 3 and the last 1; wrong: -4 and the 1 that is predicted as no change; the zeros are not used
     assert scores['sign'] == 0.5
     assert scores['cosine'] == pytest.approx((0 + 2**-0.5) / 2)
 
@@ -50,7 +50,7 @@ def test_swaps_are_measured_one_by_one(classifier):
     assert 'token_order' not in vars(scan)
 
 
-def test_swap_points_where_the_loss_falls_and_nothing_stays_patched(classifier):
+def test_swap_gradient_predicts_the_loss_and_the_model_is_restored(classifier):
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     table = order_gradients.compare_order_gradients(classifier, images, labels)
     (name, scan), *rest = order_gradients.ordered_scans(classifier).items()

@@ -11,7 +11,7 @@ def count(cfg):
     return dict(params=50_921_220, flops_without_scan=268.01e9, flops=273.09e9), (1280, 800)
 
 
-def test_rows_stand_beside_what_is_counted():
+def test_rows_contain_the_counted_costs():
     lines = paper_tables(['2'], count=count).splitlines()
     assert lines[2] == '| 2 | small | - | 50.92M | 268G | 268.01G | 273.09G | box AP | 47.5 | - |'
     assert len(lines) == 2 + 6

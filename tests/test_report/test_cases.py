@@ -1,4 +1,4 @@
-"""What a report says of classes and images is what the predictions were."""
+"""The tables and pictures of a report show the predictions correctly."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def decode(source):
 
 
 class Images:
-    """A data set that knows of each image what it is given."""
+    """A dataset with the given entries."""
 
     def __init__(self, infos, **metainfo):
         self.infos, self.metainfo = infos, metainfo
@@ -38,13 +38,13 @@ class Images:
 
 
 class Plain(CaseMetric):
-    """Notes what the tests give it."""
+    """A metric that records only what a test passes to ``note``."""
 
     def process(self, data_batch, data_samples):
         raise AssertionError
 
 
-def test_only_extremes_keep_what_is_drawn_of_them():
+def test_only_the_best_and_worst_images_keep_their_predictions():
     metric = Plain(Images([]), keep=2)
     scores = [0.5, 0.9, None, 0.1, 0.7, 0.3, 0.8]
     for index, score in enumerate(scores):
@@ -65,10 +65,10 @@ def test_few_images_are_shown_once():
     assert [record['drawn'] for record in (*metric.lowest(), *metric.highest())] == [0, 1, 2]
 
 
-def test_images_are_found_by_the_first_fact_that_a_sample_has():
+def test_images_are_found_by_the_first_field_of_the_sample():
     assert image_key({'img_id': 3, 'img_path': None}) == ('img_id', 3)
     assert image_key({'img_id': 3, 'img_path': 'a.png'}) == ('img_path', 'a.png')
-    with pytest.raises(ValueError, match='needs one of img_path, img_id, sample_idx in the data samples'):
+    with pytest.raises(ValueError, match=r"needs one of img_path, img_id, sample_idx .* got \['ori_shape'\]: add one"):
         image_key({'ori_shape': (1, 1)})
     images = Images([{'img_path': name} for name in ('a', 'b', 'a')])
     assert find_images(images, [('img_path', 'b'), ('img_path', 'a')]) == {('img_path', 'a'): 0, ('img_path', 'b'): 1}
@@ -94,25 +94,25 @@ def test_classification_counts_and_ranks():
     assert classes.rows == [('cat', 2, '50.0', '50.0', '<script> (1)'), ('<script>', 2, '50.0', '50.0', 'cat (1)')]
     assert confused.rows == [('cat', '<script>', 1), ('<script>', 'cat', 1)]
     wrong, right = metric.galleries()
-    assert [(case.title, case.text) for case in wrong.cases] == [('<script>, is cat', '80.0 %')]
+    assert [(case.title, case.text) for case in wrong.cases] == [('<script>, truth: cat', '80.0 %')]
     assert [(case.title, case.text) for case in right.cases] == [('cat', '90.0 %')]
     ((caption, source),) = right.cases[0].pictures
     assert (caption, source) == ('sample_idx 0', data_uri(image))
 
 
-def test_classification_without_a_mistake_says_so_and_two_labels_are_refused():
+def test_classification_without_errors_is_reported_and_two_labels_are_refused():
     metric = ClassificationCases(Images([{'img': np.zeros((2, 2, 3), np.uint8), 'sample_idx': 0}]))
     metric.dataset_meta = dict(classes=('a', 'b'))
     classify(metric, [1], [[0.25, 0.75]])
     wrong, _ = metric.galleries()
-    assert (wrong.note, wrong.cases) == ('No image was taken for another class.', [])
+    assert (wrong.note, wrong.cases) == ('Every image was classified correctly.', [])
     assert metric.tables({})[1].rows == []
     labels = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match='takes one label an image, got 2 and 2 predicted'):
+    with pytest.raises(ValueError, match='needs one label per image, got 2 labels, 2 predictions'):
         metric.process(None, [dict(gt_label=labels, pred_label=labels, pred_score=torch.ones(2))])
 
 
-def test_a_class_that_never_occurs_has_no_share():
+def test_confusion_matrix_has_rows_for_absent_classes():
     assert confusion_matrix([dict(truth=0, predicted=2)], 3).tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
 
 
@@ -127,12 +127,12 @@ def test_boxes_match_by_class_overlap_and_score():
     labels, object_labels = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1])
     none = torch.zeros(3, dtype=torch.bool)
     counts, quality = match_boxes(found, scores, labels, objects, object_labels, none, 2)
-    # the box of score 0.9 takes the first object at IoU 0.8; its twin, a wrong class and an IoU of 0.4 are left over
+    # the box with score 0.9 matches the first object at IoU 0.8; unmatched: its twin, a wrong class, an IoU of 0.4
     assert counts.tolist() == [[1, 1, 1], [0, 2, 1]]
     assert quality == pytest.approx(0.8 / (1 + 3 / 2 + 2 / 2))
 
 
-def test_boxes_in_a_crowd_do_not_count_and_nothing_of_nothing_has_no_score():
+def test_boxes_in_a_crowd_are_not_counted_and_an_empty_image_has_no_score():
     found, crowd = boxes((0, 0, 4, 4), (0, 0, 4, 4)), boxes((0, 0, 100, 100))
     labels = torch.tensor([0, 1])
     counts, quality = match_boxes(
@@ -148,7 +148,7 @@ def test_boxes_in_a_crowd_do_not_count_and_nothing_of_nothing_has_no_score():
 
 @pytest.fixture
 def pets(tmp_path):
-    """A COCO style data set: two images with a cat each, one with nothing."""
+    """A COCO dataset: two images with one cat each, and one image without objects."""
     from mmdet.datasets import CocoDataset
 
     init_default_scope('mmdet')
@@ -166,7 +166,7 @@ def pets(tmp_path):
     return CocoDataset(ann_file=str(path), data_prefix=dict(img=str(tmp_path)), metainfo=metainfo, test_mode=True)
 
 
-def test_detection_ranks_images_and_draws_truth_beside_prediction(pets):
+def test_detection_ranks_images_and_draws_truth_and_prediction(pets):
     metric = DetectionCases(pets, keep=1)
     metric.dataset_meta = pets.metainfo
     mask = torch.zeros(1, 20, 30, dtype=torch.bool)
@@ -183,19 +183,20 @@ def test_detection_ranks_images_and_draws_truth_beside_prediction(pets):
     metric.evaluate(3)
     assert [record['score'] for record in metric.records] == [1.0, 0.0, None]
     (table,) = metric.tables({'coco/cat_precision': 0.505, 'coco/bbox_mAP': 0.4})
+    assert table.header == ('class', 'objects', 'AP, %', 'recall, %', 'precision, %')
     assert table.rows == [('cat', 2, '50.5', '50.0', '50.0')]
     worst, best = metric.galleries()
-    assert '1 images have none' in worst.note
+    assert '1 images have no score' in worst.note
     assert [(case.title, case.text) for case in (*worst.cases, *best.cases)] == [
-        ('1.png', 'score 0.00: 0 found, 1 missed, 1 boxes too many'),
-        ('0.png', 'score 1.00: 1 found, 0 missed, 0 boxes too many'),
+        ('1.png', 'score 0.00: 0 detected, 1 missed, 1 false boxes'),
+        ('0.png', 'score 1.00: 1 detected, 0 missed, 0 false boxes'),
     ]
     assert [caption for caption, _ in best.cases[0].pictures] == ['truth', 'prediction']
     truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
     height, width = truth.shape[:2]
     zoom = zoom_for(20, 30)
     assert (height, width) == (20 * zoom, 30 * zoom)
-    # the mask tints the cat's place, which is left of the false box
+    # the mask colours the place of the cat, which is to the left of the false box
     assert np.abs(truth[8 * zoom, 9 * zoom].astype(int) - 90).max() > 20
     assert np.abs(truth.astype(int) - prediction).max() > 100
 
@@ -214,6 +215,7 @@ def test_segmentation_scores_images_and_classes(tmp_path):
     metric.evaluate(2)
     assert [record['score'] for record in metric.records] == pytest.approx([1.0, (4 / 7 + 0) / 2])
     (table,) = metric.tables({})
+    assert table.header == ('class', 'share of pixels, %', 'IoU, %', 'recall, %', 'precision, %')
     assert table.rows == [
         ('ground', '57.1', f'{100 * 8 / 11:.1f}', '100.0', '72.7'),
         ('cat', '42.9', '50.0', '50.0', '100.0'),

@@ -1,4 +1,4 @@
-"""What trainings logged is read as one curve, and drawn where the numbers say."""
+"""Logs are joined to one curve, and charts place the points correctly."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def test_a_run_from_the_start_replaces_everything(write_log, tmp_path):
     assert validation == []
 
 
-def test_a_line_that_a_kill_cut_short_is_left_out_and_others_are_errors(write_log, tmp_path):
+def test_incomplete_last_line_is_ignored_and_other_broken_lines_are_errors(write_log, tmp_path):
     path = write_log('1', [train(1), train(2)])
     whole = path.read_text()
     path.write_text(whole + '\n{"lr": 0.1, "lo')
@@ -66,7 +66,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out_and_others_are_errors(write_lo
         read_scalars(tmp_path)
 
 
-def test_nothing_logged_is_no_error(tmp_path):
+def test_empty_log_gives_no_curves(tmp_path):
     assert read_scalars(tmp_path) == ([], [])
     assert curves([], []) == []
 
@@ -94,17 +94,17 @@ def test_curves_show_loss_its_parts_scores_and_rate(write_log, tmp_path):
         (0, 0, [0, 0.2]),
     ],
 )
-def test_ticks_are_round_and_enclose(low, high, expected):
+def test_ticks_are_round_and_enclose_the_values(low, high, expected):
     assert ticks(low, high) == pytest.approx(expected)
 
 
-def test_ticks_of_a_constant_enclose_it():
+def test_ticks_enclose_a_constant():
     (first, *_, last) = ticks(2.5, 2.5)
     assert first <= 2.5 <= last
     assert first < last
 
 
-def test_a_chart_puts_points_in_their_places_and_tells_what_is_not_finite():
+def test_chart_places_points_and_reports_values_that_are_not_finite():
     chart = line_chart('Loss', 'iteration', {'loss': [(0, 0.0), (5, 1.0), (6, math.nan), (8, 0.5), (10, 0.0)]})
     ((name, path, marks),) = chart.lines
     assert name == 'loss'
@@ -117,5 +117,5 @@ def test_a_chart_puts_points_in_their_places_and_tells_what_is_not_finite():
     assert chart.x_ticks[-1] == (WIDTH - RIGHT, '10')
 
 
-def test_a_chart_of_nothing_finite_is_none():
+def test_series_without_finite_values_gives_no_chart():
     assert line_chart('Loss', 'iteration', {'loss': [(1, math.inf)]}) is None

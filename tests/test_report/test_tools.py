@@ -14,7 +14,7 @@ from mmdefmamba.report import watch_test
 from mmdefmamba.report.scores import paper_rows
 
 ROOT = Path(__file__).parents[2]
-# A class whose name would run in a browser if it were not escaped.
+# The name of a class that a browser would run as a script if the page did not escape it.
 EVIL = '<script>alert(1)</script>'
 CLASSIFICATION = f"""
 _base_ = {str(ROOT / 'configs/classification/defmamba_pico_digits.py')!r}
@@ -55,7 +55,7 @@ def trained(tools, config, tmp_path_factory):
 
 
 def check_page(path):
-    """The page's text; it must be whole, of itself, and of no script."""
+    """Return the text of a page that must be complete, without scripts, and without references to other files."""
     text = path.read_text()
     assert text.rstrip().endswith('</html>')
     assert '<script' not in text
@@ -97,7 +97,7 @@ def monkeypatch_module():
 
 @pytest.fixture(scope='module')
 def tested(tools, config, trained, tmp_path_factory, monkeypatch_module):
-    """The page and the metrics of a test, and those of a test with test-time augmentation."""
+    """The page and the metrics of a test, with and without test-time augmentation."""
     folder = tmp_path_factory.mktemp('tested')
     pages = {}
     monkeypatch_module.setattr(scans, 'EACH', 1)
@@ -117,8 +117,8 @@ def test_test_page_of_classification(tested):
     assert '&lt;script&gt;alert(1)&lt;/script&gt;' in cells
     assert 'The paper has no row for this config.' in text
     assert 'test-time augmentation</th><td>no<' in text
-    assert text.count('points: from each token to where it looks</figcaption>') >= 2
-    assert re.search(r'images/s, with loading and evaluation</th><td>[\d.e+]+<', text)
+    assert text.count('points: from each token to the point that is read</figcaption>') >= 2
+    assert re.search(r'images/s, including loading and evaluation</th><td>[\d.e+]+<', text)
     assert 'epoch_2.pth' in text
 
 
@@ -139,7 +139,7 @@ def test_a_report_folder_that_is_a_file_is_refused_before_the_run(tools, tool, c
     assert not (tmp_path / 'work').exists()
 
 
-def test_another_scope_is_refused():
+def test_unknown_default_scope_is_refused():
     runner = SimpleNamespace(cfg=Config(dict(default_scope='mmengine')))
     told = r"this config: default_scope must be one of \['mmpretrain', 'mmdet', 'mmseg'\], got 'mmengine'"
     with pytest.raises(ValueError, match=told):
@@ -156,7 +156,7 @@ def test_two_processes_write_one_page(run_distributed, config, trained, tmp_path
     assert 'processes</th><td>2<' in text
 
 
-def test_the_papers_row_stands_beside_its_config_alone():
+def test_only_configs_of_the_paper_have_a_row_of_the_paper():
     small = ROOT / 'configs/classification/defmamba_s_in1k.py'
     assert paper_rows(str(small), {'accuracy/top1': 12.34}, tta=False) == [
         ('1', 'small', [('Top 1 Accuracy', '83.5', '12.3')])

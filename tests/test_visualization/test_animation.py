@@ -1,4 +1,4 @@
-"""The moving picture shows the order that it is given."""
+"""The animation shows the given order."""
 
 import io
 
@@ -17,7 +17,7 @@ def frames(content):
 
 
 def tinted(frame, map_size, place):
-    """Whether most of a place's cell, of which the path hides some, has the colour of a rank."""
+    """Return whether most of a place's cell has the colour of a rank; the path hides the rest."""
     height, width = (side // tokens for side, tokens in zip(frame.shape, map_size, strict=False))
     row, column = divmod(place, map_size[1])
     cell = frame[row * height : (row + 1) * height, column * width : (column + 1) * width]
@@ -37,7 +37,7 @@ def test_places_are_tinted_one_after_the_other():
 
 
 @pytest.mark.parametrize('map_size', [(1, 1), (1, 50), (64, 48)])
-def test_any_map_and_image(map_size):
+def test_every_map_size_is_animated(map_size):
     length = map_size[0] * map_size[1]
     image = np.zeros((2 * map_size[0], 2 * map_size[1] + 1, 3), np.uint8)
     content = animate_scan(image, np.arange(length)[::-1], map_size)

@@ -1,4 +1,4 @@
-"""What docs/visualization.md shows works as it says."""
+"""The examples of docs/visualization.md work."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_hook_takes_these_options():
 
 
 @pytest.mark.parametrize('kind', ['images', 'tools'])
-def test_what_the_page_names_is_there(kind):
+def test_paths_on_the_page_exist(kind):
     paths = {
         'images': [ROOT / 'docs' / path for path in re.findall(r'\]\((images/\S+)\)', PAGE)],
         'tools': [ROOT / path for path in re.findall(r'python (\S+\.py)', PAGE)],

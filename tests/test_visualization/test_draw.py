@@ -11,16 +11,20 @@ from mmdefmamba.models import DefMamba
 from mmdefmamba.scans import SCANS, ContentScan, ScanContext, StaticScan, build_scan
 from mmdefmamba.visualization import (
     draw_activation_map,
+    draw_activation_map_to_edge,
     draw_digits,
     draw_limitation_cases,
     draw_offset_statistics,
     draw_points,
+    draw_points_to_edge,
     draw_receptive_fields,
     draw_scan_order,
     draw_static_scans,
     figure_to_rgb,
     limitation_cases,
 )
+from mmdefmamba.visualization.ablation_figure import draw_runs
+from mmdefmamba.visualization.formulation_figures import draw_distances, draw_reads
 
 SIZE = (20, 28)
 
@@ -42,7 +46,7 @@ def image():
 
 
 def is_drawn(figure):
-    """Whether every panel has more than one colour in it."""
+    """Return whether every panel has more than one colour."""
     picture = figure_to_rgb(figure)
     height = picture.shape[0]
     for axis in figure.axes:
@@ -80,7 +84,7 @@ def test_arrows_go_from_reference_to_point(traces, image):
     assert is_drawn(figure)
 
 
-def test_a_window_is_shown_larger(traces, image):
+def test_zoom_enlarges_a_window(traces, image):
     figure = draw_points(image, traces[0], zoom=(1, 2, 3, 2))
     assert figure.axes[2].get_xlim() == (2 * 4 - 0.5, 4 * 4 - 0.5)
     assert figure.axes[2].get_ylim() == (4 * 4 - 0.5, 1 * 4 - 0.5)
@@ -90,16 +94,37 @@ def test_a_window_is_shown_larger(traces, image):
             draw_points(image, traces[0], zoom=zoom)
 
 
+def test_pictures_to_the_edge_have_the_image_as_their_only_panel(traces, image):
+    # 28 pixels become 480: a cell of 4 x 4 pixels is 480 / 7 wide
+    for figure in (draw_points_to_edge(image, traces[0], 1), draw_activation_map_to_edge(image, traces[0], (2, -1), 1)):
+        picture, (axis,) = figure_to_rgb(figure), figure.axes
+        assert picture.shape == (480 * 20 // 28, 480, 3)
+        assert (axis.get_xlim(), axis.get_ylim()) == ((-0.5, 27.5), (19.5, -0.5))
+        assert axis.get_position().bounds == (0, 0, 1, 1)
+        assert is_drawn(figure)
+    start, length = arrows(draw_points_to_edge(image, traces[0], 1).axes[0])
+    start_framed, length_framed = arrows(draw_points(image, traces[0], 1).axes[1])
+    assert np.array_equal(start, start_framed) and np.array_equal(length, length_framed)
+    values = activation_map(traces[0], (2, -1), 1)
+    np.testing.assert_allclose(axis.get_images()[1].get_array(), values / values.max(), rtol=1e-6)
+    # the grid between 5 x 7 tokens, then the dot on the token
+    *grid, dot = axis.lines
+    assert len(grid) == 4 + 6
+    assert np.allclose(dot.get_xydata(), [[6 * 4 + 1.5, 2 * 4 + 1.5]])
+
+
 def test_released_points_start_half_a_pixel_off(image):
     _, (trace, _) = trace_blocks(network(formulation='released'), torch.zeros(1, 3, *SIZE), state_space=False)
     start, _ = arrows(draw_points(image, trace).axes[1])
     np.testing.assert_allclose(start[0], [0.5 * 4 + 1.5, 0.5 * 4 + 1.5], atol=1e-5)
 
 
-def test_without_points_there_is_nothing_to_draw(image):
+def test_block_without_points_is_refused(image):
     _, (trace, _) = trace_blocks(network(['raster']), torch.zeros(1, 3, *SIZE))
     with pytest.raises(ValueError, match=r'stages\.0\.0 learns no points: its scans are raster'):
         draw_points(image, trace)
+    with pytest.raises(ValueError, match=r'stages\.0\.0 learns no points'):
+        draw_points_to_edge(image, trace)
     with pytest.raises(ValueError, match=r'stages\.0\.0 must have learned points for 1 images'):
         draw_limitation_cases({'a': image}, trace)
     with pytest.raises(ValueError, match='scan must be one of'):
@@ -125,7 +150,7 @@ def test_activation_maps_are_relative_to_their_maximum(traces, image):
     for axis, values in zip(figure.axes[1:5], expected, strict=True):
         np.testing.assert_allclose(axis.get_images()[1].get_array(), values / values.max(), rtol=1e-6)
     assert [axis.get_title() for axis in figure.axes[1:5]] == ['all scans', *traces[0].scans]
-    # the token's middle, x then y
+    # the centre of the token, x then y
     assert np.allclose([line.get_xydata() for line in figure.axes[2].lines], [[[6 * 4 + 1.5, 2 * 4 + 1.5]]])
     assert is_drawn(figure)
 
@@ -169,7 +194,7 @@ def test_receptive_fields_share_a_logarithmic_scale():
     figure_to_rgb(figure)
 
 
-def test_offset_statistics_have_a_column_a_stage(traces):
+def test_offset_statistics_have_one_column_per_stage(traces):
     statistics = offset_statistics(network(), torch.randn(2, 3, *SIZE))
     figure = draw_offset_statistics(statistics)
     for axis, block in zip(figure.axes[:2], statistics, strict=True):
@@ -199,7 +224,7 @@ def test_limitation_cases_are_a_part_and_a_pattern():
             limitation_cases(image, **options)
 
 
-def test_limitation_cases_are_drawn_a_row_each(traces, image):
+def test_limitation_cases_are_drawn_one_per_row(traces, image):
     figure = draw_limitation_cases({'first': image, 'second': image}, traces[0])
     axes = np.array(figure.axes).reshape(2, 4)
     for i, name in enumerate(('first', 'second')):
@@ -211,7 +236,7 @@ def test_limitation_cases_are_drawn_a_row_each(traces, image):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 40), (33, 3)])
-def test_any_size_is_drawn(size):
+def test_every_image_size_is_drawn(size):
     _, (trace, _) = trace_blocks(network(), torch.zeros(1, 3, *size))
     image = np.full(size, 100, np.uint8)
     for figure in (draw_points(image, trace), draw_scan_order(image, trace), draw_activation_map(image, trace, (0, 0))):
@@ -223,4 +248,38 @@ def test_digits_are_drawn_with_their_orders(traces):
     assert [axis.get_title() for axis in figure.axes[:2]] == ['3', '5, is 4']
     for i in range(2):
         assert np.array_equal(figure.axes[2 + i].get_images()[0].get_array(), traces[0].ranks(i))
+    figure_to_rgb(figure)
+
+
+def test_ablation_has_one_panel_per_metric_and_one_dot_per_run():
+    results = {'a': [{'top1': 97.0, 'top5': 1.0}, {'top1': 99.0, 'top5': 2.0}], 'b': [{'top1': 50.0, 'top5': 3.0}]}
+    figure = draw_runs(results, ['top1', 'top5'])
+    assert [axis.get_xlabel() for axis in figure.axes] == [
+        f'{name}: each seed, and the mean' for name in ('top1', 'top5')
+    ]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ['a', 'b']
+    drawn = [line.get_xydata().tolist() for line in figure.axes[0].lines]
+    assert drawn == [[[97, 0], [99, 0]], [[98, 0]], [[50, 1]], [[50, 1]]]
+    assert is_drawn(figure)
+
+
+def test_reads_of_both_formulations_are_drawn_side_by_side():
+    inside = {'paper': torch.ones(3, 4), 'released': torch.full((3, 4), 0.5)}
+    entries = {'paper': torch.eye(14, dtype=torch.bool), 'released': torch.eye(7, dtype=torch.bool)}
+    figure = draw_reads(inside, entries, (14, 12))
+    for axis, values in zip(figure.axes[:4], (*inside.values(), *entries.values()), strict=True):
+        assert np.array_equal(axis.get_images()[0].get_array(), values)
+    assert [axis.get_title().split('\n')[1] for axis in figure.axes[1:3]] == [
+        'is inside a 3 x 4 map, no offset',
+        'table ever read, 14 x 12 map',
+    ]
+
+
+def test_distances_have_one_panel_per_network_and_one_bar_per_stage():
+    measured = {'first': {'offset range': [0.1, 0.2], 'all five': [0.3, 0.4]}, 'second': {'offset range': [0.5, 0.6]}}
+    figure = draw_distances(measured)
+    assert [axis.get_title() for axis in figure.axes] == ['first', 'second']
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [0.1, 0.2, 0.3, 0.4]
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [0.5, 0.6]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['offset range', 'all five']
     figure_to_rgb(figure)

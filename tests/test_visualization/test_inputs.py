@@ -19,7 +19,7 @@ PICO = {
 
 
 def preprocessor(cfg):
-    """A model of nothing but the config's data preprocessor."""
+    """Build a module that has only the data preprocessor of a config."""
     scope = cfg.default_scope
     data_preprocessor = dict(cfg.get('data_preprocessor') or cfg.model.data_preprocessor)
     data_preprocessor.setdefault('type', 'ClsDataPreprocessor')
@@ -31,7 +31,7 @@ def preprocessor(cfg):
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes an RGB image and gives its path."""
+    """``write(image)`` writes an RGB image and returns its path."""
 
     def write(image, name='image.png'):
         cv2.imwrite(str(tmp_path / name), image[..., ::-1])
@@ -41,9 +41,9 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize('scope', list(PICO))
-def test_pictures_are_what_was_read(scope, write):
+def test_pictures_equal_the_image_file(scope, write):
     cfg = Config.fromfile(CONFIGS / PICO[scope])
-    side = 32 if scope == 'mmpretrain' else 128  # what the pipelines resize to
+    side = 32 if scope == 'mmpretrain' else 128  # the pipelines resize to this side
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     inputs, pictures = network_inputs(preprocessor(cfg), load_images(cfg, [write(image)]))
     assert inputs.shape == (1, 3, side, side)
@@ -62,7 +62,7 @@ def test_large_configs_read_and_pad_images(config, write):
     assert (picture[:200, :200] == (250, 120, 10)).all()
     if 'detection' in config:
         assert inputs.shape == (1, 3, 768, 1344)  # 741 x 1333, padded to multiples of 32
-        # what is padded has the mean colour, which is 0 when normalised
+        # padding is 0 after normalisation, which is the mean colour
         assert np.abs(picture[-1, 0] - np.array(cfg.model.data_preprocessor.mean)).max() <= 0.5
 
 
@@ -74,7 +74,7 @@ def test_annotations_are_not_loaded():
     assert [step['type'] for step in image_pipeline(nested)] == ['LoadImageFromFile', 'Crop']
 
 
-def test_a_missing_image_is_named():
+def test_missing_image_is_refused_with_its_path():
     cfg = Config.fromfile(CONFIGS / PICO['mmpretrain'])
     with pytest.raises(FileNotFoundError, match=r'image no/such\.png does not exist'):
         load_images(cfg, ['no/such.png'])
