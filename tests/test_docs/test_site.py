@@ -69,7 +69,10 @@ def test_links_to_the_repository_lead_to_copies(site):
     [
         ('models', ['DefMamba', 'DMBlock', 'DSSM']),
         ('scans', ['DeformableScan', 'StaticScan', 'build_scan']),
-        ('ops', ['selective_scan.selective_scan', 'sample_points', 'multi_scan.multi_scan']),
+        ('ops', ['selective_scan', 'sample_points', 'multi_scan', 'sequence_scan.use_backend', 'map_scan.multi_scan']),
+        ('checkpoints', ['SafeCheckpointHook', 'PretrainedInit', 'convert_released']),
+        ('paper', ['ablation_runs', 'order_gradients', 'tables']),
+        ('cli', ['train', 'run_options.train_parser', 'infer.main']),
         ('report', ['read_scalars', 'write_test_report']),
     ],
 )
