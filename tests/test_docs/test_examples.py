@@ -60,7 +60,7 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize('block', [param for param in BLOCKS if 'dataset' not in param.id])  # the tests below train these
+@pytest.mark.parametrize('block', [param for param in BLOCKS if 'dataset' not in param.id])  # trained by tests below
 def test_examples_run(block, write, spiral, monkeypatch):
     if not is_config(block):
         exec(compile(block, 'example', 'exec'), {})
