@@ -8,7 +8,7 @@ STAMP := $(VENV)/installed
 DEV_STAMP := $(VENV)/installed-dev
 CONSTRAINTS := requirements/constraints.txt
 # --only-binary: a package without a wheel for this Python fails at once, instead of asking for a compiler.
-# --no-compile: Python compiles modules to byte code when they are first imported. The `unexport` below makes it keep that
+# --no-compile: Python compiles a module to byte code when it is first imported. The `unexport` below makes it keep the
 # byte code, even if the environment says otherwise.
 PIP_INSTALL := $(BIN)/python -m pip install --no-compile --only-binary :all: -c $(CONSTRAINTS)
 

@@ -6,7 +6,7 @@
 #   bash benchmarks/gpu.sh scan         the scan alone: all backends, short and long sequences
 #   bash benchmarks/gpu.sh backbone     images/s: backends, modes, architectures, and torchvision's networks
 #   bash benchmarks/gpu.sh tasks        image sizes; Mask R-CNN and UperNet with Swin-T for comparison
-#   bash benchmarks/gpu.sh kernel       build mamba-ssm's kernel if nvcc is installed (run this first to compare with it)
+#   bash benchmarks/gpu.sh kernel       build mamba-ssm's kernel, if nvcc is installed; run it first
 #   bash benchmarks/gpu.sh              checks, scan, backbone and tasks, one after another
 # PYTHON=python names the interpreter. OUT=work_dirs/benchmarks names the folder for CSV files and plots.
 set -euo pipefail

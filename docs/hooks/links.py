@@ -1,8 +1,8 @@
 """Hook of `mkdocs build` for links from pages to files outside of docs/.
 
-Pages link to files of the repository. On a code host these links work as they are. In the site, each such file is copied
-as text, and the link leads to the copy. A link to a folder is replaced by its text. CHANGELOG.md and CONTRIBUTING.md,
-which lie outside of docs/, become pages of the site.
+Pages link to files of the repository. On a code host these links work as they are. In the site, each such file is
+copied as text, and the link leads to the copy. A link to a folder is replaced by its text. CHANGELOG.md and
+CONTRIBUTING.md, which lie outside of docs/, become pages of the site.
 """
 
 import logging
