@@ -1,30 +1,76 @@
 """DefMamba for OpenMMLab: one backbone for mmpretrain, mmdet and mmseg.
 
-Importing the package mends what today's OpenMMLab stack needs mended (see :mod:`mmdefmamba.compat`) and registers
-the backbone, its scans and its datasets in MMEngine's root registries, where all three libraries find them.
+``import mmdefmamba`` imports no other library. It does two things when the libraries concerned are imported, or at once
+if they have been imported already: it mends what does not work in them (:mod:`mmdefmamba.compat`), and it registers the
+backbone, the datasets and the hooks in MMEngine's root registries, where all three libraries find them.
 """
 
-from . import compat
+import importlib
+import sys
+
+import wrapt
+
+from . import compat, log
 from .version import __version__
 
-compat.apply()  # before anything below imports mmcv or a registry
-
-from . import apis, checkpoints, datasets, engine, guards, models  # noqa: E402
-from .guards import damaged_images, sample_errors  # noqa: E402, F401
-guards.damaged_images.apply()
-guards.sample_errors.apply()
-
-from .apis import get_model, list_models  # noqa: E402
-
-__all__ = [
-    '__version__',
+_FUNCTIONS = {'get_model': '.apis', 'list_models': '.apis'}
+_ROOMS = (
+    'analysis',
     'apis',
+    'app',
     'checkpoints',
+    'cli',
     'compat',
     'datasets',
     'engine',
-    'get_model',
     'guards',
-    'list_models',
     'models',
-]
+    'ops',
+    'paper',
+    'quickstart',
+    'report',
+    'scans',
+    'visualization',
+)
+# The rooms that register names with MMEngine, by the module after whose import they are imported.
+_REGISTERED = {
+    'mmengine': ('models', 'datasets'),
+    'mmengine.model': ('models',),
+    'mmengine.dataset': ('datasets',),
+    'mmengine.runner': ('engine', 'guards', 'checkpoints'),
+}
+
+__all__ = ['__version__', *_FUNCTIONS, *_ROOMS]
+
+
+def _register(module):
+    # A room that imports MMEngine itself, mmdefmamba.scans for example, is not whole yet: models, which need it, have to
+    # wait for mmengine.model.
+    if module.__name__ == 'mmengine' and any(_is_being_imported(room) for room in _ROOMS):
+        return
+    for room in _REGISTERED[module.__name__]:
+        importlib.import_module(f'.{room}', __name__)
+
+
+def _is_being_imported(room):
+    spec = getattr(sys.modules.get(f'{__name__}.{room}'), '__spec__', None)
+    return getattr(spec, '_initializing', False)
+
+
+log.make_visible()
+compat.apply()
+for _module in _REGISTERED:
+    wrapt.register_post_import_hook(_register, _module)
+
+
+def __getattr__(name):
+    # imported when asked for: mmdefmamba.ops needs PyTorch alone, mmdefmamba.visualization matplotlib, and so on
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name], __name__), name)
+    if name in _ROOMS:
+        return importlib.import_module(f'.{name}', __name__)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
-# Which parameters take no weight decay, for all three tasks. A schedule inherits this file and writes
-# `optim_wrapper = dict(paramwise_cfg=_base_.no_weight_decay)`: MMEngine's bases may not share a top-level key, so it
-# cannot be an `optim_wrapper` of its own beside the schedules of mmdet and mmseg.
+# The parameters that take no weight decay, for all three tasks. A schedule inherits this file and writes
+# `optim_wrapper = dict(paramwise_cfg=_base_.no_weight_decay)`. Two bases of a config may not have the same top-level
+# key, so this file cannot set `optim_wrapper` itself beside the schedules of mmdet and mmseg.
 no_weight_decay = dict(
     norm_decay_mult=0.0,
     bias_decay_mult=0.0,

@@ -3,6 +3,7 @@ _base_ = [
     '../_base_/classification/model.py',
     '../_base_/classification/runtime.py',
     '../_base_/weight_decay.py',
+    '../_base_/guards.py',
 ]
 
 image_size = 32

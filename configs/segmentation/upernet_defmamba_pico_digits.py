@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/segmentation/upernet_defmamba.py',
     '../_base_/segmentation/digit_scenes.py',
     '../_base_/segmentation/schedule_160k.py',
-    'mmseg::_base_/default_runtime.py',
+    '../_base_/segmentation/runtime.py',
 ]
 norm_cfg = dict(type='BN', requires_grad=True)
 # mmseg draws the classifiers of its heads from N(0, 0.01). All digits then start with the same weights but for 0.01, so

@@ -10,9 +10,9 @@ import mmengine
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
-from ..checkpoints.fit import match_parameters, some, state_dict_of
+from ..checkpoints.fit import fit, state_dict_of
 from ..config_tree import innermost_dataset
 from ..files import existing_file
 from ..guards.config_errors import explain_errors, read_config
@@ -135,19 +135,18 @@ def _name(cfg):
 
 def _load(model, loaded, name, checkpoint, strict):
     state = state_dict_of(loaded, checkpoint)
-    match = match_parameters(model, state)
-    report = f'{len(match.matched)} of {match.total} parameters and buffers of {name} found in {checkpoint}'
-    partial = bool(match.missing or match.other_shape)
-    if not match.matched or (partial and strict):
+    verdict = fit(model, state)
+    report = f'{checkpoint} fills {verdict.matched} of {verdict.total} parameters and buffers of {name}; {verdict}'
+    if not verdict.matched or (strict and not verdict.complete):
         raise ValueError(
-            f'{checkpoint} does not fit: {report}; not there: {some(match.missing) or "none"}; there in another shape: '
-            f'{some(match.other_shape) or "none"}; there, but not in the model: {some(match.unused) or "none"}. Is it '
-            "of this config? A file of the authors' code has to be converted first (tools/model_converters)."
-            + (' get_model(..., strict=False) takes what fits.' if match.matched else '')
+            f"{report}. Use the config that the checkpoint was made with; convert a file of the authors' code first "
+            '(tools/model_converters/convert_released.py)'
+            + ('; get_model(..., strict=False) takes what fits' if verdict.matched else '')
         )
-    model.load_state_dict(match.matched, strict=False)
-    level = logging.WARNING if partial or match.unused else logging.INFO
-    print_log(f'{report}; {match}' if level == logging.WARNING else f'{report}', 'current', level)
+    # MMEngine's: PyTorch's own stops at a parameter of another shape, with and without strict
+    load_state_dict(model, state, strict=False, logger='silent')
+    level = logging.INFO if verdict.complete and not verdict.unused else logging.WARNING
+    print_log(report, 'current', level)
 
 
 def _dataset_meta(cfg, loaded):

@@ -1,16 +1,17 @@
-"""Checkpoints: whether one fits a model, saving and resuming, pretrained weights, and the authors' released files."""
+"""Checkpoints: whether one fits a model, pretrained weights, saving without loss, and what to resume from."""
 
-from .pretrained import PretrainedInit
-from .released import convert_file, convert_released, export_released, infer_network
-from .saving import AtomicLocalBackend, SafeCheckpointHook, find_resumable_checkpoint
+from .fit import Fit, fit, state_dict_of
+from .pretrained import load_pretrained
+from .resuming import find_resumable_checkpoint, resume_if_possible
+from .saving import AtomicLocalBackend, SafeCheckpointHook
 
 __all__ = [
     'AtomicLocalBackend',
-    'PretrainedInit',
+    'Fit',
     'SafeCheckpointHook',
-    'convert_file',
-    'convert_released',
-    'export_released',
     'find_resumable_checkpoint',
-    'infer_network',
+    'fit',
+    'load_pretrained',
+    'resume_if_possible',
+    'state_dict_of',
 ]

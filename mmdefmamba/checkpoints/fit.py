@@ -1,66 +1,178 @@
-"""Which entries of a checkpoint fit a module, by name and shape; and how to say so."""
+"""Whether a checkpoint fits a module: one verdict, and one wording, for every place that loads weights."""
 
+import copy
 import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 
-class Match(NamedTuple):
-    """What :func:`match_parameters` found.
+
+class Fit(NamedTuple):
+    """How the entries of a checkpoint fit a module.
 
     Attributes:
-        matched: dict of the entries that fit, by the module's own names.
-        other_shape: the module's names that the checkpoint has in another shape.
-        missing: the module's names that the checkpoint does not have.
-        unused: names of the checkpoint that the module does not have.
         total: number of parameters and buffers of the module.
+        missing: names of the module that the checkpoint does not have.
+        other_shape: names of the module that have another shape in the checkpoint, each with both shapes.
+        unused: names in the checkpoint that the module does not have.
+        errors: what the module's own loading hooks raised, as texts.
     """
 
-    matched: dict
-    other_shape: list
-    missing: list
-    unused: list
     total: int
+    missing: list
+    other_shape: list
+    unused: list
+    errors: list
+
+    @property
+    def matched(self):
+        """The number of parameters and buffers that the checkpoint fills."""
+        return self.total - len(self.missing) - len(self.other_shape)
+
+    @property
+    def complete(self):
+        """Whether the checkpoint fills every parameter and buffer."""
+        return self.matched == self.total and not self.errors
+
+    def describe(self, limit=5):
+        """Return the verdict as text, with at most ``limit`` names of each kind."""
+        kinds = [
+            ('missing in the checkpoint', self.missing),
+            ('with another shape there', self.other_shape),
+            ('in the checkpoint but not in the model', self.unused),
+        ]
+        parts = [f'{len(names)} {kind}: {some(names, limit)}' for kind, names in kinds if names]
+        parts += [' '.join(error.split()) for error in self.errors[:limit]]
+        return '; '.join(parts) or 'it fits exactly'
 
     def __str__(self):
-        return (
-            f'kept their initial values: {some(self.missing) or "none"}; have another shape there: '
-            f'{some(self.other_shape) or "none"}; not used: {some(self.unused) or "none"}'
-        )
+        return self.describe()
 
 
 def state_dict_of(checkpoint, source):
-    """The weights in a loaded checkpoint file of MMEngine, of the authors' code, or of plain ``torch.save``.
+    """Return the weights in a loaded checkpoint file of MMEngine, of the authors' code, or of plain ``torch.save``.
 
     Args:
         checkpoint: what was saved.
-        source: name of the file, for the message.
+        source: name of the file, for the error.
+
+    Returns:
+        An OrderedDict of the same tensors by name, without the ``module.`` of DistributedDataParallel; with the
+        ``_metadata`` that PyTorch keeps on a state dict, by which modules tell older versions of themselves.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the file has no weights.
     """
     state = checkpoint
-    if isinstance(checkpoint, dict):
+    if isinstance(checkpoint, Mapping):
         state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
-    if not isinstance(state, dict):
-        raise ValueError(f'{source} holds no weights by name, but {type(state).__name__}')
-    return {re.sub(r'^module\.', '', key): value for key, value in state.items()}  # saved under DistributedDataParallel
+    if not isinstance(state, Mapping):
+        raise ValueError(f'{source} must hold weights by name, but holds a {type(state).__name__}')
+    return select(state, 'module.', keep_others=True)
 
 
-def match_parameters(module, found):
-    """Compare a module's parameters and buffers with ``found``, a dict of tensors by name: a :class:`Match`."""
-    own = module.state_dict()
-    matched = {key: found[key] for key in own if key in found and found[key].shape == own[key].shape}
-    return Match(
-        matched,
-        other_shape=[key for key in own if key in found and key not in matched],
-        missing=[key for key in own if key not in found],
-        unused=[key for key in found if key not in own],
-        total=len(own),
+def select(state, prefix, keep_others=False):
+    """Return the entries of a state dict whose names start with a prefix, under the rest of their names.
+
+    Args:
+        state: a state dict; its ``_metadata`` is selected as well.
+        prefix: such as ``'backbone.'``; '' takes all.
+        keep_others: keep the other entries, too, under their own names.
+    """
+
+    def chosen(entries, prefix):
+        return OrderedDict(
+            (str(name).removeprefix(prefix), value)
+            for name, value in entries.items()
+            if keep_others or str(name).startswith(prefix)
+        )
+
+    selected = chosen(state, prefix)
+    metadata = getattr(state, '_metadata', None)
+    if metadata is not None:
+        # its names are those of modules: 'backbone' for what is below 'backbone.'
+        dotted = OrderedDict((f'{name}.', value) for name, value in metadata.items())
+        selected._metadata = OrderedDict(
+            (name.removesuffix('.'), value) for name, value in chosen(dotted, prefix).items()
+        )
+    return selected
+
+
+def fit(module, state, hooks=True):
+    """Compare a state dict with a module, as loading would go.
+
+    Args:
+        module: any module; it is not changed.
+        state: a state dict, as :func:`state_dict_of` returns it.
+        hooks: count what the module's own loading hooks mend, such as a position embedding that is resized or an entry
+            that is renamed. Without them names and shapes are compared as they are.
+
+    Returns:
+        A :class:`Fit`. MMEngine's rule applies: the counters ``num_batches_tracked`` may be missing, since checkpoints
+        of old PyTorch releases have none.
+    """
+    own = {name: value for name, value in module.state_dict().items() if not name.endswith('num_batches_tracked')}
+    shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+    other_shape = {name for name in own if name in shapes and shapes[name] != tuple(own[name].shape)}
+    missing = {name for name in own if name not in shapes}
+    unused = [name for name in state if name not in own and not name.endswith('num_batches_tracked')]
+    errors = []
+    if hooks and (other_shape or missing):
+        trial = _try_to_load(module, state)
+        if isinstance(trial, str):
+            errors = [trial]
+        else:
+            missing, other_shape, unused = trial
+    return Fit(
+        len(own),
+        [name for name in own if name in missing],
+        [f'{name} {shapes.get(name)} instead of {tuple(own[name].shape)}' for name in own if name in other_shape],
+        list(unused),
+        errors,
     )
 
 
+def _try_to_load(module, state):
+    """Load into a copy without memory; return what was missing, of another shape and unused, or the error's text."""
+    missing, unused, errors = [], [], []
+    metadata = getattr(state, '_metadata', {})
+
+    def load(part, entries, prefix=''):
+        part._load_from_state_dict(entries, prefix, metadata.get(prefix[:-1], {}), True, missing, unused, errors)
+        for name, child in part._modules.items():
+            if child is not None:
+                inner = f'{prefix}{name}.'
+                load(child, {key: value for key, value in entries.items() if key.startswith(inner)}, inner)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # PyTorch warns of each parameter that is copied into no memory
+            load(_without_memory(module), OrderedDict(state))
+    except Exception as error:  # a loading hook is the code of any library, and so is what a copy of a module calls
+        return f'{type(error).__name__}: {error}'
+    mismatched = {match[1] for match in map(re.compile(r'size mismatch for ([^:\s]+):').match, errors) if match}
+    if len(mismatched) < len(errors):
+        return '; '.join(errors)
+    missing = {name for name in missing if not name.endswith('num_batches_tracked')}
+    return missing, mismatched, unused
+
+
+def _without_memory(module):
+    """Return a deep copy of a module whose parameters and buffers have shapes but no memory."""
+    memo = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        empty = torch.empty_like(tensor, device='meta')
+        if isinstance(tensor, torch.nn.Parameter):
+            empty = torch.nn.Parameter(empty, tensor.requires_grad)
+        memo[id(tensor)] = empty
+    return copy.deepcopy(module, memo)
+
+
 def some(names, limit=5):
-    """The first few of some names, and how many more there are; empty for none."""
+    """Return the first few of some names, and how many more there are; '' for an empty list."""
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more
+    return ', '.join(map(str, names[:limit])) + more

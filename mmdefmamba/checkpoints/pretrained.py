@@ -1,56 +1,51 @@
-"""``init_cfg=dict(type='Pretrained', ...)`` that says what it loaded."""
+"""Pretrained weights for a DefMamba: ``init_cfg=dict(type='Pretrained', ...)``, with a report of what was loaded.
+
+MMEngine's own initializer serves all other modules as it does without this package. For a DefMamba its silence would be
+a trap: it goes on with random weights when no entry of the checkpoint has a place in the module.
+"""
 
 import logging
 
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit as MMEnginePretrainedInit
-from mmengine.model.weight_init import update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
-from .fit import match_parameters, some, state_dict_of
+from .fit import fit, select, some, state_dict_of
 
 
-# force: MMEngine gives the name 'Pretrained' alone precedence over every other initialisation. Its own initializer
-# warns and goes on, with random weights, if not one parameter of the checkpoint has a place in the module.
-@WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
-class PretrainedInit(MMEnginePretrainedInit):
-    """Initialise a module from a checkpoint, report what matched, and refuse a checkpoint of which nothing does.
+def load_pretrained(module, checkpoint, prefix=None, map_location='cpu'):
+    """Load pretrained weights into a module and log which ones; refuse a checkpoint that has no weight for it.
 
     Args:
-        checkpoint: path or URL of the file; None leaves the module as it is, so that a config can offer
-            ``--cfg-options model.backbone.init_cfg.checkpoint=FILE`` and yet train without one.
-        prefix: take the entries with this prefix, such as 'backbone.', and strip it; None takes all.
+        module: the module; its own loading hooks see all entries under ``prefix``.
+        checkpoint: path or URL of the file. None leaves the module as it is, so that a config can offer
+            ``--cfg-options model.backbone.init_cfg.checkpoint=FILE`` and still train without one.
+        prefix: take the entries with this prefix, such as ``'backbone.'``, and strip it; None takes all.
         map_location: as in :func:`torch.load`.
 
     Raises:
-        ValueError: no entry fits the module by name and shape, when called.
-    """
+        ValueError: no entry fits the module by name and shape; or what a loading hook of the module raises, such as an
+            offset bias table of the other formulation.
 
-    def __call__(self, module):
-        name = type(module).__name__
-        if self.checkpoint is None:
-            print_log(f'{name} starts from random weights: its init_cfg has no checkpoint', logger='current')
-            return
-        checkpoint = CheckpointLoader.load_checkpoint(self.checkpoint, map_location=self.map_location, logger='current')
-        state = state_dict_of(checkpoint, self.checkpoint)
-        prefix = f'{self.prefix.rstrip(".")}.' if self.prefix else ''
-        found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        match = match_parameters(module, found)
-        if not match.matched:
-            raise ValueError(
-                f'{self.checkpoint} holds nothing for {name}: of its {len(state)} entries, such as '
-                f'{some(state)}, {len(found)} start with prefix={self.prefix!r} and {len(match.other_shape)} of these '
-                f'are named like one of its own, such as {some(module.state_dict())}, but none has its shape too. '
-                "Check prefix, arch and formulation; a file of the authors' code has to be converted first "
-                '(tools/model_converters).'
-            )
-        module.load_state_dict(match.matched, strict=False)
-        print_log(
-            f'{name}: {len(match.matched)} of {match.total} parameters loaded from {self.checkpoint}, prefix '
-            f'{self.prefix!r}; {match}',
-            logger='current',
-            level=logging.WARNING if match.other_shape else logging.INFO,
+    Source: the arguments of MMEngine's ``Pretrained``.
+    """
+    name = type(module).__name__
+    if checkpoint is None:
+        print_log(f'{name} starts from random weights: its init_cfg names no checkpoint', logger='current')
+        return
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location=map_location, logger='current')
+    state = state_dict_of(loaded, checkpoint)
+    entries = select(state, f'{prefix.rstrip(".")}.' if prefix else '')
+    verdict = fit(module, entries)
+    if not verdict.matched:
+        raise ValueError(
+            f'{checkpoint} has no weight for {name}. The file has {len(state)} entries, such as {some(state)}. '
+            f'{len(entries)} of them start with prefix={prefix!r}; {verdict}. Check prefix, arch and formulation. '
+            "Convert a file of the authors' code first (tools/model_converters/convert_released.py)"
         )
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())
+    load_state_dict(module, entries, strict=False, logger='silent')
+    print_log(
+        f'{name}: {verdict.matched} of {verdict.total} parameters and buffers loaded from {checkpoint}, '
+        f'prefix {prefix!r}; {verdict}',
+        logger='current',
+        level=logging.WARNING if verdict.other_shape or verdict.errors else logging.INFO,
+    )

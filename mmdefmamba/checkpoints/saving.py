@@ -1,48 +1,45 @@
-"""Checkpoints that an interruption, a full disk or a damaged file cannot take away.
+"""Saving checkpoints so that an interruption or a full disk loses nothing.
 
-MMEngine writes a checkpoint into its final place, after it has removed the oldest one: killed in between, a run that
-keeps one checkpoint has none. It resumes from the last one it named, whole or not.
+MMEngine writes a checkpoint into its final place after it has removed the oldest one. A run that keeps one checkpoint
+and is killed in between has no checkpoint at all.
 """
 
-import logging
 import os
-import re
-import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import find_latest_checkpoint
 
 
 class AtomicLocalBackend(LocalBackend):
-    """MMEngine's local files, written aside and moved into place whole: what was there before stays until then."""
+    """MMEngine's local files, written beside their place and then moved there; the old file stays until then."""
 
     def put(self, obj, filepath):
         """Write bytes to a file.
 
         Raises:
-            OSError: they cannot be written, the disk is full say; nothing has changed then.
+            OSError: they cannot be written, for example because the disk is full. The old file is unchanged then.
         """
         filepath = Path(filepath)
         filepath.parent.mkdir(parents=True, exist_ok=True)
-        # a fixed name: what a killed process left is overwritten, not collected
+        # a fixed name: the next attempt overwrites what a killed process left
         partial = filepath.with_name(f'.{filepath.name}.partial')
         try:
             with open(partial, 'wb') as file:
                 file.write(obj)
                 file.flush()
-                os.fsync(file.fileno())  # else a crash of the machine can leave an empty file under the final name
+                os.fsync(
+                    file.fileno()
+                )  # without this a crash of the machine can leave an empty file under the final name
             os.replace(partial, filepath)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise OSError(
                 error.errno,
-                f'{filepath} ({len(obj) / 2**20:.1f} MiB) could not be written: {error.strerror}. What was saved '
-                'before is whole; make room and go on with --resume',
+                f'{filepath} ({len(obj) / 2**20:.1f} MiB) could not be written: {error.strerror}. '
+                'Checkpoints that were saved before are whole. Make room and continue with --resume',
             ) from error
 
     def put_text(self, obj, filepath, encoding='utf-8'):
@@ -54,7 +51,7 @@ register_backend('atomic', AtomicLocalBackend)
 
 
 class _RemoveLater:
-    """A storage backend that notes what is to be removed."""
+    """A storage backend that collects removals instead of carrying them out."""
 
     def __init__(self, backend):
         self._backend = backend
@@ -72,7 +69,7 @@ class _RemoveLater:
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook that removes an old checkpoint only when the new one stands whole on the disk.
+    """MMEngine's CheckpointHook, which here removes an old checkpoint only after the new one is whole on the disk.
 
     Args:
         *args, **kwargs: as for MMEngine's CheckpointHook. Local files are written by :class:`AtomicLocalBackend`
@@ -100,82 +97,9 @@ class SafeCheckpointHook(CheckpointHook):
             yield
         finally:
             self.file_backend = backend
-        # A resumed run can save under a name that it was about to remove.
+        # a resumed run can save under a name that it was about to remove
         current = {self.last_ckpt, getattr(self, 'best_ckpt_path', None)}
         current.update(getattr(self, 'best_ckpt_path_dict', {}).values())
         for remove, path in later.removals:
             if path not in current:
                 remove(path)
-
-
-def resume_if_possible(cfg):
-    """Have a training go on from its last whole checkpoint, see :func:`find_resumable_checkpoint`.
-
-    Args:
-        cfg: an MMEngine Config with ``work_dir``; ``resume`` is set, and ``load_from`` where there is one to resume
-            from. Where there is none, ``load_from`` keeps its own meaning.
-
-    Raises:
-        RuntimeError: there are checkpoints and all are damaged.
-    """
-    last = find_resumable_checkpoint(cfg.work_dir)
-    cfg.resume = last is not None
-    if cfg.resume:
-        cfg.load_from = last
-
-
-def find_resumable_checkpoint(work_dir):
-    """The last whole checkpoint of a run, to resume from.
-
-    Every candidate's checksums are verified, which reads the file once. Damaged ones are skipped with a warning.
-
-    Args:
-        work_dir: folder of the run.
-
-    Returns:
-        Path of the checkpoint as a string, or None where the run has saved none yet.
-
-    Raises:
-        RuntimeError: there are checkpoints and all are damaged; starting over would overwrite them.
-    """
-    named = find_latest_checkpoint(str(work_dir))
-    folders = {Path(work_dir)} | ({Path(named).parent} if named else set())
-    saved = {path for folder in folders if folder.is_dir() for path in folder.iterdir() if _step(path) is not None}
-    candidates = sorted(saved, key=_step, reverse=True)
-    if named and Path(named).exists():
-        # what the run itself called its last: by number an older run's file in the same folder could win
-        candidates = [Path(named)] + [path for path in candidates if path != Path(named) and _before(path, named)]
-    for path in candidates:
-        damage = _damage(path)
-        if damage is None:
-            return str(path)
-        print_log(f'{path} is damaged ({damage}): looking for the one before', 'current', logging.WARNING)
-    if candidates:
-        raise RuntimeError(
-            f'no checkpoint in {work_dir} can be resumed from, all are damaged: '
-            f'{", ".join(path.name for path in candidates)}. Move them away to start over.'
-        )
-    return None
-
-
-def _step(path):
-    match = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
-    return match and int(match[1])
-
-
-def _before(path, named):
-    return _step(Path(named)) is None or _step(path) < _step(Path(named))
-
-
-def _damage(path):
-    """What is wrong with a checkpoint file, or None. Folders, as DeepSpeed saves them, are taken as they are."""
-    if path.is_dir():
-        return None
-    try:
-        if not zipfile.is_zipfile(path):  # which raises, too
-            return f'{path.stat().st_size} bytes that are no whole file of torch.save'
-        with zipfile.ZipFile(path) as file:
-            broken = file.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
-        return str(error)
-    return broken and f'checksum of {broken}'

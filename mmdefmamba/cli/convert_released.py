@@ -4,7 +4,7 @@ import argparse
 import pickle
 import sys
 
-from ..checkpoints import convert_file
+from ..converters import convert_file
 
 
 def main():

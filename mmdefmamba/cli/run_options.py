@@ -1,7 +1,7 @@
-"""What tools/train.py and tools/test.py share: their options, and how these change a config.
+"""The options of tools/train.py and tools/test.py, and how they change a config.
 
-One set for all three tasks, with the names that users of mmpretrain, mmdet and mmseg know. ``--cfg-options`` come
-first, the other options act on the result.
+There is one set of options for all three tasks, with the names that users of mmpretrain, mmdet and mmseg know.
+``--cfg-options`` are applied first; the other options act on the result.
 """
 
 import argparse
@@ -11,17 +11,19 @@ from pathlib import Path
 from mmengine.config import ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..checkpoints.saving import resume_if_possible
+from ..checkpoints import resume_if_possible
 from ..config_tree import innermost_dataset
 from ..engine.distributed import init_without_gpu
 from ..files import existing_file
 from ..guards.config_errors import read_config
 from ..guards.config_keys import check_keys, check_options
+from ..guards.hook import guards_hook
 
-# How the three libraries' hooks are told to draw what is tested, and where to.
+# The arguments by which the hooks of the three libraries draw tested images: the switch, and the folder.
 _VISUALIZATION_HOOKS = {
     'VisualizationHook': ('enable', 'out_dir'),  # mmpretrain
     'DetVisualizationHook': ('draw', 'test_out_dir'),
@@ -30,7 +32,7 @@ _VISUALIZATION_HOOKS = {
 
 
 class CfgOptions(DictAction):
-    """MMEngine's ``KEY=VALUE ...``, with an error for what is not one."""
+    """MMEngine's ``KEY=VALUE ...``, with an error for a value that cannot be parsed."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         for value in values:
@@ -41,12 +43,12 @@ class CfgOptions(DictAction):
                 parser.error(f'{option_string} takes no dicts, got {value!r}: set their keys, {key}.KEY=VALUE')
         try:
             super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, RecursionError):  # how MMEngine meets brackets that do not close, or are no list
+        except (AssertionError, RecursionError):  # MMEngine raises these for brackets that do not close
             parser.error(f'{option_string} takes numbers, words, (a,b) and [a,b] as values, got {" ".join(values)}')
 
 
 def train_parser():
-    """The options of tools/train.py."""
+    """Return the parser of tools/train.py."""
     parser = argparse.ArgumentParser(description='Train a model.')
     parser.add_argument('config', help='path of the config')
     _add_common(parser)
@@ -55,35 +57,35 @@ def train_parser():
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without one, from the latest in the work dir, or from the start if none',
+        help='continue from this checkpoint; without a path, from the latest one in the work dir if there is one',
     )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument('--no-validate', action='store_true', help='no validation while training')
+    parser.add_argument('--no-validate', action='store_true', help='do not validate while training')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help="scale the learning rate by batch size / the config's base batch size",
     )
-    parser.add_argument('--no-persistent-workers', action='store_true', help='new data workers every epoch')
+    parser.add_argument('--no-persistent-workers', action='store_true', help='start new data workers in each epoch')
     return parser
 
 
 def test_parser():
-    """The options of tools/test.py."""
+    """Return the parser of tools/test.py."""
     parser = argparse.ArgumentParser(description='Test a checkpoint.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     _add_common(parser)
     parser.add_argument(
         '--out',
-        help='save predictions to this .pkl file (segmentation: or, as one PNG an image, to this folder); '
+        help='save predictions to this .pkl file (segmentation: or, as one PNG per image, to this folder); '
         'see --out-item',
     )
     parser.add_argument('--out-item', choices=('pred', 'metrics'), default='pred', help='what --out saves')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='save drawn predictions to this folder')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds to show each')
-    parser.add_argument('--interval', type=int, default=1, help='draw every so many images (segmentation: batches)')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds to show each image')
+    parser.add_argument('--interval', type=int, default=1, help='draw one of so many images (segmentation: batches)')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation, by the config's tta_model")
     return parser
 
@@ -91,7 +93,7 @@ def test_parser():
 def _add_common(parser):
     parser.add_argument('--work-dir', help='folder for logs and checkpoints, ./work_dirs/CONFIG_NAME by default')
     parser.add_argument('--report', metavar='DIR', help='write an HTML page of the run to this folder')
-    parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in data loaders')
+    parser.add_argument('--no-pin-memory', action='store_true', help='do not pin memory in data loaders')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -99,17 +101,20 @@ def _add_common(parser):
         metavar='KEY=VALUE',
         help='change the config, e.g. model.backbone.drop_path_rate=0.1 key="[(a,b),(c,d)]" (no spaces inside)',
     )
+    parser.add_argument(
+        '--no-config-check', action='store_true', help='do not look for slips in the keys of the config'
+    )
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch')
 
 
 def train_config(args):
-    """The config that ``train_parser().parse_args()`` asks for.
+    """Return the config that ``train_parser().parse_args()`` asks for.
 
     Raises:
-        FileNotFoundError: no such config or checkpoint.
-        RuntimeError: ``--resume``, and every checkpoint there is damaged.
-        ValueError: an option that does not go with the config or the machine, or a key of the config that is a slip.
+        FileNotFoundError: the config or the checkpoint does not exist.
+        RuntimeError: ``--resume`` was given, and every checkpoint in the work dir is damaged.
+        ValueError: an option does not go with the config or the machine, or a key of the config is a slip.
     """
     cfg = _load_config(args)
     if args.no_validate:
@@ -123,7 +128,7 @@ def train_config(args):
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(
-                f'--auto-scale-lr: {args.config} does not say what batch size its learning rate is for; add '
+                f'--auto-scale-lr: {args.config} does not say for which batch size its learning rate is; add '
                 '--cfg-options auto_scale_lr.base_batch_size=N'
             )
         cfg.auto_scale_lr.enable = True
@@ -133,16 +138,16 @@ def train_config(args):
 
 
 def test_config(args):
-    """The config that ``test_parser().parse_args()`` asks for.
+    """Return the config that ``test_parser().parse_args()`` asks for.
 
     Raises:
-        FileNotFoundError: no such config or checkpoint.
-        ValueError: an option that does not go with the config, or a key of the config that is a slip.
+        FileNotFoundError: the config or the checkpoint does not exist.
+        ValueError: an option does not go with the config, or a key of the config is a slip.
     """
     cfg = _load_config(args)
     cfg.load_from = _existing(args.checkpoint, 'checkpoint')
     if args.out_item == 'metrics' and not args.out:
-        raise ValueError('--out-item metrics: --out must name the file to save them to')
+        raise ValueError('--out-item metrics: --out must name the file to save the metrics to')
     if args.out and args.out_item == 'pred' and not _is_pickle(args.out):
         _save_masks(cfg, args.out)
     if args.show or args.show_dir:
@@ -153,7 +158,7 @@ def test_config(args):
 
 
 def build_runner(cfg):
-    """Build the config's runner; also for a distributed run without a GPU.
+    """Build the runner of a config, also for a distributed run without a GPU.
 
     Raises:
         ValueError: the config has no model.
@@ -168,7 +173,7 @@ def build_runner(cfg):
 
 
 def add_dump(runner, out):
-    """Have the runner save its predictions to ``out``, a pickle; what is no pickle is left to :func:`test_config`."""
+    """Let the runner save its predictions to ``out`` if that is a pickle file; for others see :func:`test_config`."""
     if not _is_pickle(out):
         return
     dump = DumpResults
@@ -179,9 +184,7 @@ def add_dump(runner, out):
 
 def _load_config(args):
     cfg = read_config(_existing(args.config, 'config'))
-    check_options(args.cfg_options or {})
-    cfg.merge_from_dict(args.cfg_options or {})
-    check_keys(cfg)
+    _check(cfg, args)
     cfg.launcher = args.launcher
     if args.launcher != 'none':
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -194,19 +197,34 @@ def _load_config(args):
     return cfg
 
 
+def _check(cfg, args):
+    """Apply ``--cfg-options``; look for slips in them and in the config, unless the user does not want that."""
+    cfg.merge_from_dict(args.cfg_options or {})
+    hook = guards_hook(cfg)
+    if not args.no_config_check and 'config_keys' not in (hook or {}).get('leave_out', ()):
+        check_options(args.cfg_options or {})
+        check_keys(cfg)
+    if hook is None:
+        print_log(
+            f'{args.config} runs without guards: neither custom_hooks nor default_hooks has a GuardsHook. '
+            'configs/_base_/guards.py adds it',
+            logger='current',
+        )
+
+
 def _existing(path, what):
-    # URLs and the like, torchvision://resnet50 say, are for MMEngine to look up.
+    # MMEngine looks up URLs and names such as torchvision://resnet50
     if '://' not in path:
         existing_file(path, what)
     return path
 
 
 def _make_folder(path, option):
-    """Make the folder before the work whose result it is to hold."""
+    """Make a folder for results before the work begins."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f'{option} takes a folder, {path!r} cannot be one: {error.strerror}') from error
+        raise ValueError(f'{option} needs a folder, but {path!r} cannot be made: {error.strerror}') from error
 
 
 def _is_pickle(path):
@@ -222,11 +240,11 @@ def _set_in_dataloaders(cfg, **values):
 def _use_amp(cfg):
     if get_device() in ('cpu', 'mps'):
         raise ValueError(
-            "--amp needs a GPU, MMEngine's AmpOptimWrapper has nothing for other devices, and PyTorch sees none here"
+            "--amp needs a GPU: MMEngine's AmpOptimWrapper does not work on other devices. PyTorch sees no GPU here"
         )
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f"--amp goes with optim_wrapper.type='OptimWrapper', got {kind!r}")
+        raise ValueError(f"--amp needs optim_wrapper.type='OptimWrapper', got {kind!r}")
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -236,7 +254,7 @@ def _save_masks(cfg, folder):
     evaluators = [evaluator for evaluator in evaluators if evaluator.get('type') == 'IoUMetric']
     if not evaluators:
         raise ValueError(
-            f'--out takes a .pkl or .pickle file, got {folder!r}; folders are for segmentation (IoUMetric)'
+            f'--out needs a .pkl or .pickle file, got {folder!r}; a folder works for segmentation (IoUMetric)'
         )
     for evaluator in evaluators:
         evaluator.output_dir = folder

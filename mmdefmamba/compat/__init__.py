@@ -1,26 +1,152 @@
-"""Mends for upstream defects, each in its own module, which says when it can go."""
+"""Mends for defects of other libraries, without which these fail, or run code that a file brings.
 
+Each mend is a module of this package that says what is defective, where this was seen and when the mend can go. It is
+applied when the module that it mends is imported, or at once where that has happened already: ``import mmdefmamba``
+imports no other library for the sake of a mend. DataLoader workers have the mends of their parent, however they are
+started.
+
+The environment variable ``MMDEFMAMBA_COMPAT`` leaves mends out: all of them with ``off``, some of them with their
+names, separated by commas. It is read once, when mmdefmamba is imported.
+"""
+
+import functools
+import importlib
 import logging
+import multiprocessing
+import os
+from typing import NamedTuple
 
-from . import data_workers, logged_metrics, mmcv_ops, multimodal, thin_images, yaml_files
-from . import safe_loading as checkpoints
-from .safe_loading import load_safely, trust_checkpoints
+import wrapt
 
-__all__ = ['apply', 'load_safely', 'trust_checkpoints']
-_PATCHES = (
-    mmcv_ops,
-    checkpoints,
-    multimodal,
-    data_workers,
-    logged_metrics,
-    thin_images,
-    yaml_files,
-)
+from ..names import near_name
+
+VARIABLE = 'MMDEFMAMBA_COMPAT'
+
+
+class Mend(NamedTuple):
+    """One mend: the modules whose import applies it, and what it does and why, as one line."""
+
+    modules: tuple
+    what: str
+
+
+#: The mends by name. Each is a module of this package with a function ``apply(module)``, which returns whether the
+#: imported module needed it, perhaps as a text for the log.
+MENDS = {
+    'data_workers': Mend(
+        ('torch.utils.data._utils.worker',),
+        'DataLoader workers end with their parent and have its mends; PyTorch lets them wait for ever for a parent '
+        'that was killed',
+    ),
+    'find_loader': Mend(
+        ('mmengine.utils.dl_utils.misc', 'mmcv.utils.ext_loader'),
+        'MMEngine and mmcv look for compiled operators without pkgutil.find_loader, which Python 3.14 does not have',
+    ),
+    'logged_metrics': Mend(
+        ('mmengine.hooks.logger_hook',),
+        'the first process alone writes the metrics of a distributed test; in MMEngine all write one file at once',
+    ),
+    'mmcv_ops': Mend(
+        ('mmcv',),
+        'nms and roi_align of mmcv run on torchvision, since mmcv is installed without compiled operators; its other '
+        'operators raise an error when they are called',
+    ),
+    'multimodal': Mend(
+        ('mmpretrain.utils.dependency',),
+        'the multimodal models of mmpretrain are switched off, since the installed transformers lacks what they import',
+    ),
+    'safe_loading': Mend(
+        ('mmengine.runner.checkpoint',),
+        'MMEngine loads checkpoints with weights_only=True and an allow-list; its own loaders run code from the file',
+    ),
+    'thin_images': Mend(
+        ('mmcv.image.geometric',),
+        'mmcv scales each side of an image to at least one pixel; it would scale a thin image to 0 pixels and fail',
+    ),
+    'yaml_files': Mend(
+        ('mmengine.fileio.handlers.yaml_handler',),
+        'MMEngine reads YAML files without running code from them',
+    ),
+}
+_LEFT_OUT, _WAITING, _APPLIED, _NOT_NEEDED = 'left out', 'waiting', 'applied', 'not needed'
+_states = {}  # name -> {module: state}
+
+
+class MendStatus(NamedTuple):
+    """What :func:`status` says about a mend.
+
+    Attributes:
+        state: 'applied'; 'not needed', where the library is not defective in this environment; 'waiting', until one of
+            ``modules`` is imported; 'left out' by ``MMDEFMAMBA_COMPAT``.
+        modules: the modules that it mends.
+        what: what it does and why.
+    """
+
+    state: str
+    modules: tuple
+    what: str
+
+
+def status():
+    """Return the :class:`MendStatus` of each mend by name.
+
+    A mend of several modules is 'applied' as soon as it is applied to one of them.
+    """
+    statuses = {}
+    for name, mend in MENDS.items():
+        states = set(_states.get(name, {}).values()) or {_WAITING}
+        state = next(state for state in (_LEFT_OUT, _APPLIED, _WAITING, _NOT_NEEDED) if state in states)
+        statuses[name] = MendStatus(state, mend.modules, mend.what)
+    return statuses
 
 
 def apply():
-    """Apply every patch that this environment needs and that is not applied yet; logs one line for each."""
-    for patch in _PATCHES:
-        done = patch.apply()
-        if done:
-            logging.getLogger('mmdefmamba').info(done)
+    """Apply each mend to its modules: now, or when they are imported. A second call does nothing.
+
+    Raises:
+        ValueError: ``MMDEFMAMBA_COMPAT`` names a mend that does not exist.
+    """
+    left_out = _left_out(os.environ.get(VARIABLE, ''))
+    for name, mend in MENDS.items():
+        if name in _states:
+            continue
+        _states[name] = dict.fromkeys(mend.modules, _LEFT_OUT if name in left_out else _WAITING)
+        if name not in left_out:
+            for module in mend.modules:
+                wrapt.register_post_import_hook(functools.partial(_apply, name), module)
+
+
+def _left_out(value):
+    names = {name.strip() for name in value.split(',')} - {'', 'on'}
+    if names == {'off'}:
+        return set(MENDS)
+    unknown = sorted(names - set(MENDS))
+    if unknown:
+        raise ValueError(
+            f'environment variable {VARIABLE}={value!r}: there is no mend {unknown[0]!r}'
+            f'{near_name(unknown[0], MENDS)}. It takes "off" or the names of mends to leave out, separated by commas: '
+            f'{", ".join(MENDS)}'
+        )
+    return names
+
+
+def _apply(name, module):
+    needed = importlib.import_module(f'.{name}', __package__).apply(module)
+    first = _APPLIED not in _states[name].values()
+    _states[name][module.__name__] = _APPLIED if needed else _NOT_NEEDED
+    if needed and first and _is_first_process():
+        detail = f' ({needed})' if isinstance(needed, str) else ''
+        logging.getLogger('mmdefmamba.compat').info('mend %s: %s%s', name, MENDS[name].what, detail)
+
+
+def _is_first_process():
+    """Return whether this process should log: it is no worker of another, and rank 0 of a distributed run."""
+    rank = next((os.environ[name] for name in ('RANK', 'SLURM_PROCID') if os.environ.get(name)), '0')
+    return multiprocessing.parent_process() is None and rank == '0'
+
+
+def __getattr__(name):
+    # imported when asked for: they need MMEngine, which the mends do not import
+    if name in ('load_safely', 'trust_checkpoints'):
+        return getattr(importlib.import_module('.safe_loading', __package__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,23 +1,17 @@
-"""Metrics of a distributed test, written by one process.
+"""Metrics of a distributed test, which one process should write.
 
-Defect: after a test MMEngine's LoggerHook writes the metrics from every process into the same file at the same time.
-What is left can be of two processes: the digits of their times differ in number, and the longer one's last ones stay
-behind the other's end.
-Seen in: mmengine 0.11.0rc3, once, on a busy machine: what two processes left could not be read.
-Can go: when ``LoggerHook.after_test_epoch`` asks for the rank first.
+Defect: after a test MMEngine's LoggerHook writes the metrics from all processes into the same file at the same time.
+The file can then hold parts of two processes: their texts differ in length, because they hold measured times, and the
+end of the longer text stays behind the end of the shorter one.
+Seen in: mmengine 0.11.0rc3, once, on a busy machine: the file that two processes had written could not be parsed.
+Can go: when ``LoggerHook.after_test_epoch`` writes on rank 0 only.
 """
 
 from mmengine.dist import master_only
-from mmengine.hooks import logger_hook
+
+from .marks import replace
 
 
-def apply():
-    """Let the first process alone write the metrics of a test.
-
-    Returns:
-        What was done and why, one line; None where it was done already.
-    """
-    if hasattr(logger_hook.dump, '__wrapped__'):
-        return None
-    logger_hook.dump = master_only(logger_hook.dump)
-    return 'the first process writes the metrics of a test: MMEngine has all of them write one file at once'
+def apply(logger_hook):
+    """Let the first process alone write the metrics of a test; returns whether that changed ``logger_hook``."""
+    return replace(logger_hook, 'dump', master_only, 'logged_metrics')

@@ -1,15 +1,15 @@
-"""mmcv without compiled operators: ``nms`` and ``roi_align`` from torchvision.
+"""The operators ``nms`` and ``roi_align`` of mmcv on torchvision, where mmcv has no compiled operators.
 
-Defect: mmcv publishes no wheel with compiled operators for current PyTorch, and its lite wheel has none at all, yet
+Defect: mmcv publishes no wheel with compiled operators for current PyTorch, and its lite wheel has no operators at all.
 ``mmdet.models`` and ``mmseg.models`` import all of ``mmcv.ops``, which fails with ``No module named 'mmcv._ext'``.
 Seen in: mmcv-lite 2.1.0 with mmdet 3.3.0, mmsegmentation 1.2.2 and torch 2.14.
 Can go: when mmcv ships wheels for current PyTorch, or ``mmcv.ops`` imports without them.
 
-The stand-in is the module ``mmcv._ext``. It serves what Mask R-CNN calls, with mmcv's own argument meaning, on CPU and
-CUDA; every other operator raises when called. An installed ``mmcv._ext`` is never touched.
+The mend provides a module ``mmcv._ext`` with the operators that Mask R-CNN calls, with the meaning that mmcv gives to
+their arguments, on CPU and CUDA. Every other operator raises an error when it is called. An installed ``mmcv._ext`` is
+never touched.
 """
 
-import importlib.util
 import itertools
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
@@ -25,38 +25,31 @@ _REMEDY = (
 )
 
 
-def apply():
-    """Install the stand-in where mmcv is present without its compiled extension.
-
-    Returns:
-        What was done and why, one line; None where nothing was.
-    """
-    if _NAME in sys.modules:
-        return None
-    mmcv = importlib.util.find_spec('mmcv')
-    # find_spec('mmcv._ext') would import mmcv, and with it OpenCV: only look into its folder.
-    if mmcv is None or PathFinder.find_spec(_NAME, mmcv.submodule_search_locations) is not None:
-        return None
+def apply(mmcv):
+    """Install the stand-in where ``mmcv`` has no compiled extension; returns whether that was needed."""
+    # find_spec('mmcv._ext') would answer for modules that are there already
+    if _NAME in sys.modules or PathFinder.find_spec(_NAME, mmcv.__path__) is not None:
+        return False
     sys.modules[_NAME] = _StandIn()
-    return 'mmcv has no compiled operators: nms and roi_align run on torchvision, other mmcv operators are unavailable'
+    return True
 
 
 class _StandIn(ModuleType):
-    """The module ``mmcv._ext``, as far as torchvision reaches."""
+    """A module ``mmcv._ext`` with the operators that torchvision has."""
 
     def __init__(self):
         super().__init__(_NAME, __doc__)
-        # Without a loader MMEngine's mmcv_full_available() stays False, which is the truth.
+        # A spec without a loader: MMEngine's mmcv_full_available() stays False, which is the truth.
         self.__spec__ = ModuleSpec(_NAME, loader=None, origin=__name__)
         self.nms = nms
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward
-        # mmcv's environment report asks for these: answer as it does where it finds no operators.
+        # mmcv's environment report calls these; 'n/a' is what it prints where it finds no operators.
         self.get_compiler_version = self.get_compiling_cuda_version = lambda: 'n/a'
 
     def __getattr__(self, name):
-        # mmcv.ops asks for every operator at import, so only the call may fail. No operator starts with an
-        # underscore, but Python and its tools probe modules for __path__, __file__, __wrapped__ and the like.
+        # mmcv.ops takes every operator at import, so only the call may fail. The name of no operator begins with an
+        # underscore, but Python and its tools look for __path__, __file__, __wrapped__ and others in modules.
         if name.startswith('_'):
             raise AttributeError(f'module {_NAME!r} has no attribute {name!r}')
 
@@ -83,7 +76,7 @@ def nms(boxes, scores, iou_threshold, offset):
 
     Source: the call contract of ``mmcv.ops.nms``.
     """
-    import torchvision  # here: takes a second to import, and not every use of the package detects
+    import torchvision  # here: the import takes a second, and only detection needs it
 
     dtype = _compute_dtype(torch.promote_types(boxes.dtype, scores.dtype))
     boxes = boxes.to(dtype)

@@ -1,19 +1,18 @@
-"""mmpretrain beside a transformers release its multimodal models were not written for.
+"""mmpretrain beside a release of transformers that its multimodal models were not written for.
 
 Defect: ``mmpretrain.models`` imports its multimodal models wherever transformers >= 4.28 and pycocotools are
-installed, with no upper bound; newer transformers no longer have what those models import, and the whole import dies
-(``TypeError: NoneType takes no arguments``). transformers comes with mamba-ssm and with most GPU machines.
+installed, with no upper bound. Newer releases of transformers no longer have what those models import, and the whole
+import fails (``TypeError: NoneType takes no arguments``). mamba-ssm installs transformers, and most GPU machines have
+it.
 Seen in: mmpretrain 1.2.0 with transformers 4.53, 4.55, 4.57 and 5.0 (4.49 and 4.50 work).
-Can go: when mmpretrain bounds the version or imports those models on demand.
+Can go: when mmpretrain bounds the version, or imports those models on demand.
 
-Remedy: tell mmpretrain what it would say without transformers, that it has no multimodal models.
+The mend tells mmpretrain what it would find without transformers: that the multimodal models are not available.
 """
 
 import importlib.metadata
 import importlib.util
-import logging
 import symtable
-import sys
 from pathlib import Path
 
 # What mmpretrain/models/multimodal (blip, blip2, ofa, ram) imports from transformers.modeling_utils.
@@ -27,35 +26,19 @@ _NEEDED = {
 }
 
 
-def apply():
-    """Switch mmpretrain's multimodal models off where transformers lacks what they import.
-
-    Imports mmpretrain (not its models) only then. A mmpretrain that cannot be imported is left to whoever needs it.
-
-    Returns:
-        What was done and why, one line; None where nothing was.
-    """
-    if importlib.util.find_spec('mmpretrain') is None or 'mmpretrain.models' in sys.modules:
-        return None
+def apply(dependency):
+    """Switch the models off in ``mmpretrain.utils.dependency``; returns what made that necessary, or False."""
     missing = _missing()
-    if not missing:
-        return None
-    try:
-        from mmpretrain.utils import dependency
-    except (ImportError, AssertionError) as error:
-        # Detection and segmentation need no mmpretrain; who imports it will see this error again.
-        logging.getLogger('mmdefmamba').info('mmpretrain cannot be imported: %s', error)
-        return None
-    if not dependency.WITH_MULTIMODAL:
-        return None
+    if not dependency.WITH_MULTIMODAL or not missing:
+        return False
     dependency.WITH_MULTIMODAL = False
-    return f"mmpretrain's multimodal models are switched off: transformers has no {', '.join(missing)}"
+    return f'transformers has no {", ".join(missing)}'
 
 
 def _missing():
-    """What of :data:`_NEEDED` an installed transformers lacks, sorted; empty where none is installed."""
+    """Return the names of :data:`_NEEDED` that an installed transformers lacks, sorted."""
     try:
-        importlib.metadata.version('transformers')  # as mmpretrain asks
+        importlib.metadata.version('transformers')  # mmpretrain asks in this way
     except importlib.metadata.PackageNotFoundError:
         return []
     spec = importlib.util.find_spec('transformers')

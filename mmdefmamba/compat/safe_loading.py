@@ -1,14 +1,14 @@
-"""MMEngine checkpoints without running what is pickled in them.
+"""Reading MMEngine's checkpoints without running the code that is pickled in them.
 
 Defect: MMEngine reads checkpoints with ``torch.load(weights_only=False)``, which runs whatever code a file brings. Its
-earlier releases leave the choice to PyTorch, whose answer since 2.6, ``weights_only=True``, refuses the
+earlier releases leave the choice to PyTorch. PyTorch's default since 2.6, ``weights_only=True``, refuses the
 ``HistoryBuffer``, ``getattr`` and NumPy values that MMEngine itself writes into every checkpoint.
 Seen in: mmengine 0.11.0rc3 (runs pickles); mmengine 0.10.7 with torch >= 2.6 (refuses its own files).
 Can go: when MMEngine loads with ``weights_only=True`` and an allow-list of its own.
 
-Every scheme of ``CheckpointLoader`` ends in :func:`load_safely`, except ``pavi://``, a service few can reach, which
-refuses. What PyTorch promises of ``weights_only=True`` holds from torch 2.6 on (CVE-2025-32434), and it is about code
-in the pickle, not about every way to harm a process with a malformed file: still load no file of doubtful origin.
+Every scheme of ``CheckpointLoader`` ends in :func:`load_safely`, except ``pavi://``, which is refused: few people can
+reach that service. PyTorch's promise for ``weights_only=True`` holds from torch 2.6 on (CVE-2025-32434). It covers code
+in the pickle, not every way in which a malformed file can harm a process: still load no file of doubtful origin.
 """
 
 import logging
@@ -24,34 +24,41 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer, print_log
-from mmengine.runner import CheckpointLoader, checkpoint
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    _get_mmengine_home,
+    get_deprecated_model_names,
+    get_external_models,
+)
 
 # First bytes of what torch.save wrote before its zip format.
-_LEGACY_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
+LEGACY_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
 
 _trusted = []
 
 
-def apply():
-    """Put the safe loaders in the place of MMEngine's own; loaders that somebody else registered stay.
+def apply(module):
+    """Put the safe loaders in the place of MMEngine's own; loaders that other code has registered stay.
+
+    Args:
+        module: ``mmengine.runner.checkpoint``.
 
     Returns:
-        What was done and why, one line; None where nothing was.
+        Whether that changed something.
     """
     replaced = False
     for prefix, loader in list(CheckpointLoader._schemes.items()):
-        if loader.__module__ == checkpoint.__name__ and loader.__name__ in _LOADERS:
+        if loader.__module__ == module.__name__ and loader.__name__ in _LOADERS:
             CheckpointLoader.register_scheme(prefix, _LOADERS[loader.__name__], force=True)
             replaced = True
-    if not replaced:
-        return None
-    checkpoint.load_from_http = load_from_http  # torchvision:// and mmcls:// end there
-    torch.serialization.add_safe_globals(_plain_globals())
-    return 'MMEngine loads checkpoints with weights_only=True: its own loaders run code from the file or refuse it'
+    if replaced:
+        module.load_from_http = load_from_http  # torchvision:// and mmcls:// end there
+        torch.serialization.add_safe_globals(_plain_globals())
+    return replaced
 
 
 def _plain_globals():
-    """What the data of MMEngine's checkpoints is made of: its logged history, NumPy's numbers and arrays."""
+    """Return the types that MMEngine's checkpoints contain: its logged history, NumPy's numbers and arrays."""
     rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float64().__reduce__()[0]
     return [
         HistoryBuffer,
@@ -67,7 +74,7 @@ def _plain_globals():
 
 
 def _history_statistic(owner, name):
-    """What every MMEngine checkpoint asks of ``getattr``: the four statistics that HistoryBuffer pickles with itself.
+    """Stand in for ``getattr`` in a pickle: give the four statistics that every HistoryBuffer is saved with.
 
     ``getattr`` itself must not be allowed: it reaches nearly any function, and HistoryBuffer calls what it is given.
     """
@@ -77,9 +84,9 @@ def _history_statistic(owner, name):
 
 
 class trust_checkpoints:
-    """Load these checkpoints with all that is pickled in them: whoever made them can run any code in this process.
+    """Load these checkpoints with everything that is pickled in them. Their authors can then run code in this process.
 
-    Holds from the call on for the whole process or, as a context manager, to the end of the block::
+    It holds from the call on for the whole process or, as a context manager, until the end of the block::
 
         with trust_checkpoints('legacy.pth'):
             load_checkpoint(model, 'legacy.pth')
@@ -88,7 +95,7 @@ class trust_checkpoints:
         files: paths, or URLs as they are passed to MMEngine.
 
     Raises:
-        ValueError: no file is named.
+        ValueError: no file was given.
     """
 
     def __init__(self, *files):
@@ -111,23 +118,23 @@ def load_safely(filename, map_location=None, *, source=None):
     Args:
         filename: path of the file.
         map_location: as in :func:`torch.load`.
-        source: what the user called the file if not by its path, a URL say; for messages and trust.
+        source: how the user named the file, if not by its path (for example a URL); for messages and for trust.
 
     Returns:
-        What was saved, mostly a dict with ``meta`` and ``state_dict``.
+        The saved object, usually a dict with ``meta`` and ``state_dict``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        pickle.UnpicklingError: the file brings more than tensors and plain data, and is not trusted.
-        RuntimeError: the file is damaged or no checkpoint.
+        pickle.UnpicklingError: the file contains more than tensors and plain data, and is not trusted.
+        RuntimeError: the file is damaged, or is not a checkpoint.
     """
     filename = osp.expanduser(filename)
     source = source or filename
     if not osp.isfile(filename):
-        raise FileNotFoundError(f'{filename} can not be found.')
+        raise FileNotFoundError(f'{filename} does not exist')
     trusted = not {_key(source), _key(filename)}.isdisjoint(_trusted)
     if trusted:
-        print_log(f'{source} is trusted: code in it will be run', logger='current', level=logging.WARNING)
+        print_log(f'{source} is trusted: code in it will run', logger='current', level=logging.WARNING)
     try:
         return torch.load(filename, map_location=map_location, weights_only=not trusted)
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -135,28 +142,28 @@ def load_safely(filename, map_location=None, *, source=None):
 
 
 def _explain(error, filename, source, trusted):
-    """The error to raise in place of one of :func:`torch.load`."""
+    """Return the error to raise instead of the one that :func:`torch.load` raised."""
     with open(filename, 'rb') as file:
-        head = file.read(len(_LEGACY_MAGIC))
+        head = file.read(len(LEGACY_MAGIC))
     is_zip = head.startswith(b'PK\x03\x04')
     is_cut = is_zip and not _is_whole_zip(filename)
-    is_torch = is_zip or head == _LEGACY_MAGIC
+    is_torch = is_zip or head == LEGACY_MAGIC
     offender = re.search(r'GLOBAL (\S+)', str(error))
     if isinstance(error, pickle.UnpicklingError) and not trusted and (offender or (is_torch and not is_cut)):
         reason = re.sub(r'(?s).*WeightsUnpickler error:|Check the documentation.*', '', str(error)).strip()
         need = f'it needs {offender[1]}' if offender else f'its pickle is not plain ({reason})'
         return pickle.UnpicklingError(
-            f'{source} was not loaded: {need}, and only tensors and plain data are loaded, since anything else can '
-            f'run code. If you trust its author with this machine, load it inside `with '
-            f'mmdefmamba.compat.trust_checkpoints({source!r}):`. Or convert it where it is trusted: '
+            f'{source} was not loaded: {need}. Only tensors and plain data are loaded, because anything else can '
+            f'run code. If you trust the author of the file with this machine, load it inside `with '
+            f'mmdefmamba.compat.trust_checkpoints({source!r}):`. Or convert it on a machine where you trust it: '
             "`torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)`."
         )
     if is_cut:
-        hint = 'Its end is missing: the file was cut short, copy or download it again.'
+        hint = 'The end of the file is missing: copy or download it again.'
     elif is_torch:
-        hint = 'It starts like a file of torch.save.'
+        hint = 'It begins like a file of torch.save, but its content is damaged: copy or download it again.'
     else:
-        hint = 'It does not start like a file of torch.save.'
+        hint = 'It does not begin like a file of torch.save.'
     return RuntimeError(
         f'{source} cannot be read as a checkpoint ({osp.getsize(filename)} bytes): {type(error).__name__}: '
         f'{str(error).strip() or "end of file"}. {hint}'
@@ -166,7 +173,7 @@ def _explain(error, filename, source, trusted):
 def _is_whole_zip(filename):
     try:
         return zipfile.is_zipfile(filename)
-    except zipfile.BadZipFile:  # its list of contents is damaged so that not even this can be told
+    except zipfile.BadZipFile:  # the list of contents is damaged so badly that zipfile cannot answer
         return False
 
 
@@ -175,7 +182,7 @@ def _key(name):
     return name if '://' in name else osp.realpath(osp.expanduser(name))
 
 
-# MMEngine's log line cuts the first ten letters, `load_from_`, off a loader's name.
+# The names matter: MMEngine's log line cuts the first ten letters, `load_from_`, off the name of a loader.
 
 
 def load_from_local(filename, map_location=None):
@@ -193,7 +200,7 @@ def load_from_http(filename, map_location=None, model_dir=None, progress=True):
         progress: whether to show the download.
 
     Raises:
-        OSError: the download fails.
+        OSError: the download failed.
     """
     folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
     path = osp.join(folder, osp.basename(urlsplit(filename).path))
@@ -211,7 +218,7 @@ def load_from_http(filename, map_location=None, model_dir=None, progress=True):
         if is_main_process():
             download()
     finally:
-        barrier()  # the others wait, and read what rank 0 fetched; on other machines they fetch their own
+        barrier()  # other ranks wait, then read what rank 0 fetched; on other machines they fetch the file themselves
     download()
     return load_safely(path, map_location, source=filename)
 
@@ -226,20 +233,20 @@ def load_from_openmmlab(filename, map_location=None):
     """Load a checkpoint of OpenMMLab's model list by name; see :func:`load_safely`.
 
     Raises:
-        KeyError: the list has no such name.
+        KeyError: the list does not have this name.
     """
     name = filename.split('://', 1)[1]
-    name = checkpoint.get_deprecated_model_names().get(name, name)
-    target = checkpoint.get_external_models()[name]
+    name = get_deprecated_model_names().get(name, name)
+    target = get_external_models()[name]
     if target.startswith(('http://', 'https://')):
         return load_from_http(target, map_location)
-    return load_from_local(osp.join(checkpoint._get_mmengine_home(), target), map_location)
+    return load_from_local(osp.join(_get_mmengine_home(), target), map_location)
 
 
 def load_from_pavi(filename, map_location=None):
-    """Refuse: MMEngine's client for this service runs the pickle."""
+    """Refuse ``pavi://``: MMEngine's client for this service runs the pickle."""
     raise NotImplementedError(
-        f'{filename} was not loaded: mmdefmamba reads no pavi:// checkpoints. Download the file and give its path.'
+        f'{filename} was not loaded: mmdefmamba does not read pavi:// checkpoints. Download the file and give its path.'
     )
 
 

@@ -1,27 +1,22 @@
 """YAML files that run code.
 
-Defect: MMEngine reads YAML with PyYAML's unrestricted loader: ``!!python/object/apply:os.system`` in a config or an
-annotation file is carried out.
+Defect: MMEngine reads YAML with PyYAML's unrestricted loader, which carries out ``!!python/object/apply:os.system`` in
+a config or an annotation file.
 Seen in: mmengine 0.11.0rc3.
-Can go: when MMEngine reads with a restricted loader.
+Can go: when MMEngine reads YAML with a restricted loader.
 
-Remedy: PyYAML's FullLoader, which knows the tuples that ``Config.dump`` writes, and calls nothing. A config in Python
-remains a program.
+The mend takes PyYAML's FullLoader. It knows the tuples that ``Config.dump`` writes, and calls nothing. A config in
+Python remains a program.
 """
 
 import yaml
-from mmengine.fileio.handlers import yaml_handler
 
-_LOADER = getattr(yaml, 'CFullLoader', yaml.FullLoader)  # the fast one, where PyYAML was built with it
+from .marks import replace
+
+# The C implementation is faster; PyYAML may have been built without it.
+_FULL_LOADER = getattr(yaml, 'CFullLoader', yaml.FullLoader)
 
 
-def apply():
-    """Have MMEngine read YAML without running code.
-
-    Returns:
-        What was done and why, one line; None where it was done already.
-    """
-    if yaml_handler.Loader is _LOADER:
-        return None
-    yaml_handler.Loader = _LOADER
-    return 'MMEngine reads YAML files without running code in them: it would'
+def apply(yaml_handler):
+    """Have MMEngine's ``yaml_handler`` read YAML without running code; returns whether that changed it."""
+    return replace(yaml_handler, 'Loader', lambda loader: type('FullLoader', (_FULL_LOADER,), {}), 'yaml_files')

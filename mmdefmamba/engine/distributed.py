@@ -10,10 +10,8 @@ from datetime import timedelta
 import torch
 from mmengine.device import get_device
 from mmengine.model import (
-    BaseTTAModel,
     MMDistributedDataParallel,
     MMFullyShardedDataParallel,
-    is_model_wrapper,
     revert_sync_batchnorm,
 )
 from mmengine.registry import MODEL_WRAPPERS
@@ -98,13 +96,6 @@ def init_without_gpu(cfg):
     timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
     torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
     return 'distributed over gloo, on the CPU, SyncBN as plain BN: PyTorch sees no GPU here'
-
-
-def plain_model(model):
-    """The model without what distributes it or augments its tests."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _on_any_device(wrapper, kind):

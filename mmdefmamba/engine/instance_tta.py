@@ -1,4 +1,4 @@
-"""Test-time augmentation of instance segmentation; a config names this module in ``custom_imports``."""
+"""Test-time augmentation of instance segmentation; a config names the class with this module. It needs mmdet."""
 
 import torch
 from mmcv.ops import batched_nms
@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 
 @MODELS.register_module()
 class InstanceTTAModel(DetTTAModel):
-    """mmdet's :class:`DetTTAModel`, which refuses masks, with masks: each merged box keeps the mask it came with.
+    """mmdet's :class:`DetTTAModel` with masks, which that class refuses. Each merged box keeps its own mask.
 
     Args:
         tta_cfg: ``nms`` and ``max_per_img`` of the merged result.
@@ -23,7 +23,7 @@ class InstanceTTAModel(DetTTAModel):
         metas = [sample.metainfo for sample in data_samples]
         boxes, scores = self.merge_aug_bboxes([v.bboxes for v in views], [v.scores for v in views], metas)
         if not len(boxes):
-            return data_samples[0]  # batched_nms refuses to be given nothing
+            return data_samples[0]  # batched_nms does not take an empty list
         labels = torch.cat([view.labels for view in views])
         masks = torch.cat([_unflipped(view.masks, meta) for view, meta in zip(views, metas, strict=True)])
         merged, keep = batched_nms(boxes, scores, labels, self.tta_cfg.nms)

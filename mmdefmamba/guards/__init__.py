@@ -1,9 +1,24 @@
-"""Checks of configs, data and runs that refuse or warn; a config asks for them (configs/_base_/guards.py)."""
+"""Guards: checks of configs, data, checkpoints and runs that refuse or warn.
+
+Importing this package registers the names of the hooks and changes nothing. A config asks for the guards with the base
+file ``configs/_base_/guards.py``, which adds one :class:`GuardsHook`.
+"""
 
 from .checkpoint_fit import CheckpointFitHook
 from .class_count import ClassCountHook
+from .config_keys import ConfigKeysHook
 from .custom_keys import CustomKeysHook
 from .every_image import EveryImageHook
 from .finite_loss import FiniteLossHook
+from .hook import GUARDS, GuardsHook
 
-__all__ = ['CheckpointFitHook', 'ClassCountHook', 'CustomKeysHook', 'EveryImageHook', 'FiniteLossHook']
+__all__ = [
+    'GUARDS',
+    'CheckpointFitHook',
+    'ClassCountHook',
+    'ConfigKeysHook',
+    'CustomKeysHook',
+    'EveryImageHook',
+    'FiniteLossHook',
+    'GuardsHook',
+]

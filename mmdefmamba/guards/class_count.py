@@ -1,4 +1,4 @@
-"""A head for other classes than the data has: an error before it is trained for days, or with a name."""
+"""The guard ``class_count``: the head, the dataset and the labels agree on the number of classes."""
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -6,15 +6,15 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class ClassCountHook(Hook):
-    """Compare every head's ``num_classes`` with the classes that the data set names, and with every label.
+    """Compare ``num_classes`` of each head with the classes that the dataset names, and with each label.
 
-    Region proposals have one class whatever the data, and are left out. Labels are looked at before each iteration:
-    on a GPU one that no class has would end the process with an assertion of the device, and in a score mmseg leaves
-    its pixels out.
+    Heads of region proposals have one class for any data, and are not compared. Labels are checked before each
+    iteration. Without that, a label out of range ends a training on a GPU with an assertion of the device, and mmseg
+    leaves its pixels out of a score.
 
     Raises:
-        ValueError: they differ; names the head, the data set and the key to set. A class that the annotation file
-            does not know. A label that no class has; names the image.
+        ValueError: the numbers differ (names the head, the dataset and the key to set); the annotation file does not
+            have a class of the dataset; a label is out of range (names the image).
     """
 
     def before_train(self, runner):
@@ -40,21 +40,23 @@ class ClassCountHook(Hook):
         classes = getattr(dataset, 'metainfo', {}).get('classes')
         if classes is None:
             return
-        found = getattr(dataset, 'cat_ids', classes)  # of a COCO file, those of the classes that it has
+        found = getattr(dataset, 'cat_ids', classes)  # for a COCO file: the categories whose names are in classes
         if len(found) != len(classes):
             raise ValueError(
                 f'{dataset.ann_file} has {len(found)} of the {len(classes)} classes of {type(dataset).__name__}, '
-                f'{", ".join(map(str, classes))}: the objects of the others would be left out, and classes be '
-                "counted off wrongly; spell metainfo.classes as the file's categories are"
+                f'{", ".join(map(str, classes))}. The objects of the other classes would be left out, and the labels '
+                'would belong to wrong names. Spell metainfo.classes as the categories of the file are spelled'
             )
         for name, module in model.named_modules():
             count = getattr(module, 'num_classes', None)
-            name = name.removeprefix('module.').removeprefix('_fsdp_wrapped_module.')  # under a distributed wrapper
+            name = name.removeprefix('module.').removeprefix(
+                '_fsdp_wrapped_module.'
+            )  # names under a distributed wrapper
             is_head = name.endswith('head') and not name.endswith('rpn_head')
             if is_head and count not in (None, len(classes)):
                 raise ValueError(
-                    f'{name}.num_classes is {count}, {type(dataset).__name__} has {len(classes)} classes: set '
-                    f'model.{name}.num_classes={len(classes)}, or metainfo.classes of the data set'
+                    f'{name}.num_classes is {count}, but {type(dataset).__name__} has {len(classes)} classes. Set '
+                    f'model.{name}.num_classes={len(classes)}, or metainfo.classes of the dataset'
                 )
 
     @staticmethod
@@ -64,7 +66,7 @@ class ClassCountHook(Hook):
         if classes is None or not isinstance(samples, (list, tuple)):
             return
         for sample in samples:
-            if not hasattr(sample, 'get'):  # the views of a test-time augmentation
+            if not hasattr(sample, 'get'):  # a list of views, of a test-time augmentation
                 continue
             for name, ignored in (('gt_sem_seg', getattr(dataset, 'ignore_index', 255)), ('gt_label', None)):
                 labels = sample.get(name)
@@ -75,6 +77,6 @@ class ClassCountHook(Hook):
                 wrong = labels[wrong if ignored is None else wrong & (labels != ignored)]
                 if len(wrong):
                     raise ValueError(
-                        f'{sample.get("seg_map_path") or sample.get("img_path")} has label {int(wrong[0])}, '
-                        f'{type(dataset).__name__} has {len(classes)} classes, 0 to {len(classes) - 1}'
+                        f'{sample.get("seg_map_path") or sample.get("img_path")} has the label {int(wrong[0])}, but '
+                        f'{type(dataset).__name__} has {len(classes)} classes: labels from 0 to {len(classes) - 1}'
                     )

@@ -1,50 +1,63 @@
-"""COCO annotations of another image size than the image has, and outlines that are none.
+"""The guard ``coco_annotations``: boxes and masks of a COCO file belong to an image of the size that was loaded.
 
-A config names this module in ``custom_imports``: it needs mmdet, which the package itself does not import.
+Without it: mmdet takes boxes as they are. For an image that was resized after it was annotated, or that the reader
+turned as its EXIF tag says, it learns boxes in the wrong places. pycocotools walks along an outline pixel by pixel: one
+that reaches far outside of the image, or has NaN, takes all memory.
+Seen in: mmdet 3.3.0.
+Can go: when mmdet's LoadAnnotations checks this.
 """
 
 import numpy as np
-from mmdet.datasets.transforms import LoadAnnotations as MMDetLoadAnnotations
-from mmdet.registry import TRANSFORMS
 
-_FAR = 100  # image sides
+from .loading import guarded
+
+_NAME = 'coco_annotations'
+_FAR = 100  # how far an outline may reach, in sides of the image
 
 
-# force: in the place of mmdet's own, in every pipeline. That one takes boxes as they are: of an image that its viewer
-# turned by the EXIF tag, or that was resized later, it learns boxes in the wrong places.
-@TRANSFORMS.register_module(force=True)
-class LoadAnnotations(MMDetLoadAnnotations):
-    """mmdet's LoadAnnotations, for annotations that are of the image's size.
+def install(module):
+    """Guard mmdet's LoadAnnotations, which ``module`` defines; classes that inherit from it are not checked."""
+    owner = module.LoadAnnotations
+    guarded(owner, 'transform', _NAME, lambda transform: _checking(transform, _check_size, owner))
+    guarded(owner, '_process_masks', _NAME, lambda process: _checking(process, _check_masks, owner))
 
-    Raises:
-        ValueError: the annotation file gives the image, or a mask, another size; names both. An outline with NaN or far
-            outside of the image: pycocotools walks along it pixel by pixel, and would take all memory.
-    """
 
-    def transform(self, results):
-        size, said = results['ori_shape'], (results.get('height'), results.get('width'))
-        if None not in said and tuple(size) != said:
-            turned = '. Its EXIF tag turned it: LoadImageFromFile(color_type="color_ignore_orientation") would not'
+def _checking(function, check, owner):
+    def checked(self, results):
+        if type(self) is owner:
+            check(results)
+        return function(self, results)
+
+    return checked
+
+
+def _check_size(results):
+    size, annotated = results['ori_shape'], (results.get('height'), results.get('width'))
+    if None in annotated or tuple(size) == annotated:
+        return
+    hint = ''
+    if tuple(size) == annotated[::-1]:
+        hint = '. Its EXIF tag turned it; LoadImageFromFile(color_type="color_ignore_orientation") does not turn images'
+    raise ValueError(
+        f'{results.get("img_path")} has {size[0]} x {size[1]} pixels, but its annotations belong to an image of '
+        f'{annotated[0]} x {annotated[1]} (height x width){hint}'
+    )
+
+
+def _check_masks(results):
+    size = tuple(results['ori_shape'])
+    for index, instance in enumerate(results.get('instances', [])):  # a test may have images alone
+        mask, image = instance['mask'], results.get('img_path')
+        mask_size = mask.get('size') if isinstance(mask, dict) else None
+        if mask_size is not None and tuple(mask_size) != size:  # mmdet would reshape its pixels
             raise ValueError(
-                f'{results.get("img_path")} has {size[0]} x {size[1]} pixels, its annotations are of an image with '
-                f'{said[0]} x {said[1]} (height x width){turned if tuple(size) == said[::-1] else ""}'
+                f'the mask of object {index} of {image} has {" x ".join(map(str, mask_size))} pixels, the image has '
+                f'{" x ".join(map(str, size))} (height x width)'
             )
-        return super().transform(results)
-
-    def _process_masks(self, results):
-        limit = _FAR * max(results['ori_shape'])
-        for index, instance in enumerate(results.get('instances', [])):  # none where only images are given
-            size = instance['mask'].get('size') if isinstance(instance['mask'], dict) else None
-            if size is not None and tuple(size) != tuple(results['ori_shape']):  # mmdet would reshape its pixels
-                raise ValueError(
-                    f'the mask of object {index} of {results.get("img_path")} is of {" x ".join(map(str, size))} '
-                    f'pixels, its image has {" x ".join(map(str, results["ori_shape"]))} (height x width)'
-                )
-            outlines = instance['mask'] if isinstance(instance['mask'], list) else []
-            reach = np.abs(np.concatenate([np.asarray(outline, float) for outline in outlines] or [[0]])).max()
-            if not reach <= limit:  # NaN, too
-                raise ValueError(
-                    f'the outline of object {index} of {results.get("img_path")} reaches to {reach:g}, '
-                    f'its image has {max(results["ori_shape"])} pixels'
-                )
-        return super()._process_masks(results)
+        outlines = mask if isinstance(mask, list) else []
+        reach = np.abs(np.concatenate([np.asarray(outline, float) for outline in outlines] or [[0]])).max()
+        if not reach <= _FAR * max(size):  # true for NaN as well
+            raise ValueError(
+                f'the outline of object {index} of {image} is not valid: it has the coordinate {reach:g}, the image '
+                f'has {max(size)} pixels'
+            )

@@ -1,7 +1,10 @@
-"""Mistakes in a config that fail while it is read, built or run, named together with what was meant.
+"""Errors of a config that is read, built or run, with their place in the config and a similar name that exists.
 
-A class that is not registered and an argument that a class does not take are errors to MMEngine, but without their
-place in the config and without the near name. Keys that nobody reads are no errors to it: see :mod:`.config_keys`.
+MMEngine raises an error for a class that is not registered and for an argument that a class does not take, but without
+these two. It raises no error for keys that no component reads: see :mod:`.config_keys`.
+
+The explanations read local variables of MMEngine's functions from the traceback. tests/test_guards/test_upstream.py
+fails where a release renames them.
 """
 
 import contextlib
@@ -18,8 +21,9 @@ from mmengine.registry import MODELS, OPTIMIZERS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
+from ..config_tree import dicts_in
 from ..names import near_name
-from .config_keys import dicts_in
+from .config_keys import scope_hint
 
 # MMEngine calls these itself, not through a registry.
 _CALLED_BY_NAME = {
@@ -29,25 +33,25 @@ _CALLED_BY_NAME = {
 
 
 def read_config(path):
-    """Read a config file; as MMEngine's ``Config.fromfile``, with errors that name the file.
+    """Read a config file as MMEngine's ``Config.fromfile`` does, with errors that name the file.
 
     Args:
-        path: of a .py, .json or .yaml file. It is a program and is run: read none that you do not trust.
+        path: of a .py, .json or .yaml file. A config is a program, and is run: do not read one that you do not trust.
 
     Raises:
-        FileNotFoundError: it, or one that it is based on, does not exist.
-        ValueError: the file, or one that it is based on, cannot be read; names the innermost.
+        FileNotFoundError: the file, or one of its bases, does not exist.
+        ValueError: the file, or one of its bases, cannot be read; names that file.
     """
     try:
         return Config.fromfile(path)
     except Exception as error:  # a config is a program: it can raise anything
         reading = [tb for tb in _frames(error) if tb.tb_frame.f_code is Config._file2dict.__code__]
         file = str(reading[0].tb_frame.f_locals['filename']) if reading else str(path)
-        based = f' (which {path} is based on)' if Path(file).resolve() != Path(path).resolve() else ''
+        based = f' (a base of {path})' if Path(file).resolve() != Path(path).resolve() else ''
         line = next((f', line {tb.tb_lineno}' for tb in _frames(error) if tb.tb_frame.f_code.co_filename == file), '')
         if isinstance(error, RecursionError):
             raise ValueError(
-                f'config {file}{based} is based on itself, at once or by others: see its _base_'
+                f'config {file}{based} is its own base, directly or through other files: check its _base_'
             ) from error
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f'config {file}{based} cannot be read{line}: {type(error).__name__}: {error}') from error
@@ -55,16 +59,16 @@ def read_config(path):
 
 @contextlib.contextmanager
 def explain_errors(cfg):
-    """Inside the block, say where in the config or the data an error comes from, and what was meant.
+    """Explain errors that are raised inside the block: where they come from in the config or in the data.
 
     Args:
         cfg: the config that is built or run inside.
 
     Raises:
-        ValueError: a type that is not registered; names its place in the config and the near name. A data set that is
-            empty, or whose annotations cannot be read; names its files.
-        TypeError: an argument that a class does not take; names its place and the near one, or all that there are.
-        FileNotFoundError: a data set whose files are not there; names it.
+        ValueError: a type is not registered (names its place in the config and a similar name); a dataset is empty, or
+            its annotations cannot be read (names its files).
+        TypeError: a class does not take an argument (names its place and a similar argument, or all arguments).
+        FileNotFoundError: the files of a dataset do not exist (names the dataset).
     """
     try:
         yield
@@ -81,7 +85,7 @@ def _explain_type(error, cfg):
     match = re.match(r'(\S+) is not in the .* registry', message)
     registries = [registry for registry in _locals(error, 'registry') if isinstance(registry, Registry)]
     layers = [*_locals(error, 'layer_type'), *_locals(error, 'padding_type')]
-    if message == 'None is not a callable object':  # MMEngine looks for the optimizer's class in a way of its own
+    if message == 'None is not a callable object':  # MMEngine's error for an unknown optimizer
         name, registry = cfg.optim_wrapper.optimizer.type, OPTIMIZERS
     elif message == "'module' object is not callable" and registries:  # a type that is the name of a Python module
         name, registry = _locals(error, 'obj_type')[-1], registries[-1]
@@ -96,9 +100,10 @@ def _explain_type(error, cfg):
         names |= set(registry.module_dict)
         registry = registry.parent
     hint = near_name(name.split('.')[-1], names, otherwise='.')
+    scope = scope_hint(cfg.get('default_scope'))
     return ValueError(
-        f'{_place(cfg, lambda node: node.get("type") == name, "type")}{name!r} is no registered {kind}{hint} '
-        'A class of your own has to be imported first, in custom_imports of the config'
+        f'{_place(cfg, lambda node: node.get("type") == name, "type")}{name!r} is not a registered {kind}{hint} '
+        'Import a class of your own in custom_imports of the config' + (f'. Note: {scope}' if scope else '')
     )
 
 
@@ -106,7 +111,7 @@ def _explain_argument(error, cfg):
     match = re.search(r"(?:(\w+\.\w+)\(\) got an )?unexpected keyword argument '(\w+)'", str(error))
     if match is None or not isinstance(error, TypeError):
         return None
-    # MMEngine's releases word the error differently; the class is a local of its innermost build
+    # releases of MMEngine word the error differently; the class is a local variable of its innermost build
     built = [_CALLED_BY_NAME[match[1]]] if match[1] in _CALLED_BY_NAME else _locals(error, 'obj_cls')
     if not built:
         return None
@@ -123,7 +128,7 @@ def _explain_argument(error, cfg):
         kind = str(node.get('type', cls.__name__)).split('.')[-1]
         return argument in node and kind == cls.__name__
 
-    return TypeError(f'{_place(cfg, is_it, argument)}{cls.__name__} takes no argument {argument!r}. {hint}')
+    return TypeError(f'{_place(cfg, is_it, argument)}{cls.__name__} does not take the argument {argument!r}. {hint}')
 
 
 def _explain_dataset(error):
@@ -135,18 +140,18 @@ def _explain_dataset(error):
         return None
     files = ', '.join([f'ann_file {dataset.ann_file!r}', f'data_prefix {dataset.data_prefix}'])
     if call == '_serialize_data':
-        return ValueError(f'{type(dataset).__name__} holds no image: {files}')
+        return ValueError(f'{type(dataset).__name__} has no images: {files}')
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     return kind(f'{type(dataset).__name__} could not be read, {files}: {type(error).__name__}: {error}')
 
 
 def _explain_bare(error):
-    """Of an assertion without a word, and of None where something else belongs: what was built, and from what."""
+    """Explain an assertion without a text, and None in the place of an object: name what was built, and from what."""
     missing = isinstance(error, TypeError) and str(error).startswith("'NoneType' object")
     if not missing and (not isinstance(error, AssertionError) or str(error)):
         return None
     for local in (tb.tb_frame.f_locals for tb in _frames(error)):
-        if 'obj_cls' in local and 'args' in local:  # MMEngine builds from a config here
+        if 'obj_cls' in local and 'args' in local:  # a frame of MMEngine's build_from_cfg
             failed = ': '.join(filter(None, [traceback.extract_tb(error.__traceback__)[-1].line, str(error)]))
             given = textwrap.shorten(', '.join(f'{key}={value!r}' for key, value in local['args'].items()), 500)
             return ValueError(f'{local["obj_cls"].__name__} cannot be built: {failed}. Given: {given}')
@@ -154,7 +159,7 @@ def _explain_bare(error):
 
 
 def _frames(error):
-    """The traceback of an error and of those that it was raised for, from the innermost call outwards."""
+    """Return the traceback objects of an error, from the innermost call outwards."""
     tracebacks, tb = [], error.__traceback__
     while tb is not None:
         tracebacks.append(tb)
@@ -163,12 +168,12 @@ def _frames(error):
 
 
 def _locals(error, name):
-    """The values of a local variable in the calls that an error came through, those that are not None."""
+    """Return the values of a local variable in the calls that an error came through, except None."""
     values = [tb.tb_frame.f_locals.get(name) for tb in reversed([*_frames(error)])]
     return [value for value in values if value is not None]
 
 
 def _place(cfg, is_it, key):
-    """Where in a config a dict is, as the option that changes it: ``model.backbone.type: ``; '' where there is none."""
+    """Return the place of a dict in a config as the option that changes it, ``model.backbone.type: ``, or ''."""
     paths = ('.'.join([*path, key]) + ': ' for path, node in dicts_in(cfg.to_dict()) if is_it(node))
     return next(paths, '')

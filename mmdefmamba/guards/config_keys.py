@@ -1,18 +1,26 @@
-"""Keys of a config that nobody reads, refused before anything is built.
+"""The guard ``config_keys``: slips in the keys of a config, found before anything is built.
 
-A top-level key that nobody reads is no error to MMEngine: ``optim_wraper = dict(...)`` trains with the optimizer of the
-base config, for days. So it is with the keys that the libraries look up by name, such as those of ``model.test_cfg``.
+Without it: MMEngine ignores a top-level key that no component reads. ``optim_wraper = dict(...)`` trains with the
+optimizer of the base config, for days. The same holds for keys that the libraries look up by name, such as those of
+``model.test_cfg``.
 """
 
 import importlib.util
 import inspect
+import logging
+import re
 from fnmatch import fnmatchcase
 
+from mmengine import registry as mmengine_registry
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS, Registry
 from mmengine.runner import Runner
 
+from ..config_tree import dicts_in
 from ..names import near_name
 
-# Read by Config itself, by the tools, by MMEngine beside its Runner's arguments, and by all three libraries.
+# Keys that Config itself, the tools, MMEngine beside its Runner's arguments, or all three libraries read.
 _READ_BESIDE_THE_RUNNER = {
     '_base_',
     '_delete_',
@@ -30,9 +38,9 @@ _READ_BESIDE_THE_RUNNER = {
     'tta_pipeline',
 }
 _SCOPES = ('mmengine', 'mmpretrain', 'mmdet', 'mmseg')
-# From here on two names are one with a slip of the finger: optim_wraper, train_dataloaders.
+# How similar a top-level key must be to a known one to count as a slip: optim_wraper, train_dataloaders.
 _NEAR = 0.9
-# Keys that hold a number wherever they stand: 'three' for max_epochs fails deep inside, and without the key.
+# Keys that hold a number in every class of the libraries: 'three' for max_epochs fails deep inside, without the key.
 _NUMBERS = {
     'batch_size',
     'drop_path_rate',
@@ -49,8 +57,14 @@ _NUMBERS = {
     'val_interval',
     'weight_decay',
 }
-# What MMEngine's own constructor of optimizers looks up in paramwise_cfg, and of a parameter in its custom_keys; what
-# else is in these stands for nothing, or for a setting of the optimizer's.
+# Dicts without a `type`, which MMEngine reads itself.
+_READ_BY_MMENGINE = {
+    ('randomness',),
+    *((f'{split}_cfg',) for split in ('train', 'val', 'test')),
+    *((f'{split}_dataloader',) for split in ('train', 'val', 'test')),
+}
+_LIBRARIES = {'mmcv', 'mmdefmamba', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'torch'}
+# What MMEngine's own constructor of optimizers looks up in paramwise_cfg, and for one parameter in its custom_keys.
 _PARAMWISE = {
     'bias_decay_mult',
     'bias_lr_mult',
@@ -62,8 +76,8 @@ _PARAMWISE = {
     'norm_decay_mult',
 }
 _OF_A_PARAMETER = ('lr_mult', 'decay_mult')
-# Where no class refuses a key: what mmengine, mmdet and mmseg look up there by name, passing over all else. By the
-# dict's path, without numbers of lists; one with a `type` is left to its class, unless `type` is among the names.
+# Dicts whose keys mmengine, mmdet and mmseg look up by name, while no class refuses an unknown one. Each is given by
+# its path without list indices. A dict with a `type` is left to its class, unless `type` is among the names.
 _LOOKED_UP = {
     'env_cfg': ('cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'),
     '*.filter_cfg': ('bbox_min_size', 'filter_empty_gt', 'min_size'),
@@ -87,9 +101,9 @@ _LOOKED_UP = {
         *('rcnn', 'rpn', 'score_thr', 'stride'),
     ),
 }
-# The functions of mmcv that `nms.type` is looked up among, when the first boxes have been predicted.
+# The functions of mmcv that `nms.type` can name; mmcv looks it up after the first boxes have been predicted.
 _NMS_TYPES = ('nms', 'nms_match', 'nms_quadri', 'nms_rotated', 'soft_nms')
-# A letter wrong in a name of four, or of three.
+# How similar such a key must be: one letter may be wrong in a name of four letters, or of three.
 _NEAR_LOOKED_UP, _NEAR_THREE_LETTERS = 0.75, 0.66
 
 
@@ -97,27 +111,34 @@ def _known():
     return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _READ_BESIDE_THE_RUNNER
 
 
-def check_keys(cfg):
-    """Refuse what is sure to be a slip.
+@HOOKS.register_module()
+class ConfigKeysHook(Hook):
+    """Call :func:`check_keys` before a run; the tools do so before anything is built."""
 
-    That is a top-level key that is nearly a known one, or one further down of which no class would complain, or none
-    that says where. Other unknown keys pass: a config's own variables are keys too.
+    def before_run(self, runner):
+        check_keys(runner.cfg)
+
+
+def check_keys(cfg):
+    """Refuse keys of a config that are slips.
+
+    A slip is a top-level key that is similar to a known one, or a key further down that is similar to one that is
+    looked up there, where no class would refuse it. Other unknown keys are free: the variables of a config are keys.
 
     Args:
         cfg: an MMEngine Config.
 
     Raises:
-        ValueError: names the key and what was meant.
+        ValueError: names the key and the similar one; or a text where the libraries need a number.
     """
     known = _known()
-    for key in [key for key in cfg if key not in known]:
-        hint = near_name(key, known, cutoff=_NEAR)
-        if hint:
-            raise ValueError(f'config key {key!r} is read by nobody{hint}')
+    for key in cfg:
+        # train_dataloader_2 is a name of the user's own
+        if key not in known and re.sub(r'_?\d+$', '', key) not in known:
+            _check_key('', key, known, _NEAR)
+    scope = cfg.get('default_scope')
     for path, node in dicts_in(cfg.to_dict()):
-        for key, value in node.items():
-            if key in _NUMBERS and isinstance(value, str):
-                raise ValueError(f'{".".join([*path, key])} must be a number, got {value!r}')
+        _check_numbers(path, node, scope)
         if isinstance(node.get('paramwise_cfg'), dict):
             _check_paramwise(node, '.'.join([*path, 'paramwise_cfg']))
         _check_dict(path, node)
@@ -129,10 +150,46 @@ def check_keys(cfg):
         loader = cfg.get(name)
         if isinstance(loader, dict) and 'dataset' not in loader:
             raise ValueError(f'{name} has no dataset{near_name("dataset", loader)}')
-    scope = cfg.get('default_scope')
-    if scope is not None and importlib.util.find_spec(scope) is None:
-        hint = near_name(scope, _SCOPES, otherwise=f'; one of {", ".join(_SCOPES)}')
-        raise ValueError(f'default_scope {scope!r} is no package that is installed{hint}')
+    hint = scope_hint(scope)
+    if hint:
+        print_log(hint, 'current', logging.WARNING)
+
+
+def scope_hint(scope):
+    """Return a warning where a ``default_scope`` is probably a slip, or ''. MMEngine allows any name."""
+    if not scope or not isinstance(scope, str) or importlib.util.find_spec(scope.partition('.')[0]) is not None:
+        return ''
+    hint = near_name(scope, _SCOPES)
+    return f'default_scope {scope!r} is not an installed package{hint}' if hint else ''
+
+
+def _check_numbers(path, node, scope):
+    for key, value in node.items():
+        if key not in _NUMBERS or not isinstance(value, str):
+            continue
+        # a class of the user's own may take a word
+        if _is_of_libraries(node['type'], scope) if 'type' in node else path in _READ_BY_MMENGINE:
+            raise ValueError(f'{".".join([*path, key])} must be a number, got {value!r}')
+
+
+def _is_of_libraries(kind, scope):
+    """Return whether a ``type`` of a config names a class of MMEngine, its libraries or PyTorch."""
+    if isinstance(kind, str):
+        roots = [root for root in vars(mmengine_registry).values() if isinstance(root, Registry)]
+        found = (_class_in(root, kind, scope) for root in roots)
+        kind = next((cls for cls in found if cls is not None), None)
+    return getattr(kind, '__module__', '').partition('.')[0] in _LIBRARIES
+
+
+def _class_in(root, name, scope):
+    """Return the class of a name in a root registry, or in that of a scope, or None; warns of nothing."""
+    scope, name = name.split('.', 1) if '.' in name else (scope, name)
+    child = root.children.get(scope)
+    if child is not None:
+        child.import_from_location()
+        if name in child.module_dict:
+            return child.module_dict[name]
+    return root.module_dict.get(name)
 
 
 def _check_dict(path, node):
@@ -143,18 +200,17 @@ def _check_dict(path, node):
         return
     for key in node:
         _check_key('.'.join(path), key, known, _NEAR_THREE_LETTERS if len(key) == 3 else _NEAR_LOOKED_UP)
-    if fnmatchcase(place, 'model.*.nms') and node.get('type', 'nms') not in _NMS_TYPES:
-        name = node['type']
-        hint = near_name(name, _NMS_TYPES, otherwise=f'; one of {", ".join(_NMS_TYPES)}')
-        raise ValueError(f'{".".join(path)}.type: {name!r} is none of mmcv{hint}')
+    name = node.get('type', 'nms')
+    if fnmatchcase(place, 'model.*.nms') and name not in _NMS_TYPES:
+        hint = near_name(name, _NMS_TYPES)
+        if hint:
+            raise ValueError(f'{".".join(path)}.type: mmcv has no function {name!r}{hint}')
 
 
 def _check_key(place, key, known, cutoff):
-    if key in known:
-        return
-    hint = near_name(key, known, cutoff=cutoff)
+    hint = '' if key in known else near_name(key, known, cutoff=cutoff)
     if hint:
-        raise ValueError(f'{place}.{key} is read by nobody{hint}')
+        raise ValueError(f'no component reads the config key {f"{place}.{key}".lstrip(".")!r}{hint}')
 
 
 def _check_paramwise(wrapper, place):
@@ -162,8 +218,8 @@ def _check_paramwise(wrapper, place):
         return
     unknown = [key for key in wrapper['paramwise_cfg'] if key not in _PARAMWISE]
     if unknown:
-        hint = near_name(unknown[0], _PARAMWISE, otherwise=f'; one of {", ".join(sorted(_PARAMWISE))}')
-        raise ValueError(f'{place}.{unknown[0]} is read by nobody{hint}')
+        hint = near_name(unknown[0], _PARAMWISE, otherwise=f'; it reads {", ".join(sorted(_PARAMWISE))}')
+        raise ValueError(f'no component reads the config key {f"{place}.{unknown[0]}"!r}{hint}')
     custom = wrapper['paramwise_cfg'].get('custom_keys')
     settings = {place: wrapper['paramwise_cfg']}
     for name, options in custom.items() if isinstance(custom, dict) else ():
@@ -174,7 +230,7 @@ def _check_paramwise(wrapper, place):
     optimizer = wrapper.get('optimizer')
     if not isinstance(optimizer, dict):
         return
-    # the learning rate of a parameter with an entry in custom_keys is computed whatever the entry says
+    # MMEngine computes a learning rate for each parameter with an entry in custom_keys, whatever the entry says
     for setting, scales in (('weight_decay', ('decay_mult',)), ('lr', ('lr_mult', 'custom_keys'))):
         scaled = [
             f'{where}.{key}'
@@ -184,39 +240,29 @@ def _check_paramwise(wrapper, place):
         ]
         if scaled and optimizer.get(setting) is None:
             owner = place.removesuffix('paramwise_cfg') + 'optimizer'
-            raise ValueError(f'{scaled[0]} scales {setting}, which {owner} does not set, only {sorted(optimizer)}')
+            raise ValueError(
+                f'{scaled[0]} scales {setting}, but {owner} does not set {setting}: it sets {sorted(optimizer)}'
+            )
 
 
 def check_options(options):
     """Refuse ``--cfg-options`` without effect.
 
-    By then the variables of a config have gone into its other keys: ``max_epochs=3`` changes ``max_epochs`` and nothing
-    that was made of it.
+    The variables of a config have gone into its other keys by then: ``max_epochs=3`` changes ``max_epochs`` and nothing
+    that was computed from it.
 
     Args:
         options: dict of dotted keys.
 
     Raises:
-        ValueError: names the key and the nearest one with an effect.
+        ValueError: names the key and a similar one that has an effect.
     """
     known = _known()
     for option in options:
         key = option.split('.')[0]
         if key not in known:
             raise ValueError(
-                f'--cfg-options {option}: {key!r} is read by nobody{near_name(key, known, ".")} If it is a variable of '
-                'the config, change it there, or change here the keys that it went into (train_cfg.max_epochs, say)'
+                f'--cfg-options {option}: no component reads the key {key!r}{near_name(key, known, ".")} If it is a '
+                'variable of the config, change it in the config file, or change here the keys that it went into (for '
+                'example train_cfg.max_epochs)'
             )
-
-
-def dicts_in(node, path=()):
-    """All dicts in a nest of dicts and lists, each with its path, as names."""
-    if isinstance(node, dict):
-        yield path, node
-        children = node.items()
-    elif isinstance(node, (list, tuple)):
-        children = enumerate(node)
-    else:
-        return
-    for name, child in children:
-        yield from dicts_in(child, (*path, str(name)))

@@ -1,25 +1,26 @@
-"""A name in ``custom_keys`` that is a parameter's but for a slip.
+"""The guard ``custom_keys``: a name in ``paramwise_cfg.custom_keys`` that misses a parameter by a slip.
 
-MMEngine passes it over, and the parameter trains with the learning rate and weight decay of all others.
+Without it: MMEngine ignores the entry, and the parameter trains with the learning rate and weight decay of all others.
 """
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..engine.distributed import plain_model
+from ..config_tree import dicts_in
+from ..model_wrappers import plain_model
 from ..names import near_name
-from .config_keys import dicts_in
 
 
 @HOOKS.register_module()
 class CustomKeysHook(Hook):
     """Compare the names in ``custom_keys`` with the model's parameters before training.
 
-    A name stands for all parameters whose names it is a part of. One that stands for none is free, since a schedule
-    for several networks names parameters that some of them lack; but not if it nearly is a part of a parameter's name.
+    An entry holds for all parameters whose names contain its name. An entry that holds for no parameter is allowed,
+    since a schedule for several networks names parameters that some of them lack. It is refused if its name is similar
+    to a part of a parameter's name.
 
     Raises:
-        ValueError: it is; names the key and the near one.
+        ValueError: names the entry and the similar name.
     """
 
     def before_train(self, runner):
@@ -32,10 +33,10 @@ class CustomKeysHook(Hook):
                     continue
                 hint = near_name(key, _parts(names, key.count('.') + 1), cutoff=0.8)
                 if hint:
-                    raise ValueError(f'{".".join(path)}.{key} is part of no parameter{hint}')
+                    raise ValueError(f'{".".join(path)}.{key}: no parameter has {key!r} in its name{hint}')
 
 
 def _parts(names, length):
-    """All parts of dotted names that are ``length`` words long."""
+    """Return all parts of dotted names that are ``length`` words long."""
     words = [name.split('.') for name in names]
     return {'.'.join(each[i : i + length]) for each in words for i in range(len(each) - length + 1)}

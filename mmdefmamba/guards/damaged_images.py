@@ -1,66 +1,99 @@
-"""Damaged images that mmcv would train on, or die of without a name.
+"""The guard ``damaged_images``: images that are damaged are reported with their file name.
 
-Defect: with OpenCV 4 mmcv reads a JPEG that was cut short as an image whose rest is black, without an error. Where a
-file does not decode at all, ``mmcv.imfrombytes`` returns ``None``: a label map then ends in an AttributeError that
-names no file, and ``LoadImageFromFile(ignore_empty=True)``, mmcv's switch to leave out what cannot
-be read, does not.
+Without it: with OpenCV 4 mmcv reads a JPEG that was cut short as an image whose rest is black, without an error. For a
+file that does not decode at all ``mmcv.imfrombytes`` returns ``None``: a label map then ends in an AttributeError that
+names no file, and ``LoadImageFromFile(ignore_empty=True)``, mmcv's switch to leave out what cannot be read, fails, too.
 Seen in: mmcv-lite 2.1.0, with OpenCV 4.10 and 5.0 (which decodes no cut JPEG).
-Can go: when ``mmcv.imfrombytes`` raises for such files.
+Can go: when ``mmcv.imfrombytes`` raises an error for such files.
 
-What is damaged in its middle and still decodes is not found.
+The guard finds files whose end is missing. It does not find damage in the middle of a file that still decodes.
 """
 
 import functools
 import logging
+import re
 from collections import Counter
 
 import mmcv
-from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
 
-# Last bytes of a whole file, by first bytes. Some writers append more, so they are looked for near the end.
-_ENDS = {b'\xff\xd8\xff': ('JPEG', b'\xff\xd9'), b'\x89PNG\r\n\x1a\n': ('PNG', b'IEND\xaeB`\x82')}
-_NEAR_THE_END = 4096
+from .loading import guarded
 
-# Decoders of mmcv that need a package of their own: the name that mmcv has for it, and what to install.
+_NAME = 'damaged_images'
+_JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
+# A marker in compressed data: neither an escaped byte (ff 00) nor a restart marker (ff d0 to ff d7) nor a fill byte.
+_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
+_END = 0xD9
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+
+# Decoders of mmcv that need a package of their own: the name that mmcv has for it, and the package to install.
 _DECODERS = {'tifffile': ('tifffile', 'tifffile'), 'turbojpeg': ('TurboJPEG', 'PyTurboJPEG')}
 
 _skipped = Counter()
 
 
-def apply():
-    """Have mmcv refuse damaged images by name, and skip them where ``ignore_empty`` says so.
-
-    Returns:
-        What was done and why, one line; None where it was done already.
-    """
-    if hasattr(mmcv.imfrombytes, '__wrapped__'):
-        return None
-    mmcv.imfrombytes = _refusing_damage(mmcv.imfrombytes)
-    LoadImageFromFile.transform = _naming_the_file(LoadImageFromFile.transform)
-    return 'mmcv refuses images that were cut short: it would decode JPEGs in part and PNGs to None'
+def install(module):
+    """Guard ``mmcv.imfrombytes`` and mmcv's LoadImageFromFile; ``module`` is the one that defines the latter."""
+    guarded(mmcv, 'imfrombytes', _NAME, _refusing_damage)
+    guarded(module.LoadImageFromFile, 'transform', _NAME, _naming_the_file)
 
 
 def image_damage(content):
-    """What is wrong with the bytes of an image file as far as can be told without decoding, or None."""
+    """Return what is wrong with the bytes of an image file, or None if nothing is seen without decoding it."""
     if not content:
         return 'the file is empty'
-    for start, (kind, end) in _ENDS.items():
-        if content[: len(start)] == start and end not in content[-_NEAR_THE_END:]:
+    for kind, start, is_cut in (('JPEG', _JPEG, _is_cut_jpeg), ('PNG', _PNG, _is_cut_png)):
+        if content.startswith(start) and is_cut(content):
             return f'a {kind} of {len(content)} bytes whose end is missing'
     return None
 
 
+def decode(content, **options):
+    """Decode the bytes of an image file with ``mmcv.imfrombytes``, guarded whether or not a run asks for it.
+
+    Raises:
+        OSError: the image is damaged.
+    """
+    return _refusing_damage(mmcv.imfrombytes)(content, **options)
+
+
+def _is_cut_jpeg(content):
+    """Follow the segments of a JPEG to its end marker; what comes after that, in photos of phones for example, is free.
+
+    Segments are passed by their length, since a thumbnail inside of one has an end marker, too.
+    """
+    at = 2
+    while True:
+        marker = _MARKER.search(content, at)
+        if marker is None:
+            return True
+        kind, at = content[marker.end() - 1], marker.end()
+        if kind == _END:
+            return False
+        if kind not in _WITHOUT_LENGTH:
+            # of a scan the header alone has a length; the search goes on in its compressed data
+            at += int.from_bytes(content[at : at + 2], 'big')
+
+
+def _is_cut_png(content):
+    """Follow the chunks of a PNG to its last one; what comes after that is free."""
+    at = len(_PNG)
+    while at + 12 <= len(content):  # length, name, data, checksum
+        if content[at + 4 : at + 8] == b'IEND':
+            return False
+        at += 12 + int.from_bytes(content[at : at + 4], 'big')
+    return True
+
+
 def _refusing_damage(imfrombytes):
-    @functools.wraps(imfrombytes)
-    def decode(content, *args, **kwargs):
+    def decoded(content, *args, **kwargs):
         damage = image_damage(bytes(content))
         image = None if damage else imfrombytes(content, *args, **kwargs)
         if image is None:
-            raise OSError(damage or f'{len(content)} bytes that no decoder takes for an image')
+            raise OSError(damage or f'no decoder can read these {len(content)} bytes as an image')
         return image
 
-    return decode
+    return decoded
 
 
 def _naming_the_file(transform):
@@ -73,7 +106,9 @@ def _naming_the_file(transform):
         try:
             loaded = transform(self, results)
         except OSError as error:
-            raise type(error)(
+            # of other kinds, such as urllib's HTTPError, the constructor takes more than a text
+            kind = type(error) if type(error).__module__ == 'builtins' else OSError
+            raise kind(
                 f'{path} could not be loaded: {error}. LoadImageFromFile(ignore_empty=True) in the training pipeline '
                 'leaves such images out'
             ) from error

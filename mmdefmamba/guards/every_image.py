@@ -1,4 +1,4 @@
-"""A score over every image of its data set."""
+"""The guard ``every_image``: validation and test score every image of their dataset once."""
 
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
@@ -7,11 +7,11 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class EveryImageHook(Hook):
-    """Put the data sets of validation and test in their test mode.
+    """Put the datasets of validation and test in their test mode.
 
-    MMEngine's data sets put another image in the place of one that is left out (``ignore_empty``), and score that one
-    twice, unless their config says ``test_mode=True``; mmdet's do, mmpretrain's and mmseg's do not. In test mode such
-    an image stops the run.
+    Without it: MMEngine's datasets replace an image that is left out (``ignore_empty``) by another one, which is then
+    scored twice, unless their config says ``test_mode=True``. The configs of mmdet say so, those of mmpretrain and
+    mmseg do not. In test mode such an image stops the run.
     """
 
     def before_val_epoch(self, runner):

@@ -1,6 +1,6 @@
-"""A training that has lost its weights to infinity or NaN stops, instead of going on to its last epoch.
+"""The guard ``finite_loss``: a training stops when its weights are infinite or NaN.
 
-MMEngine prints ``loss: nan`` and trains on; a few epochs later the last good checkpoint has been removed for a new one.
+Without it: MMEngine prints ``loss: nan`` and trains on. A few epochs later it has replaced the last good checkpoint.
 """
 
 import logging
@@ -16,15 +16,15 @@ from mmengine.registry import HOOKS
 class FiniteLossHook(Hook):
     """Stop a training whose weights are no longer finite.
 
-    The loss is looked at every ``interval`` iterations and at the end of every epoch, before a checkpoint is saved.
-    Where it is infinite or NaN the weights decide: one bad batch under ``AmpOptimWrapper`` leaves them as they were,
-    since its scaler skips the step, and is warned of; weights that are not finite never come back.
+    The hook checks the loss every ``interval`` iterations and at the end of each epoch, before a checkpoint is saved.
+    If the loss is infinite or NaN, the weights decide. One bad batch under ``AmpOptimWrapper`` leaves them unchanged,
+    since its scaler skips the step: the hook warns. Weights that are not finite never recover: the hook stops the run.
 
     Args:
-        interval: iterations from one look to the next; each waits for the GPU.
+        interval: iterations from one check to the next; each check waits for the GPU.
 
     Raises:
-        FloatingPointError: names the iteration, the losses and the first such weights.
+        FloatingPointError: names the iteration, the losses and the first weight that is not finite.
     """
 
     def __init__(self, interval=50):
@@ -41,8 +41,8 @@ class FiniteLossHook(Hook):
         lost = [name for name, weight in runner.model.named_parameters() if not weight.isfinite().all()]
         if lost:
             raise FloatingPointError(
-                f'{place}; {len(lost)} weights are not finite any more, {lost[0]} the first: nothing more is learned. '
-                f'Go on from a checkpoint in {runner.work_dir} with a lower learning rate, a longer warm-up or '
+                f'{place}; {len(lost)} weights are no longer finite, {lost[0]} is the first. The run cannot recover: '
+                f'continue from a checkpoint in {runner.work_dir} with a lower learning rate, a longer warm-up or '
                 'optim_wrapper.clip_grad'
             )
-        print_log(f'{place}, the weights are finite still', 'current', logging.WARNING)
+        print_log(f'{place}; the weights are still finite', 'current', logging.WARNING)

@@ -1,60 +1,68 @@
-"""Label maps that do not fit their image, or mmseg's eight bits.
+"""The guard ``label_maps``: label maps of segmentation have one channel, 8 bits and the size of their image.
 
-A config names this module in ``custom_imports``: it needs mmseg, which the package itself does not import.
+Without it: mmseg cuts 16 bits to 8, drops an axis of a map that is one pixel wide, and trains on a map of another size
+than the image, to which it stretches the prediction.
+Seen in: mmsegmentation 1.2.2.
+Can go: when mmseg's LoadAnnotations checks this.
 """
 
 from pathlib import Path
 
-import mmcv
 import numpy as np
 from mmengine import fileio
-from mmseg.datasets.transforms import LoadAnnotations as MMSegLoadAnnotations
-from mmseg.registry import TRANSFORMS
 
-_PNG, _BIT_DEPTH = b'\x89PNG\r\n\x1a\n', 24  # first bytes, and where the bits of a channel stand
+from .damaged_images import decode
+from .loading import guarded
+
+_NAME = 'label_maps'
+_PNG, _BIT_DEPTH = b'\x89PNG\r\n\x1a\n', 24  # the first bytes, and where the number of bits of a channel is
 
 
-# force: in the place of mmseg's own, in every pipeline. That one wraps 16 bits to 8 without a word, drops the axis of a
-# map that is one pixel wide, and trains on a map of another size, stretching the prediction to it.
-@TRANSFORMS.register_module(force=True)
-class LoadAnnotations(MMSegLoadAnnotations):
-    """mmseg's LoadAnnotations, for label maps of one channel, eight bits and the image's size.
+def install(module):
+    """Guard mmseg's LoadAnnotations, which ``module`` defines; classes that inherit from it are not checked."""
+    guarded(module.LoadAnnotations, '_load_seg_map', _NAME, lambda load: _checking(load, module.LoadAnnotations))
 
-    Raises:
-        OSError: the label map is missing or damaged; names the file.
-        ValueError: the label map has colours, larger labels, or another size than the image; names the file.
-    """
 
-    def _load_seg_map(self, results):
+def _checking(load_seg_map, owner):
+    def load(self, results):
+        if type(self) is not owner:
+            load_seg_map(self, results)
+            return
         path = results['seg_map_path']
         try:
-            super()._load_seg_map(results)
+            load_seg_map(self, results)
         except OSError as error:
             if path in str(error):
                 raise
             raise OSError(f'{path} could not be read: {error}') from error
-        labels, size = results['gt_seg_map'], tuple(results['ori_shape'])
-        if labels.ndim < 2 and labels.size == np.prod(size):  # squeezed away: one pixel high or wide
-            labels = results['gt_seg_map'] = labels.reshape(size)
-        if labels.ndim != 2:
-            raise ValueError(
-                f'{path} has {labels.shape[-1]} channels: a label map has one, of class indices. Colours have to be '
-                'converted to them first'
-            )
-        if labels.shape != size:
-            raise ValueError(
-                f'{path} has {labels.shape[0]} x {labels.shape[1]} pixels, its image {results.get("img_path")} has '
-                f'{size[0]} x {size[1]} (height x width)'
-            )
-        if _is_deep_png(path):
-            content = fileio.get(path, backend_args=self.backend_args)
-            largest = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend).max()
-            if largest > 255:
-                raise ValueError(f'{path} has labels up to {largest}: mmseg reads eight bits, 0 to 255')
+        _check(self, path, results)
+
+    return load
+
+
+def _check(transform, path, results):
+    labels, size = results['gt_seg_map'], tuple(results['ori_shape'])
+    if labels.ndim < 2 and labels.size == np.prod(size):  # mmseg dropped an axis of one pixel
+        labels = results['gt_seg_map'] = labels.reshape(size)
+    if labels.ndim != 2:
+        raise ValueError(
+            f'{path} has {labels.shape[-1]} channels. A label map has one channel, of class indices: convert colours '
+            'to class indices first'
+        )
+    if labels.shape != size:
+        raise ValueError(
+            f'{path} has {labels.shape[0]} x {labels.shape[1]} pixels, its image {results.get("img_path")} has '
+            f'{size[0]} x {size[1]} (height x width)'
+        )
+    if _is_deep_png(path):
+        content = fileio.get(path, backend_args=transform.backend_args)
+        largest = decode(content, flag='unchanged', backend=transform.imdecode_backend).max()
+        if largest > 255:
+            raise ValueError(f'{path} has labels up to {largest}, but mmseg reads 8 bits: labels from 0 to 255')
 
 
 def _is_deep_png(path):
-    """Whether a file on this machine is a PNG of 16 bits; what is elsewhere is not fetched twice to look."""
+    """Return whether a local file is a PNG of 16 bits; a file on a server is not fetched a second time for this."""
     if not Path(path).is_file():
         return False
     with open(path, 'rb') as file:

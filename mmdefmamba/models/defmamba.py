@@ -16,7 +16,8 @@ Glossary, the paper's symbols and the names here:
 
 import numpy as np
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model.weight_init import update_init_info
 from mmengine.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from ..names import near_name
 from ..scans import ScanContext
 from ..scans.base import FORMULATIONS
+from .bias_tables import fit_bias_tables
 from .dm_block import DMBlock
 from .stem import ConvNorm, Stem
 
@@ -61,6 +63,9 @@ class DefMamba(BaseModule):
     Raises:
         ValueError: unknown arch, formulation or scan; sizes that do not fit; indices out of range.
     """
+
+    #: The named architectures; an attribute, as mmpretrain's backbones have it.
+    arch_settings = ARCHITECTURES
 
     def __init__(
         self,
@@ -111,6 +116,27 @@ class DefMamba(BaseModule):
 
         self.apply(_init_linear)
         self._freeze_stages()
+        self.register_load_state_dict_pre_hook(fit_bias_tables)
+
+    def init_weights(self):
+        """Initialise as every MMEngine module does; pretrained weights by :func:`~.pretrained.load_pretrained`."""
+        if self.is_init or not self.init_cfg:
+            return super().init_weights()
+        from ..checkpoints.pretrained import load_pretrained  # here: it needs MMEngine's runner
+
+        given = self.init_cfg
+        cfgs = [given] if isinstance(given, dict) else list(given)
+        pretrained = [cfg for cfg in cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
+        self.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained]
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = given
+        for cfg in pretrained:
+            load_pretrained(self, **{name: value for name, value in cfg.items() if name != 'type'})
+            if hasattr(self, '_params_init_info'):
+                update_init_info(self, init_info=f'Pretrained: loaded from {cfg["checkpoint"]}')
+        return None
 
     def forward(self, x):
         """Extract features.

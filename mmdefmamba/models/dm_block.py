@@ -1,8 +1,8 @@
 """The deformable Mamba block (DefMamba, figure 2b)."""
 
-from mmcv.cnn.bricks import DropPath
 from torch import nn
 
+from .drop_path import DropPath
 from .dssm import DSSM
 
 FFN_RATIO = 4

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from ..analysis.config_complexity import config_complexity
 from ..analysis.markdown import markdown_table
 from ..analysis.timing import alternate
-from ..checkpoints.saving import AtomicLocalBackend, resume_if_possible
+from ..checkpoints import AtomicLocalBackend, resume_if_possible
 
 
 def run_once(cfg, seed, work_dir):

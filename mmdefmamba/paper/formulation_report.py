@@ -3,7 +3,7 @@
 import torch
 
 from ..analysis.complexity import complexity
-from ..checkpoints import convert_released, infer_network
+from ..converters import convert_released, infer_network
 from ..models import ARCHITECTURES, DefMamba
 from ..ops.sequence_scan import BACKENDS, unavailable_reason
 from .formulations import POINTS, distances, lost_at_border, parity, read_entries

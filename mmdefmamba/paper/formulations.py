@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from ..checkpoints import convert_released, export_released, infer_network
+from ..converters import convert_released, export_released, infer_network
 from ..models import DefMamba
 from ..ops.sequence_scan import use_backend
 from ..scans import DeformableScan, ScanContext, deformable

@@ -11,7 +11,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.utils.dl_utils import collect_env
 
-from ..checkpoints.saving import AtomicLocalBackend
+from ..checkpoints import AtomicLocalBackend
 from ..ops.sequence_scan import auto_backend
 from ..version import __version__
 

@@ -3,7 +3,7 @@
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
-from ..engine.distributed import plain_model
+from ..model_wrappers import plain_model
 from ..models import DefMamba
 from ..visualization import draw_points, draw_scan_order, figure_to_rgb, trace_blocks
 from ..visualization.inputs import network_inputs

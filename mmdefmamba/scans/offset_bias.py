@@ -29,12 +29,13 @@ class OffsetBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.01)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # MMEngine would warn of another size and go on with a random table: scores that nobody can explain.
+        # A DefMamba has resized tables of another image size by now (models/bias_tables.py). MMEngine would only warn
+        # of what is left, and go on with a random table: scores that nobody could explain.
         table = state_dict.get(prefix + 'table')
         if table is not None and table.shape != self.table.shape:
             raise ValueError(
                 f'{prefix}table is {tuple(table.shape)} in the checkpoint and {tuple(self.table.shape)} in the model: '
-                'it belongs to another formulation, pretrain_img_size or arch'
+                'the checkpoint was made with another arch, formulation or pretrain_img_size'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -68,7 +68,7 @@ def assert_refused():
     # Python 3.13 pickles it as _io.open, earlier ones as io.open.
     def check(error, file, offender=f'{io.open.__module__}.open'):
         text = str(error.value)
-        assert file in text and f'it needs {offender},' in text
+        assert file in text and f'it needs {offender}.' in text
         assert 'trust_checkpoints' in text and 'torch.save' in text
 
     return check

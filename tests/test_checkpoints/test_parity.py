@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmdefmamba.checkpoints import convert_released
+from mmdefmamba.converters import convert_released
 from mmdefmamba.ops.sequence_scan import BACKENDS, unavailable_reason
 from mmdefmamba.paper.formulations import POINTS, parity
 from mmdefmamba.scans import deformable

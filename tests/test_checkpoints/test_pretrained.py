@@ -1,9 +1,14 @@
+"""``init_cfg=dict(type='Pretrained')``: of a DefMamba, and of modules of other people."""
+
+import copy
+import subprocess
+import sys
+
 import pytest
 import torch
 from mmengine.registry import MODELS
 
 import mmdefmamba  # noqa: F401
-from mmdefmamba.checkpoints import PretrainedInit
 from mmdefmamba.models import DefMamba
 
 ARCH = dict(embed_dims=(8, 16), depths=(1, 1))
@@ -23,11 +28,12 @@ def classifier(tmp_path):
 
 
 def build(path, **kwargs):
-    init_cfg = dict(type='Pretrained', checkpoint=path and str(path), **{'prefix': 'backbone.', **kwargs})
-    return MODELS.build(dict(type='DefMamba', init_cfg=init_cfg, **SMALL))
+    init_cfg = dict(type='Pretrained', checkpoint=path and str(path), prefix='backbone.')
+    init_cfg |= {key: kwargs.pop(key) for key in ('prefix',) if key in kwargs}
+    return MODELS.build(dict(type='DefMamba', init_cfg=init_cfg, **{**SMALL, **kwargs}))
 
 
-def test_backbone_takes_a_classification_checkpoint_and_reports_it(classifier, told):
+def test_backbone_loads_a_classification_checkpoint_and_reports_it(classifier, told):
     path, state = classifier
     backbone = build(path)
     norm0 = backbone.norm0.weight.clone()
@@ -38,9 +44,8 @@ def test_backbone_takes_a_classification_checkpoint_and_reports_it(classifier, t
     torch.testing.assert_close(own['norm0.weight'], norm0, rtol=0, atol=0)
     total = len(own)
     [report] = [text for level, text in told if level == 'INFO' and text.startswith('DefMamba: ')]
-    assert f'{total - 2} of {total} parameters loaded from {path}' in report
-    assert 'kept their initial values: norm0.weight, norm0.bias;' in report
-    assert 'have another shape there: none; not used: none' in report
+    assert f'{total - 2} of {total} parameters and buffers loaded from {path}' in report
+    assert report.endswith('; 2 missing in the checkpoint: norm0.weight, norm0.bias')
 
 
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
@@ -51,46 +56,179 @@ def test_prefix_may_end_in_a_dot_or_not(classifier, prefix):
     assert torch.equal(backbone.stem[0].conv.weight, state['backbone.stem.0.conv.weight'])
 
 
-def test_checkpoint_of_another_image_size_says_which_tables_it_cannot_give(classifier, told):
-    path, state = classifier
-    backbone = MODELS.build(
-        dict(
-            type='DefMamba',
-            arch=ARCH,
-            pretrain_img_size=64,
-            init_cfg=dict(type='Pretrained', checkpoint=str(path), prefix='backbone.'),
-            out_indices=(1,),
-        )
-    )
-    backbone.init_weights()
-    assert torch.equal(backbone.stem[0].conv.weight, state['backbone.stem.0.conv.weight'])
-    [report] = [text for level, text in told if level == 'WARNING']
-    assert 'have another shape there: stages.0.0.dssm.scans.2.offset_bias.table, stages.1' in report
-
-
 @pytest.mark.parametrize('prefix', [None, 'neck.', 'head.'])
-def test_nothing_that_matches_is_an_error(classifier, prefix):
+def test_checkpoint_without_a_matching_entry_is_refused(classifier, prefix):
     path, _ = classifier
-    with pytest.raises(ValueError, match=rf'classifier.pth holds nothing for DefMamba.*prefix={prefix!r}'):
+    with pytest.raises(ValueError, match=rf'classifier.pth has no weight for DefMamba.*prefix={prefix!r}'):
         build(path, prefix=prefix).init_weights()
 
 
-def test_a_file_of_another_arch_is_an_error_if_no_shape_fits(tmp_path):
+def test_checkpoint_of_another_arch_is_refused(tmp_path):
     other = DefMamba(arch=dict(embed_dims=(20, 40), depths=(1, 1)), pretrain_img_size=16, out_indices=(0, 1))
-    wide = {key: value for key, value in other.state_dict().items() if 'channel_attention' not in key}
-    torch.save(dict(state_dict={f'backbone.{key}': value[..., :1] for key, value in wide.items()}), tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match='but none has its shape too'):
+    narrow = {key: value for key, value in other.state_dict().items() if 'channel_attention' not in key}
+    torch.save(
+        dict(state_dict={f'backbone.{key}': value[..., :1] for key, value in narrow.items()}), tmp_path / 'x.pth'
+    )
+    with pytest.raises(
+        ValueError, match=r'x\.pth has no weight for DefMamba.*\(20, 10, 3, 1\) instead of \(8, 4, 3, 3\)'
+    ):
         build(tmp_path / 'x.pth').init_weights()
 
 
-def test_no_checkpoint_trains_from_random_weights():
+def test_backbone_without_a_checkpoint_keeps_its_random_weights(told):
     backbone = build(None)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     backbone.init_weights()
     assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
+    assert ('INFO', 'DefMamba starts from random weights: its init_cfg names no checkpoint') in told
 
 
-def test_other_modules_of_mmengine_get_the_same_initializer(classifier):
-    path, _ = classifier
-    with pytest.raises(ValueError, match='holds nothing for Linear'):
-        PretrainedInit(str(path), prefix='backbone.')(torch.nn.Linear(2, 2))
+def test_other_initializers_run_before_the_checkpoint_and_init_cfg_is_kept(classifier):
+    path, state = classifier
+    init_cfg = [dict(type='Constant', layer='LayerNorm', val=7.0), dict(type='Pretrained', checkpoint=str(path))]
+    init_cfg[1]['prefix'] = 'backbone.'
+    backbone = MODELS.build(dict(type='DefMamba', init_cfg=copy.deepcopy(init_cfg), **SMALL))
+    backbone.init_weights()
+    assert backbone.init_cfg == init_cfg and backbone.is_init
+    assert (backbone.norm0.weight == 7).all()  # the checkpoint does not have it
+    assert torch.equal(backbone.norm1.weight, state['backbone.norm1.weight'])
+
+
+# ---- offset bias tables
+
+
+def tables_of(state):
+    return {key: value for key, value in state.items() if key.endswith('offset_bias.table')}
+
+
+@pytest.mark.parametrize('size', [64, 48, (80, 32)])
+def test_tables_of_another_image_size_are_resized_and_reported_once(classifier, size, caplog):
+    path, state = classifier
+    backbone = build(path, pretrain_img_size=size, out_indices=(1,))
+    with caplog.at_level('INFO', logger='mmdefmamba'):
+        backbone.init_weights()
+    for key, table in tables_of(state).items():
+        own = backbone.state_dict()[key.removeprefix('backbone.')]
+        assert own.shape[1:] == tuple(-(-s // (4 if 'stages.0' in key else 8)) for s in backbone_size(size))
+        expected = torch.nn.functional.interpolate(table[None], own.shape[1:], mode='bilinear', align_corners=True)
+        torch.testing.assert_close(own, expected[0], rtol=0, atol=0)
+    [report] = [record.getMessage() for record in caplog.records if 'offset bias' in record.getMessage()]
+    assert report.startswith('2 offset bias tables of the checkpoint are resized to the pretrain_img_size of the model')
+    assert 'those of stages.0 from 8 x 8 to' in report
+
+
+def backbone_size(size):
+    return (size, size) if isinstance(size, int) else size
+
+
+def test_a_resized_table_is_the_same_function_of_the_position():
+    """A larger table, at the normalised positions of the smaller one's entries, has their values."""
+    torch.manual_seed(0)
+    small, large = (DefMamba(**{**SMALL, 'pretrain_img_size': side}) for side in (16, 28))
+    state = small.double().state_dict()
+    large.double().load_state_dict(state)
+    for name, table in tables_of(state).items():
+        own = large.state_dict()[name]
+        assert (table.shape[1], own.shape[1]) in ((4, 7), (2, 4))  # every entry of the smaller is one of the larger
+        positions = torch.linspace(-1, 1, table.shape[1], dtype=torch.float64)
+        grid = torch.stack(torch.meshgrid(positions, positions, indexing='xy'), -1)[None]
+        read = torch.nn.functional.grid_sample(own[None], grid, align_corners=True)[0]
+        torch.testing.assert_close(read, table)
+
+
+def test_images_are_seen_alike_with_resized_tables():
+    torch.manual_seed(0)
+    small, large = (DefMamba(**{**SMALL, 'pretrain_img_size': side}).double().eval() for side in (32, 60))
+    for name, parameter in small.named_parameters():
+        if name.endswith('offset_bias.table'):  # smooth, as a sum of coordinates: every resizing keeps it
+            axis = torch.linspace(-1, 1, parameter.shape[1], dtype=torch.float64)
+            parameter.data = (axis[:, None] + 2 * axis).expand_as(parameter).clone()
+    large.load_state_dict(small.state_dict())
+    image = torch.randn(1, 3, 40, 48, dtype=torch.float64)
+    for a, b in zip(small(image), large(image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(('file', 'model'), [('paper', 'released'), ('released', 'paper')])
+def test_tables_of_the_other_formulation_are_refused(file, model, tmp_path):
+    state = DefMamba(arch=ARCH, pretrain_img_size=32, formulation=file, out_indices=(0, 1)).state_dict()
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in state.items()}), tmp_path / 'x.pth')
+    message = f"belong to formulation='{file}', the model has formulation='{model}'; build it with formulation='{file}'"
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path / 'x.pth', formulation=model).init_weights()
+    with pytest.raises(ValueError, match=message):
+        DefMamba(**SMALL, formulation=model).load_state_dict(state)
+
+
+def test_tables_of_neither_formulation_are_refused():
+    state = DefMamba(**SMALL).state_dict()
+    state['stages.1.0.dssm.scans.2.offset_bias.table'] = torch.zeros(16, 9, 9)
+    with pytest.raises(ValueError, match=r'the checkpoint, 8 x 8, 9 x 9, belong to no formulation'):
+        DefMamba(**SMALL).load_state_dict(state)
+
+
+def test_loading_does_not_change_the_given_state_dict():
+    state = DefMamba(**SMALL).state_dict()
+    before = {key: value.clone() for key, value in state.items()}
+    DefMamba(**{**SMALL, 'pretrain_img_size': 64}).load_state_dict(state)
+    assert all(torch.equal(before[key], value) for key, value in state.items())
+
+
+# ---- modules of other people
+
+VIT = """
+import sys
+import torch
+{first}
+from mmpretrain.models import VisionTransformer
+arch = dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8)
+def vit(size, init_cfg=None):
+    torch.manual_seed(size)
+    return VisionTransformer(arch, img_size=size, patch_size=16, init_cfg=init_cfg)
+path = sys.argv[1]
+torch.save(dict(state_dict={{'backbone.' + k: v for k, v in vit(64).state_dict().items()}}, meta={{}}), path)
+found = {{}}
+for prefix in ('backbone.', None):
+    if prefix is None:
+        torch.save(dict(state_dict=vit(64).state_dict()), path)
+    model = vit(128, dict(type='Pretrained', checkpoint=path, prefix=prefix))
+    model.init_weights()
+    found[prefix] = model.state_dict()
+torch.save(found, sys.argv[2])
+"""
+
+
+def test_modules_of_others_load_exactly_as_without_us(tmp_path):
+    """mmpretrain's ViT resizes its position embedding in a loading hook; a process without this package is compared."""
+    results = []
+    for name, first in (('with', 'import mmdefmamba'), ('without', '')):
+        out = tmp_path / f'{name}.pt'
+        code = VIT.format(first=first)
+        subprocess.run([sys.executable, '-c', code, tmp_path / 'vit.pth', out], check=True, capture_output=True)
+        results.append(torch.load(out))
+    with_us, without = results
+    for prefix in ('backbone.', None):
+        assert with_us[prefix].keys() == without[prefix].keys()
+        assert all(torch.equal(value, without[prefix][key]) for key, value in with_us[prefix].items())
+        # 8 x 8 patches and the class token: interpolated from 4 x 4, not random
+        embedding = with_us[prefix]['pos_embed']
+        assert embedding.shape == (1, 65, 8) and torch.equal(embedding, with_us['backbone.']['pos_embed'])
+    assert sorted(torch.load(tmp_path / 'vit.pth')['state_dict']) == sorted(with_us[None])
+
+
+def test_metadata_of_a_checkpoint_reaches_the_modules(tmp_path):
+    """Modules tell old versions of themselves by it; MMEngine's BatchNorm of version 1 has no counter of batches."""
+    seen = []
+
+    class Versioned(DefMamba):
+        _version = 3
+
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+            seen.append(local_metadata.get('version'))
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    model = torch.nn.ModuleDict({'backbone': Versioned(**SMALL)})
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'x.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'), prefix='backbone.')
+    Versioned(**SMALL, init_cfg=init_cfg).init_weights()
+    assert set(seen) == {3}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmdefmamba.checkpoints import convert_released, export_released, infer_network
+from mmdefmamba.converters import convert_released, export_released, infer_network
 from mmdefmamba.models import DefMamba
 
 ARCH = {'embed_dims': (16, 32, 64, 128), 'depths': (1, 2, 1, 1)}
@@ -125,7 +125,7 @@ def test_conversion_draws_no_random_numbers(checkpoint):
 )
 def test_gap_is_named(checkpoint, name):
     del checkpoint['model'][name]
-    with pytest.raises(ValueError, match=f'1 missing: {name}$'):
+    with pytest.raises(ValueError, match=f'1 missing in the checkpoint: {name}$'):
         convert_released(checkpoint)
 
 
@@ -134,7 +134,9 @@ def test_missing_block_and_stage_are_named(checkpoint):
     with pytest.raises(ValueError, match=r'stage \[1\]'):
         convert_released(without_stage)
     without_block = {k: v for k, v in checkpoint['model'].items() if not k.startswith('layers.1.blocks.0.')}
-    with pytest.raises(ValueError, match=r'27 missing: .*layers\.1\.blocks\.0\.norm\.weight.* and 7 more'):
+    with pytest.raises(
+        ValueError, match=r'27 missing in the checkpoint: .*layers\.1\.blocks\.0\.norm\.weight.* and 7 more'
+    ):
         convert_released(without_block)
 
 
@@ -143,7 +145,7 @@ def test_missing_block_and_stage_are_named(checkpoint):
 )
 def test_leftover_is_named(checkpoint, name):
     checkpoint['model'][name] = torch.ones(3)
-    with pytest.raises(ValueError, match=f'1 unexpected: {name}$'):
+    with pytest.raises(ValueError, match=f'1 in the checkpoint but not in the model: {name}$'):
         convert_released(checkpoint)
 
 
@@ -153,14 +155,14 @@ def test_leftover_is_named(checkpoint, name):
 def test_leftover_of_a_downstream_file_is_named(checkpoint, name):
     file = downstream(checkpoint)
     file['state_dict'][name] = torch.ones(3)
-    with pytest.raises(ValueError, match=f'1 unexpected: {name}$'):
+    with pytest.raises(ValueError, match=f'1 in the checkpoint but not in the model: {name}$'):
         convert_released(file)
 
 
 def test_downstream_file_needs_all_output_norms(checkpoint):
     file = downstream(checkpoint)
     del file['state_dict']['backbone.outnorm2.bias']
-    with pytest.raises(ValueError, match=r'1 missing: backbone\.outnorm2\.bias$'):
+    with pytest.raises(ValueError, match=r'1 missing in the checkpoint: backbone\.outnorm2\.bias$'):
         convert_released(file)
 
 
@@ -179,7 +181,7 @@ def test_shape_that_does_not_fit_is_named(checkpoint, name, shape, expected):
     checkpoint['model'][name] = torch.ones(shape)
     with pytest.raises(ValueError) as error:
         convert_released(checkpoint)
-    assert str(error.value).endswith(f'1 of another shape: {name} {shape} instead of {expected}')
+    assert str(error.value).endswith(f'1 with another shape there: {name} {shape} instead of {expected}')
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,9 @@ def test_export_refuses_what_the_released_code_is_not():
         export_released(random_weights(ARCH, 'paper'))
     weights = random_weights(ARCH)
     weights['backbone.stages.0.0.dssm.scans.3.extra'] = torch.ones(1)
-    with pytest.raises(ValueError, match=r'1 unexpected: backbone\.stages\.0\.0\.dssm\.scans\.3\.extra'):
+    with pytest.raises(
+        ValueError, match=r'1 in the checkpoint but not in the model: backbone\.stages\.0\.0\.dssm\.scans\.3\.extra'
+    ):
         export_released(weights)
     del weights['backbone.stages.0.0.dssm.scans.3.extra']
     with pytest.raises(ValueError, match='twice'):

@@ -14,7 +14,7 @@ import torch
 from mmengine.runner import load_checkpoint
 
 from mmdefmamba import __version__
-from mmdefmamba.checkpoints import convert_file, convert_released, export_released
+from mmdefmamba.converters import convert_file, convert_released, export_released
 from mmdefmamba.models import DefMamba
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'model_converters' / 'convert_released.py'
@@ -145,7 +145,7 @@ def test_tool_names_the_published_size(tmp_path, monkeypatch, capsys):
 def test_tool_says_what_is_wrong_with_a_file(released_file, tmp_path, monkeypatch, capsys):
     content = released_file.read_bytes()
     files = {
-        'cut.pth': (content[: len(content) // 2], r'cut short'),
+        'cut.pth': (content[: len(content) // 2], r'end of the file is missing'),
         'text.pth': (b'<html>404</html>', 'of torch.save'),
         'empty.pth': (b'', '0 bytes'),
     }

@@ -249,13 +249,16 @@ def cut(content):
 
 
 BROKEN = {
-    'cut': (cut, 'Its end is missing'),
-    'empty': (lambda content: b'', 'It does not start like a file of torch.save'),
-    'text': (lambda content: b'hello, world\n', 'It does not start like a file of torch.save'),
-    'image': (lambda content: b'\x89PNG\r\n\x1a\n' + bytes(64), 'It does not start like a file of torch.save'),
+    'cut': (cut, 'The end of the file is missing'),
+    'empty': (lambda content: b'', 'It does not begin like a file of torch.save'),
+    'text': (lambda content: b'hello, world\n', 'It does not begin like a file of torch.save'),
+    'image': (lambda content: b'\x89PNG\r\n\x1a\n' + bytes(64), 'It does not begin like a file of torch.save'),
     # its list of contents says that it goes on on another disk: zipfile cannot even tell whether it is a zip
-    'split zip': (lambda content: content[:4] + content[5:-35] + b'\x01' + content[-34:], 'Its end is missing'),
-    'other zip': (lambda content: b'PK\x05\x06' + bytes(18), 'It does not start like a file of torch.save'),
+    'split zip': (
+        lambda content: content[:4] + content[5:-35] + b'\x01' + content[-34:],
+        'The end of the file is missing',
+    ),
+    'other zip': (lambda content: b'PK\x05\x06' + bytes(18), 'It does not begin like a file of torch.save'),
 }
 
 
@@ -288,7 +291,7 @@ def test_a_file_cut_anywhere_raises_a_named_error(kind, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'gone\.pth can not be found'):
+    with pytest.raises(FileNotFoundError, match=r'gone\.pth does not exist'):
         load_checkpoint(Tiny(), str(tmp_path / 'gone.pth'))
 
 

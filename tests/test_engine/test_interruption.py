@@ -185,7 +185,7 @@ def test_a_damaged_checkpoint_is_passed_over(three_epochs, damage, tmp_path, cap
     assert find_resumable_checkpoint(run) == str(run / 'epoch_2.pth')
     damage(run / 'epoch_1.pth')
     damage(run / 'epoch_2.pth')
-    with pytest.raises(RuntimeError, match=r'all are damaged: epoch_3.pth, epoch_2.pth, epoch_1.pth. Move them away'):
+    with pytest.raises(RuntimeError, match=r'are damaged: epoch_3.pth, epoch_2.pth, epoch_1.pth. Move them away'):
         find_resumable_checkpoint(run)
 
 
@@ -215,7 +215,7 @@ def little_room():
 def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
     backend = AtomicLocalBackend()
     backend.put_text('first', tmp_path / 'new/epoch_1.pth')
-    message = r'epoch_1.pth \(0.5 MiB\) could not be written.*make room.*--resume'
+    message = r'epoch_1.pth \(0.5 MiB\) could not be written.*Make room.*--resume'
     with pytest.raises(OSError, match=message) as raised, little_room():
         backend.put(bytes(2**19), tmp_path / 'new/epoch_1.pth')
     assert raised.value.errno == errno.EFBIG

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmdefmamba.checkpoints import convert_file, convert_released, export_released
+from mmdefmamba.converters import convert_file, convert_released, export_released
 from mmdefmamba.models import DefMamba
 
 hypothesis = pytest.importorskip('hypothesis', reason='pip install hypothesis')

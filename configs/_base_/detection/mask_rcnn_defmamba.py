@@ -1,8 +1,5 @@
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
-custom_imports = dict(
-    imports=['mmdefmamba', 'mmdefmamba.engine.instance_tta', 'mmdefmamba.guards.coco_annotations'],
-    allow_failed_imports=False,
-)
+custom_imports = dict(imports=['mmdefmamba'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -1,11 +1,6 @@
-_base_ = 'mmdet::_base_/default_runtime.py'
+_base_ = ['mmdet::_base_/default_runtime.py', '../guards.py']
 
 default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook'),
     step_seed=dict(type='StepSeedHook'),
-    class_count=dict(type='ClassCountHook'),
-    checkpoint_fit=dict(type='CheckpointFitHook'),
-    custom_keys=dict(type='CustomKeysHook'),
-    every_image=dict(type='EveryImageHook'),
-    finite_loss=dict(type='FiniteLossHook'),
 )

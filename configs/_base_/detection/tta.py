@@ -1,5 +1,8 @@
 # tools/test.py --tta: each image as it is and mirrored.
-tta_model = dict(type='InstanceTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+tta_model = dict(
+    type='mmdefmamba.engine.instance_tta.InstanceTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+)
 tta_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(

@@ -14,9 +14,4 @@ train_cfg = dict(type='ResumableIterBasedTrainLoop')
 default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook'),
     step_seed=dict(type='StepSeedHook'),
-    class_count=dict(type='ClassCountHook'),
-    checkpoint_fit=dict(type='CheckpointFitHook'),
-    custom_keys=dict(type='CustomKeysHook'),
-    every_image=dict(type='EveryImageHook'),
-    finite_loss=dict(type='FiniteLossHook'),
 )

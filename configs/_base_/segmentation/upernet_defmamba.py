@@ -1,5 +1,5 @@
 _base_ = 'mmseg::_base_/models/upernet_swin.py'
-custom_imports = dict(imports=['mmdefmamba', 'mmdefmamba.guards.label_maps'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmdefmamba'], allow_failed_imports=False)
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
     backbone=dict(

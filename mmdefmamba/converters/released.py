@@ -10,7 +10,6 @@ Source: names and shapes of the authors' implementation, https://github.com/leiy
 
 import contextlib
 import hashlib
-import itertools
 import os
 import pickle
 import re
@@ -24,8 +23,10 @@ import torch
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
+from ..checkpoints.fit import Fit, some
 from ..compat import load_safely, trust_checkpoints
 from ..models import ARCHITECTURES, DefMamba
+from ..models.bias_tables import formulation_of_tables
 from ..version import __version__
 
 SCHEME = 'released://'
@@ -101,7 +102,7 @@ def convert_released(checkpoint, ema=False):
     stages = _num_stages(weights, rf'(?:backbone\.)?layers\.({_NUMBER})\.')
     if not stages:
         raise ValueError(
-            f'no checkpoint of a DefMamba: none of its {len(weights)} parameters ({_listed(weights, 5)}) is named '
+            f'no checkpoint of a DefMamba: none of its {len(weights)} parameters ({some(weights)}) is named '
             "as in the authors' implementation, layers.<stage>.blocks.<block>.*"
         )
     names = _Names(any(name.startswith('backbone.') for name in weights), stages)
@@ -167,15 +168,10 @@ def infer_network(state_dict):
     if sorted(tables) != list(range(len(depths))) or any(len(sizes) > 1 for sizes in tables.values()):
         raise ValueError(f'every stage needs offset bias tables of one size to tell the formulation, got {tables}')
     sizes = [tables[stage].pop() for stage in range(len(depths))]
-    if all(size == (7, 7) for size in sizes):
-        formulation = 'released'
-    elif all(len(size) == 2 for size in sizes) and all(
-        tuple(-(-side // 2) for side in size) == after for size, after in itertools.pairwise(sizes)
-    ):
-        formulation = 'paper'
-    else:
+    formulation = formulation_of_tables(sizes) if all(len(size) == 2 for size in sizes) else None
+    if formulation is None:
         raise ValueError(
-            f"offset bias tables of sizes {sizes} belong to no formulation: 'released' has 7 x 7 in every stage, in "
+            f"offset bias tables of sizes {sizes} belong to no formulation: 'released' has 7 x 7 in every stage; in "
             "'paper' each stage has half the size of the one before"
         )
     head = state_dict.get('head.fc.weight')
@@ -302,18 +298,18 @@ def _weights(checkpoint, ema):
         raise ValueError(f'a checkpoint must be a dict, got {type(checkpoint).__name__}')
     part = 'model_ema' if ema else next((part for part in ('model', 'state_dict') if part in checkpoint), None)
     if part is not None and part not in checkpoint:
-        raise ValueError(f'no averaged weights, {part!r}, in a checkpoint of {_listed(checkpoint)}')
+        raise ValueError(f'no averaged weights, {part!r}, in a checkpoint of {some(checkpoint, _LISTED)}')
     weights = checkpoint if part is None else checkpoint[part]
     place = 'the checkpoint' if part is None else repr(part)
     if not isinstance(weights, Mapping):
         raise ValueError(f'{place} must hold a state dict, got {type(weights).__name__}')
     nameless = [repr(name) for name in weights if not isinstance(name, str)]
     if nameless:
-        raise ValueError(f'{place} must hold tensors by name, got {_listed(nameless)} as names')
+        raise ValueError(f'{place} must hold tensors by name, got {some(nameless, _LISTED)} as names')
     odd = [name for name, weight in weights.items() if not isinstance(weight, torch.Tensor)]
     if odd or not weights:
         hint = "; weights are looked for in 'model', 'state_dict' and the checkpoint itself" if part is None else ''
-        raise ValueError(f'{place} must hold tensors alone, got others in {_listed(odd) or "it: nothing"}{hint}')
+        raise ValueError(f'{place} must hold tensors alone, got others in {some(odd, _LISTED) or "it: nothing"}{hint}')
     module = 'module.' if all(name.startswith('module.') for name in weights) else ''
     return {name.removeprefix(module): weight for name, weight in weights.items()}
 
@@ -360,25 +356,19 @@ def _check(theirs, ours, names):
         expected |= {'head.fc.weight': (classes, embed_dims[-1]), 'head.fc.bias': (classes,)}
     expected = {names.theirs(name): shape for name, shape in expected.items()}
     found = {name: tuple(weight.shape) for name, weight in theirs.items() if not names.others(name)}
-    problems = {
-        'missing': [name for name in expected if name not in found],
-        'unexpected': [name for name in found if name not in expected],
-        'of another shape': [
+    verdict = Fit(
+        total=len(expected),
+        missing=[name for name in expected if name not in found],
+        other_shape=[
             f'{name} {found[name]} instead of {shape}'
             for name, shape in expected.items()
             if found.get(name, shape) != shape
         ],
-        'not of floating point': [
-            f'{name} {theirs[name].dtype}' for name in found if not theirs[name].is_floating_point()
-        ],
-    }
-    if any(problems.values()):
-        listed = '; '.join(f'{len(found)} {problem}: {_listed(found)}' for problem, found in problems.items() if found)
+        unused=[name for name in found if name not in expected],
+        errors=[f'{name} is {theirs[name].dtype}' for name in found if not theirs[name].is_floating_point()],
+    )
+    if not verdict.complete or verdict.unused:
         raise ValueError(
-            f'not the parameters of a released DefMamba with embed_dims {embed_dims} and depths {depths}: {listed}'
+            f'not the parameters of a released DefMamba with embed_dims {embed_dims} and depths {depths}: '
+            f'{verdict.describe(_LISTED)}'
         )
-
-
-def _listed(names, most=_LISTED):
-    names = [str(name) for name in names]
-    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')

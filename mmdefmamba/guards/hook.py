@@ -1,0 +1,110 @@
+"""All guards of a run, behind one hook."""
+
+import weakref
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from ..names import near_name
+from . import loading
+from .checkpoint_fit import CheckpointFitHook
+from .class_count import ClassCountHook
+from .config_keys import ConfigKeysHook
+from .custom_keys import CustomKeysHook
+from .every_image import EveryImageHook
+from .finite_loss import FiniteLossHook
+
+#: The guards that are hooks themselves, by name, in the order in which they look.
+HOOK_GUARDS = {
+    'config_keys': ConfigKeysHook,
+    'custom_keys': CustomKeysHook,
+    'checkpoint_fit': CheckpointFitHook,
+    'class_count': ClassCountHook,
+    'every_image': EveryImageHook,
+    'finite_loss': FiniteLossHook,
+}
+#: The names of all guards.
+GUARDS = (*HOOK_GUARDS, *loading.LOADING_GUARDS)
+
+
+@HOOKS.register_module()
+class GuardsHook(Hook):
+    """Check config, data, checkpoints and weights of a run, and stop it with an error that names what is wrong.
+
+    ``configs/_base_/guards.py`` adds this hook to a config. docs/mends_and_guards.md lists the guards: what each
+    checks, and what happens without it.
+
+    Args:
+        leave_out: names of guards to leave out, of ``GUARDS``.
+
+    Raises:
+        ValueError: ``leave_out`` names a guard that does not exist.
+    """
+
+    priority = 'VERY_HIGH'  # before EMAHook takes the parameters of a checkpoint that does not fit
+
+    def __init__(self, leave_out=()):
+        self.leave_out = check_names([leave_out] if isinstance(leave_out, str) else leave_out)
+        self.hooks = [hook() for name, hook in HOOK_GUARDS.items() if name not in self.leave_out]
+        self._loading = tuple(name for name in loading.LOADING_GUARDS if name not in self.leave_out)
+        # already here: an iteration-based loop starts its data workers when it is built
+        self._hold_loading_guards()
+
+    def before_run(self, runner):
+        if not self._release.alive:
+            self._hold_loading_guards()
+        self._call('before_run', runner)
+
+    def after_run(self, runner):
+        self._call('after_run', runner)
+        self._release()
+
+    def get_triggered_stages(self):
+        """Return the stages at which a guard looks, for MMEngine's log."""
+        found = {stage for hook in self.hooks for stage in hook.get_triggered_stages()}
+        return [stage for stage in Hook.stages if stage in found]
+
+    def _hold_loading_guards(self):
+        loading.activate(self._loading)
+        # also where a run fails and its runner is thrown away
+        self._release = weakref.finalize(self, loading.deactivate, self._loading)
+
+    def _call(self, stage, *args, **kwargs):
+        for hook in self.hooks:
+            getattr(hook, stage)(*args, **kwargs)
+
+
+def _calling(stage):
+    def call(self, *args, **kwargs):
+        self._call(stage, *args, **kwargs)
+
+    call.__name__ = stage
+    return call
+
+
+for _stage in Hook.stages:
+    if _stage not in vars(GuardsHook):
+        setattr(GuardsHook, _stage, _calling(_stage))
+
+
+def guards_hook(cfg):
+    """Return the dict of the GuardsHook in a config, or None.
+
+    Args:
+        cfg: a Config or dict with ``custom_hooks`` and ``default_hooks``.
+    """
+    hooks = [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
+    kinds = [(hook, hook.get('type')) for hook in hooks if isinstance(hook, dict)]
+    return next((hook for hook, kind in kinds if kind is GuardsHook or str(kind).endswith('GuardsHook')), None)
+
+
+def check_names(names):
+    """Return names of guards as a tuple.
+
+    Raises:
+        ValueError: there is no guard of such a name.
+    """
+    for name in names:
+        if name not in GUARDS:
+            raise ValueError(f'there is no guard {name!r}{near_name(name, GUARDS)}; the guards are {", ".join(GUARDS)}')
+    return tuple(names)

@@ -1,0 +1,82 @@
+"""The guards on data loading: functions of the libraries that check more while a run asks for it.
+
+A transform is called deep inside a dataset, often in a data worker, where no hook of MMEngine reaches. So these guards
+take the place of functions of mmcv, MMEngine, mmdet and mmseg. While no guard is active, the functions do what they did
+before. A guard is active from the construction of a :class:`~mmdefmamba.guards.GuardsHook` until the end of its run.
+"""
+
+import functools
+import importlib
+from collections import Counter
+
+import wrapt
+
+from ..compat.data_workers import set_up_workers
+from ..compat.marks import replace
+
+#: The guards by name: the module after whose import each is put into place. Each is a module of this package with a
+#: function ``install(module)``.
+LOADING_GUARDS = {
+    'coco_annotations': 'mmdet.datasets.transforms.loading',
+    'damaged_images': 'mmcv.transforms.loading',
+    'label_maps': 'mmseg.datasets.transforms.loading',
+    'sample_errors': 'mmengine.dataset.base_dataset',
+}
+_active = Counter()  # how many runs ask for each guard
+_installed = set()
+
+
+def is_active(name):
+    """Return whether a run of this process asks for a guard."""
+    return _active[name] > 0
+
+
+def activate(names):
+    """Let guards hold, here and in the data workers that start from now on, until as many calls of :func:`deactivate`.
+
+    Args:
+        names: names of ``LOADING_GUARDS``.
+    """
+    for name in names:
+        _active[name] += 1
+        if name not in _installed:
+            _installed.add(name)
+            wrapt.register_post_import_hook(functools.partial(_install, name), LOADING_GUARDS[name])
+    _tell_workers()
+
+
+def deactivate(names):
+    """The end of what :func:`activate` began."""
+    _active.subtract(names)
+    _tell_workers()
+
+
+def guarded(owner, name, guard, make):
+    """Put a guard around a function of a library.
+
+    Args:
+        owner: the module or class that has the function.
+        name: of the function.
+        guard: name of the guard; while it is not active, the library's own function is called.
+        make: a function that takes the library's function and returns the guarded one.
+    """
+
+    def switched(original):
+        checking = make(original)
+
+        @functools.wraps(original)
+        def call(*args, **kwargs):
+            return (checking if is_active(guard) else original)(*args, **kwargs)
+
+        return call
+
+    replace(owner, name, switched, guard)
+
+
+def _install(name, module):
+    importlib.import_module(f'.{name}', __package__).install(module)
+
+
+def _tell_workers():
+    names = tuple(name for name in LOADING_GUARDS if is_active(name))
+    set_up_workers('guards', functools.partial(activate, names) if names else None)

@@ -1,0 +1,28 @@
+"""The logger of the package: INFO lines appear, and are part of the log of a run."""
+
+import logging
+import sys
+
+
+class _VisibleHandler(logging.Handler):
+    """Prints a record where the user looks: in the log of MMEngine's run, or on stderr.
+
+    What is logged while libraries are imported goes to stderr. Where the root logger has handlers, these print it.
+    """
+
+    def emit(self, record):
+        if record.name != 'mmdefmamba.compat' and 'mmengine.runner' in sys.modules:
+            from mmengine.logging import print_log
+
+            print_log(self.format(record), logger='current', level=record.levelno)
+        elif not logging.getLogger().handlers:
+            print(f'{record.name}: {self.format(record)}', file=sys.stderr)
+
+
+def make_visible():
+    """Let the logger ``mmdefmamba`` print INFO lines, unless the user has set another level; repeatable."""
+    logger = logging.getLogger('mmdefmamba')
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _VisibleHandler) for handler in logger.handlers):
+        logger.addHandler(_VisibleHandler())

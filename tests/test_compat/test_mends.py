@@ -1,0 +1,265 @@
+"""Mends: what importing the package changes, when, and how to leave it out."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import mmdefmamba
+from mmdefmamba import compat
+from mmdefmamba.compat import data_workers, find_loader, logged_metrics, thin_images, yaml_files
+from mmdefmamba.compat.marks import replace
+
+ROOT = Path(mmdefmamba.__file__).parents[1]
+LIBRARIES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cv2', 'torchvision', 'matplotlib')
+
+
+def run(code, **environment):
+    """What a fresh interpreter prints, to stdout and stderr."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+    inherited = {key: value for key, value in os.environ.items() if key not in ('MMDEFMAMBA_COMPAT', 'RANK')}
+    environment = {**inherited, 'PYTHONPATH': path, **environment}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), done.stderr.splitlines()
+
+
+LOADED = "import sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+
+
+@pytest.mark.parametrize(
+    ('imported', 'needed', 'not_needed'),
+    [
+        ('mmdefmamba', [], [*LIBRARIES, 'torch', 'numpy']),
+        ('mmdefmamba.compat', [], [*LIBRARIES, 'torch', 'numpy']),
+        ('mmdefmamba.ops', ['torch'], LIBRARIES),
+        ('mmdefmamba.models', ['torch', 'mmengine'], [name for name in LIBRARIES if name != 'mmengine']),
+    ],
+)
+def test_import_loads_only_what_it_needs(imported, needed, not_needed):
+    (names,), printed = run(f'import {imported}; {LOADED}')
+    names = set(names.split())
+    assert names >= set(needed)
+    assert not names & set(not_needed)
+    if imported != 'mmdefmamba.models':
+        assert [line for line in printed if 'data_workers' not in line] == []
+
+
+def test_importing_the_models_does_not_load_the_runner():
+    (count,), _ = run("import mmdefmamba.models, sys; print(sum(name.startswith('mmengine') for name in sys.modules))")
+    assert int(count) < 150
+    (found,), _ = run("import mmdefmamba.models, sys; print('mmengine.runner' in sys.modules)")
+    assert found == 'False'
+
+
+def test_each_room_can_be_imported_first():
+    """Each in a process of its own, forked from one that has imported only PyTorch."""
+    code = """
+import os, pkgutil, sys, torch, numpy, mmdefmamba
+names = [m.name for m in pkgutil.iter_modules(mmdefmamba.__path__) if m.name != 'app']
+for name in names:
+    child = os.fork()
+    if not child:
+        __import__(f'mmdefmamba.{name}')
+        import mmengine.runner
+        from mmengine.registry import DATASETS, HOOKS, MODELS
+        found = [MODELS.get('DefMamba'), DATASETS.get('Digits'), HOOKS.get('GuardsHook'), HOOKS.get('StepSeedHook')]
+        os._exit(None in found)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f'{name} cannot be imported first')
+print(len(names))
+"""
+    (count,), _ = run(code)
+    assert int(count) > 15
+
+
+def test_names_are_registered_whenever_mmengine_is_imported():
+    build = "from mmengine.registry import MODELS; print(type(MODELS.build(dict(type='DefMamba'))).__name__)"
+    for first in ('import mmdefmamba', 'import mmengine, mmdefmamba', 'import mmdet, mmdefmamba'):
+        assert run(f'{first}; {build}')[0] == ['DefMamba']
+    hooks = 'from mmengine.registry import DATASETS, HOOKS; import mmengine.runner; '
+    hooks += "print('Digits' in DATASETS.module_dict, 'GuardsHook' in HOOKS.module_dict)"
+    assert run(f'import mmdefmamba; {hooks}')[0] == ['True True']
+
+
+def test_each_mend_waits_for_its_library_and_reports_itself_once():
+    printed, logged = run(
+        'import mmdefmamba; before = mmdefmamba.compat.status(); import mmdet.models; '
+        'after = mmdefmamba.compat.status(); import mmseg.models; '
+        'print(*(f"{name} {before[name].state} {after[name].state}" for name in before), sep="\\n")'
+    )
+    states = {name: (before, after) for name, before, after in (line.split(maxsplit=2) for line in printed)}
+    assert states.keys() == compat.MENDS.keys()
+    assert {before for before, _ in states.values()} == {'waiting'}
+    applied = {'data_workers', 'logged_metrics', 'safe_loading', 'thin_images', 'yaml_files'}
+    assert applied <= {name for name, (_, after) in states.items() if after == 'applied'}
+    for name, (_, after) in states.items():
+        lines = [line for line in logged if f'mend {name}: {compat.MENDS[name].what}' in line]
+        assert len(lines) == (after == 'applied'), name
+
+
+def test_mends_are_applied_to_libraries_that_were_imported_before():
+    code = 'import mmdet.datasets, mmdefmamba; print(mmdefmamba.compat.status()["thin_images"].state)'
+    # mmdet itself needs the operators
+    assert run(f'import mmdefmamba.compat; {code}')[0] == ['applied']
+    code = 'import mmcv.image.geometric as g; before = g._scale_size; import mmdefmamba; print(before is g._scale_size)'
+    assert run(code)[0] == ['False']
+
+
+SHOW = 'import mmdefmamba, mmengine.runner; print(*(s.state for s in mmdefmamba.compat.status().values()))'
+
+
+def test_all_mends_can_be_left_out():
+    (states,), logged = run(SHOW, MMDEFMAMBA_COMPAT='off')
+    assert set(states.replace('left out', 'left_out').split()) == {'left_out'}
+    assert logged == []
+    code = 'import torch.utils.data._utils.worker as w; before = w._worker_loop; import mmdefmamba; '
+    code += 'import mmengine.runner; from mmengine.runner.checkpoint import CheckpointLoader as C; '
+    code += 'print(before is w._worker_loop, C._schemes[""].__module__)'
+    assert run(code, MMDEFMAMBA_COMPAT='off')[0] == ['True mmengine.runner.checkpoint']
+
+
+def test_single_mends_can_be_left_out():
+    code = 'import mmdefmamba, mmengine.runner; s = mmdefmamba.compat.status(); '
+    code += 'print(s["yaml_files"].state, s["safe_loading"].state, s["logged_metrics"].state, sep=", ")'
+    assert run(code, MMDEFMAMBA_COMPAT=' yaml_files, logged_metrics')[0] == ['left out, applied, left out']
+    assert run(code, MMDEFMAMBA_COMPAT='on')[0] == ['applied, applied, applied']
+
+
+@pytest.mark.parametrize('value', ['yaml_file', 'off,yaml_files', 'none'])
+def test_unknown_name_of_a_mend_is_an_error(value):
+    with pytest.raises(ValueError, match=rf"MMDEFMAMBA_COMPAT='{value}': there is no mend .*data_workers, find_loader"):
+        compat._left_out(value)
+    with pytest.raises(ValueError, match="did you mean 'yaml_files'"):
+        compat._left_out('yaml_file')
+
+
+def test_no_line_is_printed_by_other_ranks_and_quiet_loggers():
+    assert run('import mmdefmamba, mmengine.runner', RANK='1')[1] == []
+    quiet = "import logging; logging.getLogger('mmdefmamba').setLevel('WARNING'); import mmdefmamba, mmengine.runner"
+    assert run(quiet)[1] == []
+
+
+def test_lines_go_to_the_users_own_handlers_once():
+    code = 'import logging, sys; logging.basicConfig(level="INFO", stream=sys.stdout, format="mine %(message)s"); '
+    printed, logged = run(code + 'import mmdefmamba, mmengine.runner')
+    assert sum('mine mend yaml_files' in line for line in printed) == 1
+    assert not any('mend yaml_files' in line for line in logged)
+
+
+def test_lines_of_a_run_are_in_its_log(tmp_path):
+    code = f"""
+import logging, mmdefmamba, mmengine.runner
+from mmengine.logging import MMLogger
+MMLogger.get_instance('run', logger_name='run', log_file={str(tmp_path / 'log.txt')!r})
+logging.getLogger('mmdefmamba').info('a choice')
+"""
+    run(code)
+    assert 'a choice' in (tmp_path / 'log.txt').read_text()
+
+
+# ---- marks
+
+
+@pytest.mark.parametrize(
+    ('mend', 'name', 'value'),
+    [
+        (thin_images, '_scale_size', lambda size, scale: (0, 7)),
+        (logged_metrics, 'dump', lambda *args: None),
+        (yaml_files, 'Loader', type('Loader', (), {})),
+    ],
+)
+def test_a_mend_is_applied_once_and_not_misled_by_decorators(mend, name, value):
+    decorated = value
+    if not isinstance(value, type):
+
+        @functools.wraps(value)
+        def decorated(*args):
+            return value(*args)
+
+    owner = SimpleNamespace(**{name: decorated})  # as another package leaves it, with __wrapped__
+    assert mend.apply(owner) is True
+    mended = getattr(owner, name)
+    assert mended is not decorated
+    assert mend.apply(owner) is False and getattr(owner, name) is mended
+    if not isinstance(value, type):  # and as another package decorates it afterwards
+        owner = SimpleNamespace(**{name: functools.wraps(mended)(lambda *args: mended(*args))})
+        assert mend.apply(owner) is False
+    if mend is thin_images:
+        assert mended((4, 4), 1) == (1, 7)
+
+
+def test_marks_of_a_mend_and_a_guard_stand_side_by_side():
+    owner = SimpleNamespace(function=lambda: 'a')
+    for mark in ('one', 'two', 'one'):
+        replace(owner, 'function', lambda old, mark=mark: functools.wraps(old)(lambda: f'{old()}{mark}'), mark)
+    assert owner.function() == 'aonetwo'
+
+
+# ---- Python 3.14
+
+
+@pytest.mark.parametrize('name', ['mmcv_full_available', 'check_ops_exist'])
+def test_operators_are_found_without_find_loader(name, monkeypatch):
+    import pkgutil
+
+    module = SimpleNamespace(**{name: lambda: 1 / 0})
+    monkeypatch.delattr(pkgutil, 'find_loader', raising=False)
+    assert find_loader.apply(module) is True
+    for spec, expected in (
+        (SimpleNamespace(loader=object()), True),
+        (SimpleNamespace(loader=None), False),  # the stand-in
+        (None, False),
+    ):
+        monkeypatch.setattr('importlib.util.find_spec', lambda name, spec=spec: spec)
+        assert getattr(module, name)() is expected
+    monkeypatch.setattr(pkgutil, 'find_loader', lambda name: None, raising=False)
+    assert find_loader.apply(SimpleNamespace(**{name: None})) is False
+
+
+# ---- data workers
+
+
+def set_up():
+    os.environ['SET_UP'] = 'yes'
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
+def test_mends_hold_in_data_workers(method, tmp_path):
+    """A script with a dataset that does not import this package; __name__ as a module, so that nothing else does."""
+    (tmp_path / 'dataset_of_others.py').write_text(
+        'class Dataset:\n'
+        '    def __len__(self):\n        return 2\n'
+        '    def __getitem__(self, index):\n'
+        '        import sys, mmcv.image.geometric as g\n'
+        "        return g._scale_size((1, 4096), 0.01)[0], 'mmdefmamba' in sys.modules\n"
+    )
+    code = (
+        'import mmdefmamba, dataset_of_others\n'
+        'from torch.utils.data import DataLoader\n'
+        'loader = DataLoader(dataset_of_others.Dataset(), num_workers=1, batch_size=None, '
+        f'multiprocessing_context={method!r})\n'
+        'print([(int(a), bool(b)) for a, b in loader])\n'
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = {**os.environ, 'PYTHONPATH': path}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ['[(1, True), (1, True)]'], done.stderr
+
+
+def test_workers_call_what_was_set_up_for_them(monkeypatch):
+    monkeypatch.setattr(data_workers, '_setups', {})
+    data_workers.set_up_workers('a', set_up)
+    data_workers.set_up_workers('b', set_up)
+    data_workers.set_up_workers('b', None)
+    from torch.utils.data._utils import worker
+
+    restore, (setups,) = worker._worker_loop.__reduce__()
+    assert setups == (set_up,)
+    monkeypatch.setenv('SET_UP', 'no')
+    assert restore(setups) is worker._worker_loop
+    assert os.environ['SET_UP'] == 'yes'
