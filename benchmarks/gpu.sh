@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# All checks and measurements that need a GPU: first each GPU path against the reference, then the tables, each also as
-# CSV file and plot. Run one part per call; each takes less than nine minutes on an H100:
-#   bash benchmarks/gpu.sh checks       tests marked gpu
-#   bash benchmarks/gpu.sh scan         the scan alone, all backends, short and long
-#   bash benchmarks/gpu.sh backbone     images/s: backends, modes, architectures, torchvision's networks
-#   bash benchmarks/gpu.sh tasks        resolution; Mask R-CNN and UperNet with DefMamba and with Swin-T
-#   bash benchmarks/gpu.sh kernel       build mamba-ssm's kernel if nvcc is installed (run it first to compare the kernel)
+# Everything that needs a GPU to be decided. It first compares each GPU path with the reference, and then prints the
+# benchmark tables. Each table is also written as a CSV file and a plot.
+# Each call runs one part, which takes less than nine minutes on an H100:
+#   bash benchmarks/gpu.sh checks       the tests that are marked gpu
+#   bash benchmarks/gpu.sh scan         the scan alone: all backends, short and long sequences
+#   bash benchmarks/gpu.sh backbone     images/s: backends, modes, architectures, and torchvision's networks
+#   bash benchmarks/gpu.sh tasks        image sizes; Mask R-CNN and UperNet with Swin-T for comparison
+#   bash benchmarks/gpu.sh kernel       build mamba-ssm's kernel, if nvcc is installed; run it first
 #   bash benchmarks/gpu.sh              checks, scan, backbone and tasks, one after another
-# PYTHON (default: python) is the interpreter, OUT (default: work_dirs/benchmarks) the folder for CSV files and plots.
+# PYTHON=python names the interpreter. OUT=work_dirs/benchmarks names the folder for CSV files and plots.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -15,7 +16,7 @@ OUT=${OUT:-work_dirs/benchmarks}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 NINE_MINUTES=540
 
-"$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "gpu.sh needs a CUDA device, but torch finds no such device"'
+"$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "gpu.sh needs a CUDA device, but PyTorch finds none"'
 
 bench() {
     timeout "$NINE_MINUTES" "$PYTHON" "benchmarks/$1.py" --out "$OUT" --dtype bfloat16 "${@:2}"
@@ -61,6 +62,6 @@ for part in "${@:-all}"; do
     case $part in
         all) checks; scan; backbone; tasks ;;
         checks | scan | backbone | tasks | kernel) "$part" ;;
-        *) echo "unknown part: $part. The first lines of this file list the parts" >&2; exit 2 ;;
+        *) echo "unknown part: $part; the parts are checks, scan, backbone, tasks and kernel" >&2; exit 2 ;;
     esac
 done
