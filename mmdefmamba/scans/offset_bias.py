@@ -29,8 +29,8 @@ class OffsetBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.01)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # DefMamba has resized the tables of another image size before (models/bias_tables.py). For any other size MMEngine
-        # would only warn, keep the random table, and the scores would be wrong.
+        # DefMamba has resized the tables of another image size before (models/bias_tables.py). For any other table
+        # MMEngine would only warn, keep the random one, and the scores would be wrong.
         table = state_dict.get(prefix + 'table')
         if table is not None and table.shape != self.table.shape:
             raise ValueError(

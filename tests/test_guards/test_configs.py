@@ -97,7 +97,7 @@ SETTINGS = {
     f'{PARAMWISE}.custom_keys.A_log.lr_mul=2': f"{NOT_READ} '{PARAMWISE}.custom_keys.A_log.lr_mul', "
     "did you mean 'lr_mult'?",
     'optim_wrapper.optimizer.weight_decay=None': 'scales weight_decay, but optim_wrapper.optimizer does not set it',
-    'optim_wrapper.optimizer.lr=None': f'{PARAMWISE}.custom_keys scales lr, but optim_wrapper.optimizer does not set it',
+    'optim_wrapper.optimizer.lr=None': 'custom_keys scales lr, but optim_wrapper.optimizer does not set it',
 }
 
 

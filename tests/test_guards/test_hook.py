@@ -86,7 +86,7 @@ def test_each_guard_can_be_left_out(name):
 
 
 def test_unknown_name_of_a_guard_is_an_error():
-    with pytest.raises(ValueError, match="there is no guard 'clas_count', did you mean 'class_count'.; the guards are"):
+    with pytest.raises(ValueError, match=r"there is no guard 'clas_count', did you mean 'class_count'\?; the guards are"):
         GuardsHook(leave_out=['clas_count'])
 
 
@@ -196,7 +196,7 @@ def test_guards_stop_a_training_with_the_librarys_own_runner(tiny):
     cfg = Config.fromfile(data.config)
     cfg.update(work_dir=str(data.work_dir), launcher='none')
     cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = 3
-    with pytest.raises(ValueError, match='head.num_classes is 3, but CustomDataset has 2 classes'):
+    with pytest.raises(ValueError, match=r'head\.num_classes is 3, but CustomDataset has 2 classes'):
         Runner.from_cfg(cfg).train()
     cfg = Config.fromfile(data.config)
     cfg.update(work_dir=str(data.work_dir), launcher='none', optim_wraper=dict())
@@ -225,7 +225,7 @@ def test_an_error_of_a_sample_keeps_its_kind_while_no_guard_is_active():
     with pytest.raises(KeyError):
         dataset[0]
     guards = GuardsHook()
-    with pytest.raises(RuntimeError, match="sample 0 of Broken, a.png: KeyError: 'mask'"):
+    with pytest.raises(RuntimeError, match=r"sample 0 of Broken, a\.png: KeyError: 'mask'"):
         dataset[0]
     guards.after_run(SimpleNamespace())
     with pytest.raises(KeyError):
