@@ -1,9 +1,9 @@
-"""The authors' released checkpoints, in our naming and back.
+"""Conversion of the authors' released checkpoints to the names of this package, and back.
 
-Their classification files hold ``model`` and, from training, ``model_ema``; their detection and segmentation files a
-``state_dict`` with ``backbone.`` before the same names, an output norm for each stage and no classifier. Ours are
-named as mmpretrain's ``ImageClassifier`` and any mmdet or mmseg model name them: ``backbone.*`` and ``head.fc.*``.
-Tensors are never changed, only renamed: the released layouts are ours.
+The authors' classification files have ``model`` and, during training, ``model_ema``. Their detection and segmentation
+files have a ``state_dict`` with ``backbone.`` before the same names, an output norm for each stage and no classifier.
+The names of this package are those of mmpretrain's ``ImageClassifier`` and of all mmdet and mmseg models:
+``backbone.*`` and ``head.fc.*``. Tensors are only renamed, never changed: both sides have the same layouts.
 
 Source: names and shapes of the authors' implementation, https://github.com/leiyeliu/DefMamba.
 """
@@ -31,7 +31,7 @@ from ..version import __version__
 
 SCHEME = 'released://'
 
-# (ours, theirs), each less a final `.weight` or `.bias`; {i} is a stage, {j} a block of it.
+# Pairs (our name, their name) without a final `.weight` or `.bias`; {i} is a stage, {j} a block of it.
 _BACKBONE = (
     ('stem.0.conv', 'patch_embed.0'),
     ('stem.0.norm', 'patch_embed.2'),
@@ -63,12 +63,12 @@ _BACKBONE = (
         )
     ),
 )
-_LISTED = 20  # names in an error message
-_NUMBER = '(?:0|[1-9][0-9]*)'  # of a stage or block: not 00, nor digits of other scripts
+_LISTED = 20  # how many names an error lists
+_NUMBER = '(?:0|[1-9][0-9]*)'  # of a stage or block: neither 00 nor digits of other scripts
 
 
 class Network(NamedTuple):
-    """What the shapes in a checkpoint say about its network.
+    """The network that the shapes in a checkpoint belong to.
 
     ``arch`` is 'tiny', 'small', 'base', or a dict of ``embed_dims`` and ``depths``; ``formulation`` 'paper' or
     'released'; ``num_classes`` None without a classification head.
@@ -80,30 +80,30 @@ class Network(NamedTuple):
 
 
 def convert_released(checkpoint, ema=False):
-    """Rename the authors' parameters to ours.
+    """Rename the authors' parameters to the names of this package.
 
     Args:
-        checkpoint: a whole file as loaded, or its state dict alone; of the authors' classification, detection or
-            segmentation. ``module.`` before all names, from distributed training, is dropped.
+        checkpoint: a loaded file or its state dict, of the authors' classification, detection or segmentation.
+            ``module.`` before all names, from distributed training, is dropped.
         ema: take the averaged weights, ``model_ema``.
 
     Returns:
-        A state dict, the same tensors as given: ``backbone.*`` and, of a classification file, ``head.fc.*`` with the
-        classifier's norm as the last stage's output norm. Of a detection or segmentation file all four output norms,
-        and whatever does not begin with ``backbone.`` (neck, heads: mmdet's and mmseg's names) unchanged.
+        A state dict with the same tensors. For a classification file: ``backbone.*`` and ``head.fc.*``, with the norm
+        of the classifier as the output norm of the last stage. For a detection or segmentation file: all four output
+        norms; names that do not begin with ``backbone.`` (neck and heads, mmdet's and mmseg's names) stay.
 
     Raises:
-        ValueError: no weights in the file, no DefMamba, names missing or left over, or shapes that do not fit their
-            neighbours; all are listed, in the file's own naming.
+        ValueError: the file has no weights or is not a DefMamba, names are missing or left over, or shapes do not fit
+            each other; lists all of them, under the names of the file.
     """
     weights = _weights(checkpoint, ema)
     if any(name.startswith('backbone.stages.') for name in weights):
-        raise ValueError('these weights are in the naming of mmdefmamba already: load them as they are')
+        raise ValueError('these weights have the names of mmdefmamba already: load them as they are')
     stages = _num_stages(weights, rf'(?:backbone\.)?layers\.({_NUMBER})\.')
     if not stages:
         raise ValueError(
-            f'no checkpoint of a DefMamba: none of its {len(weights)} parameters ({some(weights)}) is named '
-            "as in the authors' implementation, layers.<stage>.blocks.<block>.*"
+            f'not a checkpoint of a DefMamba: it has {len(weights)} parameters ({some(weights)}), and no name has the '
+            "form of the authors' implementation, layers.<stage>.blocks.<block>.*"
         )
     names = _Names(any(name.startswith('backbone.') for name in weights), stages)
     converted = {names.ours(name): weight for name, weight in weights.items()}
@@ -112,25 +112,25 @@ def convert_released(checkpoint, ema=False):
 
 
 def export_released(state_dict):
-    """The inverse of :func:`convert_released`: our parameters in the authors' naming, bit for bit.
+    """Rename parameters of this package to the authors' names, the inverse of :func:`convert_released`.
 
     Args:
-        state_dict: of a classifier (``backbone.*`` with the last output norm alone, ``head.fc.*``), or of a detector
-            or segmentor with all output norms, whose other parameters stay as they are.
+        state_dict: of a classifier (``backbone.*`` with only the last output norm, and ``head.fc.*``), or of a detector
+            or segmentor with all output norms, whose other parameters keep their names.
 
     Returns:
-        A state dict for the authors' code, the same tensors as given; save it as ``{'model': ...}``
-        (classification) or ``{'state_dict': ...}``.
+        A state dict with the same tensors for the authors' code. Save it as ``{'model': ...}`` (classification) or
+        ``{'state_dict': ...}``.
 
     Raises:
-        ValueError: another formulation than 'released', other scans, or anything else that the authors' code has
-            no name or no place for.
+        ValueError: the formulation is not 'released', the scans are others, or the authors' code has no name for a
+            parameter.
     """
     network = infer_network(state_dict)
     if network.formulation != 'released':
         raise ValueError(
-            f"the authors' code computes formulation='released', these weights belong to {network.formulation!r}: "
-            'it could load neither their offset bias tables nor what they mean'
+            f"the authors' code computes formulation='released', but these weights belong to {network.formulation!r}. "
+            'It cannot load their offset bias tables'
         )
     stages = _num_stages(state_dict, rf'backbone\.stages\.({_NUMBER})\.')
     output_norms = {name.split('.')[1] for name in state_dict if re.match(r'backbone\.norm\d+\.', name)}
@@ -138,24 +138,26 @@ def export_released(state_dict):
     names = _Names(not classifier, stages)
     exported = {names.theirs(name): weight for name, weight in state_dict.items()}
     if len(exported) < len(state_dict):
-        raise ValueError("some parameters are here twice, in mmdefmamba's naming and in the authors'")
+        raise ValueError(
+            'some parameters are given twice, under the names of mmdefmamba and under those of the authors'
+        )
     _check(exported, state_dict, names)
     return exported
 
 
 def infer_network(state_dict):
-    """Tell arch, formulation and number of classes from a state dict in our naming.
+    """Find arch, formulation and number of classes of a state dict with the names of this package.
 
     Args:
         state_dict: with ``backbone.*`` and perhaps ``head.fc.*``.
 
     Returns:
-        A :class:`Network`. The formulation shows in the offset bias tables: 7 x 7 in every stage is 'released'; in
-        the paper's they halve from stage to stage, so that its last one may be 7 x 7 as well.
+        A :class:`Network`. The formulation follows from the offset bias tables, see
+        :func:`~mmdefmamba.models.bias_tables.formulation_of_tables`.
 
     Raises:
-        ValueError: no DefMamba backbone, a stage or all offset bias tables are missing, or tables that belong to
-            neither formulation.
+        ValueError: there is no DefMamba backbone, a stage or all offset bias tables are missing, or the tables belong
+            to neither formulation.
     """
     embed_dims, depths = _sizes(state_dict)
     arch = {'embed_dims': embed_dims, 'depths': depths}
@@ -166,7 +168,9 @@ def infer_network(state_dict):
         if match:
             tables.setdefault(int(match[1]), set()).add(tuple(weight.shape[1:]))
     if sorted(tables) != list(range(len(depths))) or any(len(sizes) > 1 for sizes in tables.values()):
-        raise ValueError(f'every stage needs offset bias tables of one size to tell the formulation, got {tables}')
+        raise ValueError(
+            f'cannot tell the formulation: each stage must have offset bias tables of one size, got {tables}'
+        )
     sizes = [tables[stage].pop() for stage in range(len(depths))]
     formulation = formulation_of_tables(sizes) if all(len(size) == 2 for size in sizes) else None
     if formulation is None:
@@ -183,21 +187,21 @@ def convert_file(source, target, ema=False, trust=False):
 
     Args:
         source: path of the authors' file.
-        target: path of the checkpoint to write, replaced whole or not at all.
+        target: path of the checkpoint to write. An existing file is replaced only when the new one is complete.
         ema: take the averaged weights, ``model_ema``.
-        trust: load whatever is pickled in the file: its author can run any code here.
+        trust: load everything that is pickled in the file. Its author can then run code here.
 
     Returns:
-        What was written, a dict with ``state_dict`` and ``meta``: arch, formulation, num_classes, ema, name and
-        sha256 of the source, version of mmdefmamba.
+        The dict that was written, with ``state_dict`` and ``meta``: arch, formulation, num_classes, ema, name and
+        sha256 of the source, and version of mmdefmamba.
 
     Raises:
-        ValueError: ``target`` is ``source``, or what :func:`convert_released` raises.
-        pickle.UnpicklingError: the file brings more than tensors and plain data, and is not trusted.
-        OSError, RuntimeError: a file that is not there, is damaged, or cannot be written.
+        ValueError: ``target`` is ``source``, or :func:`convert_released` refuses the file.
+        pickle.UnpicklingError: the file contains more than tensors and plain data, and is not trusted.
+        OSError, RuntimeError: a file does not exist, is damaged, or cannot be written.
     """
     if os.path.realpath(source) == os.path.realpath(target):
-        raise ValueError(f'{target} is the file to convert: give the converted one another name')
+        raise ValueError(f'{target} is the file to convert: give the converted file another name')
     with _authors_file(), trust_checkpoints(source) if trust else contextlib.nullcontext():
         state_dict = convert_released(load_safely(source, 'cpu'), ema)
     network = infer_network(state_dict)
@@ -208,7 +212,7 @@ def convert_file(source, target, ema=False, trust=False):
         'mmdefmamba_version': __version__,
     }
     checkpoint = {'meta': meta, 'state_dict': state_dict}
-    # written beside the target and moved: nobody ever sees half a file
+    # written beside the target and then moved: an incomplete file never has the target's name
     part = f'{target}.{os.getpid()}.part'
     try:
         with open(part, 'xb') as file:
@@ -221,10 +225,10 @@ def convert_file(source, target, ema=False, trust=False):
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def load_from_released(filename, map_location=None):
-    """Load a file of the authors wherever MMEngine takes a checkpoint: ``released://`` before its path or URL.
+    """Load a file of the authors wherever MMEngine takes a checkpoint: write ``released://`` before its path or URL.
 
-    For ``init_cfg``, ``load_from`` and the command line of every tool. Said, not guessed from the names in a file:
-    what is loaded without the scheme stays what is in the file. (MMEngine's log line cuts ten letters, `load_from_`.)
+    This works in ``init_cfg``, in ``load_from`` and on the command line of each tool. A file that is loaded without the
+    scheme is not converted. (MMEngine's log line cuts ten letters, `load_from_`, off the name of this function.)
 
     Returns:
         A dict with ``meta`` (arch, formulation, num_classes) and ``state_dict``.
@@ -242,9 +246,9 @@ def load_from_released(filename, map_location=None):
 
 @contextlib.contextmanager
 def _authors_file():
-    """Read one of the authors' files; say what to do where it is refused."""
+    """Read one of the authors' files; if it is refused, the error says what to do."""
     try:
-        # their training pickles its settings, a CfgNode: a dict, and read as no more than that
+        # the authors' training pickles its settings, a CfgNode, which is read as a plain dict
         with torch.serialization.safe_globals([(OrderedDict, 'yacs.config.CfgNode')]):
             yield
     except pickle.UnpicklingError as error:
@@ -255,7 +259,7 @@ def _authors_file():
 
 
 class _Names:
-    """The two namings of one kind of file; a name that the other side does not know stays as it is."""
+    """The names of both sides for one kind of file; a name that the other side does not know stays as it is."""
 
     def __init__(self, downstream, stages):
         prefix = 'backbone.' if downstream else ''
@@ -275,7 +279,7 @@ class _Names:
         return self._renamed(name, self._to_theirs)
 
     def others(self, name):
-        """Whether a name of an authors' file belongs to a neck or head, whose names are none of our business."""
+        """Return whether a name in one of the authors' files belongs to a neck or head: these keep their names."""
         return self.downstream and not re.match(r'(backbone|patch_embed|layers|outnorm\d+|classifier)\.', name)
 
     @staticmethod
@@ -293,7 +297,7 @@ def _pattern(name):
 
 
 def _weights(checkpoint, ema):
-    """The state dict of a file, or the state dict itself, without ``module.``."""
+    """Return the state dict of a file, or the given state dict, without ``module.``."""
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'a checkpoint must be a dict, got {type(checkpoint).__name__}')
     part = 'model_ema' if ema else next((part for part in ('model', 'state_dict') if part in checkpoint), None)
@@ -319,14 +323,14 @@ def _num_stages(names, pattern):
 
 
 def _sizes(state_dict):
-    """embed_dims and depths, tuples of one number a stage, from a state dict in our naming."""
+    """Return embed_dims and depths, one number per stage each, of a state dict with the names of this package."""
     depths, dims, last = {}, {}, {}
     for name, weight in state_dict.items():
         match = re.match(rf'backbone\.stages\.({_NUMBER})\.({_NUMBER})\.(norm[12]\.)?', name)
         if match:
             stage, block = int(match[1]), int(match[2])
             if max(stage, block) >= len(state_dict):  # more than there are parameters: do not count up to it
-                raise ValueError(f'no DefMamba: {name} is of stage {stage}, block {block}')
+                raise ValueError(f'not a DefMamba: {name} belongs to stage {stage}, block {block}')
             depths[stage] = max(depths.get(stage, 0), block + 1)
             last[stage] = name
             if match[3]:
@@ -335,12 +339,12 @@ def _sizes(state_dict):
     if lost := [stage for stage in stages if stage not in dims]:
         found = f', while there is {last[max(last)]}' if last else ''
         raise ValueError(f'no norms of blocks in stage {lost}{found}: a whole stage is missing, or this is no DefMamba')
-    # the most frequent width: one parameter of another shape is the odd one, not all the others
+    # the most frequent width: a single parameter of another shape is then the one that is reported
     return tuple(statistics.mode(dims[stage]) for stage in stages), tuple(depths[stage] for stage in stages)
 
 
 def _check(theirs, ours, names):
-    """Compare a state dict, given in both namings, with what the released network has; raise on any difference."""
+    """Compare a state dict, given under the names of both sides, with the released network; refuse any difference."""
     embed_dims, depths = _sizes(ours)
     last = len(depths) - 1
     with torch.device('meta'):  # names and shapes alone: no memory, and no random numbers drawn

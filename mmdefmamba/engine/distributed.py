@@ -1,8 +1,7 @@
 """Distributed runs without a GPU.
 
-MMEngine puts every process of a distributed run on a CUDA device, with no way around it: ``init_dist`` calls
-``torch.cuda.set_device``, and its wrapper gets the device of LOCAL_RANK. This lets ``dist_train.sh CONFIG 2`` run on a
-CPU, to debug and to test.
+MMEngine puts each process of a distributed run on a CUDA device: ``init_dist`` calls ``torch.cuda.set_device``, and its
+wrapper gets the device of LOCAL_RANK. This module lets ``dist_train.sh CONFIG 2`` run on a CPU, to debug and to test.
 """
 
 from datetime import timedelta
@@ -17,7 +16,7 @@ from mmengine.model import (
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.utils import digit_version
 
-# The wrapper that a strategy of MMEngine's FlexibleRunner takes where the config names none, without its prefix.
+# The wrapper that a strategy of MMEngine's FlexibleRunner uses by default, without its prefix `MM`.
 _WRAPPERS = dict(DDPStrategy='DistributedDataParallel', FSDPStrategy='FullyShardedDataParallel')
 
 
@@ -26,8 +25,8 @@ class AnyDeviceDistributedDataParallel(MMDistributedDataParallel):
     """MMEngine's distributed wrapper, for models on a CPU as well.
 
     Args:
-        module: the model. On a CPU its SyncBatchNorm layers become plain ones: PyTorch has no others there.
-        device_ids: as MMEngine gives it; of no meaning on a CPU.
+        module: the model. On a CPU its SyncBatchNorm layers become plain ones: PyTorch has no SyncBatchNorm there.
+        device_ids: as MMEngine gives it; ignored on a CPU.
         **kwargs: as for ``MMDistributedDataParallel``.
     """
 
@@ -43,7 +42,7 @@ class AnyDeviceFullyShardedDataParallel(MMFullyShardedDataParallel):
 
     Args:
         module: the model.
-        device_id: as MMEngine gives it, the local rank; of no meaning on a CPU.
+        device_id: the local rank, as MMEngine gives it; ignored on a CPU.
         **kwargs: as for ``MMFullyShardedDataParallel``.
 
     Raises:
@@ -52,10 +51,10 @@ class AnyDeviceFullyShardedDataParallel(MMFullyShardedDataParallel):
 
     def __init__(self, module, device_id=None, **kwargs):
         if get_device() == 'cpu':
-            # said now, and not after an epoch; seen in 2.7 to 2.12
+            # refused before the run, which would crash after its first epoch; seen in 2.7 to 2.12
             if digit_version(torch.__version__) < digit_version('2.14'):
                 raise RuntimeError(
-                    f'FSDP on a CPU needs PyTorch 2.14, this is {torch.__version__}: older ones crash where a '
+                    f'FSDP on a CPU needs PyTorch 2.14, but this is {torch.__version__}: older releases crash when a '
                     "checkpoint is saved. On a CPU use strategy = dict(type='DDPStrategy')"
                 )
             device_id = torch.device('cpu')
@@ -63,17 +62,17 @@ class AnyDeviceFullyShardedDataParallel(MMFullyShardedDataParallel):
 
 
 def init_without_gpu(cfg):
-    """Start the process group over gloo where the launcher asks for a distributed run and there is no accelerator.
+    """Start the process group over gloo if the launcher asks for a distributed run and there is no accelerator.
 
-    Call it before a runner is built from ``cfg``. The backend in ``cfg.env_cfg`` is not changed: the runner saves
-    ``cfg``, and what is saved shall run on a GPU, too.
+    Call it before a runner is built from ``cfg``. It does not change the backend in ``cfg.env_cfg``: the runner saves
+    ``cfg``, and the saved config must also run on a GPU.
 
     Args:
-        cfg: the whole config; its ``model_wrapper_cfg``, or its ``strategy`` where it asks for a FlexibleRunner, is
-            changed to a wrapper that works on any device.
+        cfg: the whole config. Its ``model_wrapper_cfg``, or its ``strategy`` for a FlexibleRunner, is changed to a
+            wrapper that works on any device.
 
     Returns:
-        What was done and why, one line; None where nothing was.
+        A line for the log that says what was done and why, or None if nothing was done.
 
     Raises:
         ValueError: the launcher is not ``pytorch``.
@@ -82,7 +81,7 @@ def init_without_gpu(cfg):
         return None
     if cfg.launcher != 'pytorch':
         raise ValueError(
-            f'--launcher {cfg.launcher} needs a GPU and PyTorch sees none here; on a CPU use tools/dist_*.sh or '
+            f'--launcher {cfg.launcher} needs a GPU, but PyTorch finds none. On a CPU use tools/dist_*.sh or '
             '--launcher pytorch'
         )
     if cfg.get('runner_type') == 'FlexibleRunner':
@@ -95,7 +94,7 @@ def init_without_gpu(cfg):
         cfg.model_wrapper_cfg = _on_any_device(wrapper, 'DistributedDataParallel')
     timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
     torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
-    return 'distributed over gloo, on the CPU, SyncBN as plain BN: PyTorch sees no GPU here'
+    return 'distributed over gloo on the CPU, with plain BN instead of SyncBN, because PyTorch finds no GPU'
 
 
 def _on_any_device(wrapper, kind):

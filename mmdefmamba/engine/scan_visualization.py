@@ -1,4 +1,4 @@
-"""Pictures of points and scan orders, written while a network is trained."""
+"""A hook that draws points and scan orders during training."""
 
 import torch
 from mmengine.dist import master_only
@@ -9,23 +9,23 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class ScanVisualizationHook(Hook):
-    """Draw what a block does with a few images, every so many epochs or iterations, and before the first.
+    """Draw what a block does with a few images, before training and then at a fixed interval.
 
-    The pictures go to ``runner.visualizer``, that is to all of its backends: as files under ``vis_data/vis_image`` for
-    LocalVisBackend, to the images of TensorBoard for TensorboardVisBackend. Training is the same with and without the
-    hook, bit for bit: modes and random numbers are put back. Of several processes the first draws.
+    The pictures go to all backends of ``runner.visualizer``: LocalVisBackend writes files under ``vis_data/vis_image``,
+    TensorboardVisBackend adds images to TensorBoard. The hook restores modes and random numbers, so training is the
+    same with and without it, bit for bit. In a distributed run the first process draws.
 
     Args:
-        interval: epochs from one picture to the next, or iterations with ``by_epoch=False``.
+        interval: epochs from one picture to the next; iterations with ``by_epoch=False``.
         by_epoch: whether ``interval`` counts epochs.
-        images: how many to draw, evenly spread over the validation set, or the training set where there is none.
-        stage, block: which block, see :func:`~mmdefmamba.analysis.trace_blocks`.
-        scan: whose order, see :meth:`~mmdefmamba.analysis.BlockTrace.scan_index`.
+        images: how many images to draw, evenly spread over the validation set, or over the training set without one.
+        stage, block: which block to draw, see :func:`~mmdefmamba.analysis.trace_blocks`.
+        scan: the scan whose order is drawn, see :meth:`~mmdefmamba.analysis.BlockTrace.scan_index`.
 
     Raises:
-        ValueError: an interval or a number of images that is not positive, when built; a block, scan or backbone that
-            the model does not have, before training; a model that is sharded over processes, which one of them cannot
-            run alone.
+        ValueError: when built: an interval or a number of images that is not positive. Before training: a block, scan
+            or backbone that the model does not have, or a model that FSDP shards over processes, since one process
+            cannot run it alone.
     """
 
     priority = 'LOW'
@@ -41,7 +41,7 @@ class ScanVisualizationHook(Hook):
     def before_train(self, runner):
         if 'FullySharded' in type(runner.model).__name__:
             raise ValueError(
-                'ScanVisualizationHook cannot draw a model that FSDP shards over processes: leave the hook out'
+                'ScanVisualizationHook cannot draw a model that FSDP shards over processes. Remove the hook'
             )
         self._draw(runner, runner.epoch if self.by_epoch else runner.iter)
 
@@ -55,13 +55,13 @@ class ScanVisualizationHook(Hook):
 
     @master_only
     def _draw(self, runner, step):
-        # imported here: matplotlib takes a second that only those who draw should wait for
+        # imported here, because importing matplotlib takes a second
         from ..analysis.modes import evaluating, same_random_numbers
         from ..analysis.trace import find_backbone, trace_blocks
         from ..visualization import draw_points, draw_scan_order, figure_to_rgb
         from ..visualization.inputs import dataset_images, network_inputs
 
-        # a wrapper's forward talks to the other processes, which are not here
+        # not the wrapper: its forward would wait for the other processes
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         with evaluating(model), same_random_numbers(), torch.no_grad():
             loop = runner.val_loop or runner.train_loop

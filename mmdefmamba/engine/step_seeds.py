@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed, the rank and the step alone, so that a resumed run draws the same ones."""
+"""Random numbers that depend only on the seed, the rank and the step, so that a resumed run draws the same ones."""
 
 import itertools
 import logging
@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import BatchSampler
 
-# What a step is about to do: each draws from random numbers of its own.
+# The purposes for which a step draws random numbers; each has a seed of its own.
 EPOCH, STEP, LOAD = range(3)
 
 
@@ -22,7 +22,7 @@ def seed_step(runner, purpose, step):
     """Seed Python, NumPy and PyTorch for one step of a run.
 
     Args:
-        runner: its ``seed`` is mixed in, and the rank, so that processes drop different paths.
+        runner: its ``seed`` and the rank are part of the seed, so that processes drop different paths.
         purpose: ``EPOCH``, ``STEP`` or ``LOAD``.
         step: number of the epoch or iteration.
     """
@@ -34,11 +34,11 @@ def seed_step(runner, purpose, step):
 
 @HOOKS.register_module()
 class StepSeedHook(Hook):
-    """Seed every epoch and every iteration anew.
+    """Seed each epoch and each iteration.
 
-    Without it a resumed run draws other augmentations and drops other paths than the uninterrupted one. With it and
-    ``randomness.seed`` set, both end with the same weights, bit for bit, on a CPU and with ``num_workers=0``: data
-    workers have random numbers of their own, which go on from epoch to epoch where workers are persistent.
+    Without this hook a resumed run draws other augmentations and drops other paths than an uninterrupted one. With it
+    and with ``randomness.seed`` set, both end with the same weights, bit for bit, on a CPU and with ``num_workers=0``. Data
+    workers have random numbers of their own, which persistent workers continue from epoch to epoch.
     """
 
     def before_train_epoch(self, runner):
@@ -50,17 +50,17 @@ class StepSeedHook(Hook):
 
 @LOOPS.register_module()
 class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
-    """MMEngine's IterBasedTrainLoop that resumes at once, and on the batch that an uninterrupted run would see.
+    """MMEngine's IterBasedTrainLoop, which here resumes at once, with the batch that an uninterrupted run would see.
 
-    MMEngine's own loads and throws away every batch that was already trained on: hours at iteration 120,000. Here the
-    sampler alone is advanced.
+    MMEngine's own loop loads each batch that was already trained on and drops it, which takes hours at iteration
+    120,000. This loop only advances the sampler.
 
     Args:
         runner, dataloader, max_iters, ...: as for MMEngine's IterBasedTrainLoop.
     """
 
     def run(self):
-        """Train to the last iteration; returns the model."""
+        """Train to the last iteration and return the model."""
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         if self._iter > 0:
@@ -84,7 +84,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             self.dataloader_iterator = type(self.dataloader_iterator)(self.dataloader)
             return
         print_log(
-            f'loading {batches} batches that were trained on already, to drop them: only InfiniteSampler with plain '
+            f'loading and dropping {batches} batches that were already trained on: only InfiniteSampler with plain '
             f'batches can be advanced, got {type(sampler).__name__} and {type(batch_sampler).__name__}',
             logger='current',
             level=logging.WARNING,
