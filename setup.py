@@ -45,10 +45,18 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     keywords=['computer vision', 'mamba', 'state space model', 'backbone'],
-    classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+    classifiers=[
+        # The workflow for a public host tests each of these.
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Programming Language :: Python :: 3.14',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
     packages=find_packages(include=['mmdefmamba', 'mmdefmamba.*']),
     package_data={'mmdefmamba': ['report/*.jinja']},
-    python_requires='>=3.10,<3.14',  # mmengine calls pkgutil.find_loader, which is gone from 3.14
+    python_requires='>=3.10',
     install_requires=requirements('runtime') + unprovided(requirements('openmmlab')),
     extras_require={
         'app': ['gradio>=6'],  # tools/app.py

@@ -1,4 +1,4 @@
-"""Whole networks: DefMamba on any backend and torchvision's Swin-T and ConvNeXt-T, by turns in one run."""
+"""Time whole networks, in turns in one run: DefMamba on any backend, and torchvision's Swin-T and ConvNeXt-T."""
 
 import argparse
 import functools
@@ -15,8 +15,8 @@ def main():
     add_arguments(parser)
     parser.add_argument('--networks', nargs='+', default=['small', 'small:loop', 'swin_t'], choices=NAMES)
     parser.add_argument('--modes', nargs='+', default=['eager'], choices=MODES)
-    parser.add_argument('--training', action='store_true', help='forward + backward instead of inference')
-    parser.add_argument('--channels-last', action='store_true', help='weights and images in channels_last')
+    parser.add_argument('--training', action='store_true', help='time forward + backward instead of inference')
+    parser.add_argument('--channels-last', action='store_true', help='store weights and images in channels_last')
     parser.add_argument('--batch', type=int, default=4)
     parser.add_argument('--size', type=int, default=224)
     args = parser.parse_args()
@@ -27,14 +27,14 @@ def main():
     if 'graph' in args.modes and args.device == 'cpu':
         parser.error('--modes graph needs --device cuda')
     if args.training and any(name.endswith(':loop') for name in args.networks):
-        parser.error('the loop has no backward worth the name: leave --training or the loop')
+        parser.error('the backward of the loop is too slow to be timed: leave out --training or the loop')
 
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     images = torch.randn(args.batch, 3, args.size, args.size, device=args.device).to(memory_format=layout)
     steps, rows = {}, []
     for name in args.networks:
         if reason := unavailable(name, args.device, dtype):
-            print(f'{name}: not here, {reason}')
+            print(f'{name}: cannot run here: {reason}')
             continue
         model = build(name, args.device).to(memory_format=layout)
         for mode in args.modes:

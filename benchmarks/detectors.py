@@ -1,4 +1,4 @@
-"""Training steps of whole detectors and segmentors: DefMamba against Swin-T in the same head, by turns in one run."""
+"""Time training steps of detectors and segmentors, in turns in one run: DefMamba and Swin-T with the same head."""
 
 import argparse
 import copy
@@ -25,7 +25,7 @@ SWIN_T = dict(
     drop_path_rate=0.2,
     out_indices=(0, 1, 2, 3),
 )
-# name -> scope, config file; the heads take the four widths that DefMamba-S and Swin-T share
+# name -> (scope, config file). DefMamba-S and Swin-T have the same four widths, which the heads take.
 DETECTORS = {
     'mask_rcnn': ('mmdet', 'detection/mask_rcnn_defmamba_s_1x.py'),
     'upernet': ('mmseg', 'segmentation/upernet_defmamba_s_160k.py'),
@@ -33,7 +33,7 @@ DETECTORS = {
 
 
 def build(detector, backbone, scan_backend, cfg_options=None):
-    """Mask R-CNN or UperNet with random weights on 'small', DefMamba-S, or 'swin_t'."""
+    """Return Mask R-CNN or UperNet with random weights; the backbone is 'small' (DefMamba-S) or 'swin_t'."""
     if backbone not in ('small', 'swin_t'):
         raise ValueError(f"the heads fit the widths of 'small' and 'swin_t', got {backbone!r}")
     scope, path = DETECTORS[detector]
@@ -59,7 +59,7 @@ def build(detector, backbone, scan_backend, cfg_options=None):
 
 
 def make_batch(detector, batch, height, width):
-    """Random images with random annotations: eight boxes with masks, or a class for every pixel."""
+    """Return random images with random annotations: eight boxes with masks, or one class per pixel."""
     random = np.random.default_rng(0)
     inputs = [torch.from_numpy(random.integers(0, 256, (3, height, width), dtype=np.uint8)) for _ in range(batch)]
     meta = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width), scale_factor=(1, 1))
@@ -91,7 +91,7 @@ def make_batch(detector, batch, height, width):
 
 
 def make_step(model, data, device, dtype):
-    """A function that runs one training step up to the gradients."""
+    """Return a function that runs one training step up to the gradients."""
     model = model.to(device)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -113,7 +113,7 @@ def main():
     parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--detection-size', type=int, nargs=2, default=[800, 1333], metavar=('H', 'W'))
     parser.add_argument('--segmentation-size', type=int, nargs=2, default=[512, 512], metavar=('H', 'W'))
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the configs')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='change the configs, as key=value')
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     title = f'{describe(args.device, dtype)}, batch {args.batch}, training step without the optimizer'

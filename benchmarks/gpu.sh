@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Everything that a GPU decides: first every GPU path against the reference, then the tables, each as CSV and plot too.
-# One part a call, each under nine minutes on an H100:
-#   bash benchmarks/gpu.sh checks       tests marked gpu
-#   bash benchmarks/gpu.sh scan         the scan alone, all backends, short and long
-#   bash benchmarks/gpu.sh backbone     images/s: backends, modes, architectures, torchvision's networks
-#   bash benchmarks/gpu.sh tasks        resolution; Mask R-CNN and UperNet against Swin-T
-#   bash benchmarks/gpu.sh kernel       build mamba-ssm's kernel, where nvcc is there (first, if it is to be compared)
+# Everything that needs a GPU to be decided. It first compares each GPU path with the reference, and then prints the
+# benchmark tables. Each table is also written as a CSV file and a plot.
+# Each call runs one part, which takes less than nine minutes on an H100:
+#   bash benchmarks/gpu.sh checks       the tests that are marked gpu
+#   bash benchmarks/gpu.sh scan         the scan alone: all backends, short and long sequences
+#   bash benchmarks/gpu.sh backbone     images/s: backends, modes, architectures, and torchvision's networks
+#   bash benchmarks/gpu.sh tasks        image sizes; Mask R-CNN and UperNet with Swin-T for comparison
+#   bash benchmarks/gpu.sh kernel       build mamba-ssm's kernel, if nvcc is installed; run it first
 #   bash benchmarks/gpu.sh              checks, scan, backbone and tasks, one after another
-# PYTHON=python names the interpreter, OUT=work_dirs/benchmarks the folder for CSV files and plots.
+# PYTHON=python names the interpreter. OUT=work_dirs/benchmarks names the folder for CSV files and plots.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -15,7 +16,7 @@ OUT=${OUT:-work_dirs/benchmarks}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 NINE_MINUTES=540
 
-"$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "gpu.sh needs a CUDA device, torch sees none"'
+"$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "gpu.sh needs a CUDA device, but PyTorch finds none"'
 
 bench() {
     timeout "$NINE_MINUTES" "$PYTHON" "benchmarks/$1.py" --out "$OUT" --dtype bfloat16 "${@:2}"
@@ -50,7 +51,7 @@ tasks() {
 }
 
 kernel() {
-    command -v nvcc > /dev/null || { echo 'no nvcc here: mamba-ssm stays out of the comparison'; return 0; }
+    command -v nvcc > /dev/null || { echo 'nvcc is not installed: mamba-ssm is left out of the comparison'; return 0; }
     "$PYTHON" -m pip install setuptools wheel packaging ninja
     MAMBA_KEEP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE timeout "$NINE_MINUTES" \
         "$PYTHON" -m pip install --no-build-isolation --no-deps mamba-ssm
@@ -61,6 +62,6 @@ for part in "${@:-all}"; do
     case $part in
         all) checks; scan; backbone; tasks ;;
         checks | scan | backbone | tasks | kernel) "$part" ;;
-        *) echo "unknown part: $part; see the head of this file" >&2; exit 2 ;;
+        *) echo "unknown part: $part; the parts are checks, scan, backbone, tasks and kernel" >&2; exit 2 ;;
     esac
 done

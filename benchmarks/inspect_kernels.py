@@ -1,8 +1,8 @@
-"""Compile the Triton kernels for a GPU that need not be there, and count what they consist of.
+"""Compile the Triton kernels for a GPU, which need not be present, and count their registers and instructions.
 
-Launches the kernels on tensors without data, takes the arguments down instead of running them, compiles for the
-compute capability asked for and reads the machine code: registers, bytes spilled, and instructions in the loop over
-tokens for each element of the state (tokens x states x channels a lane works on). Not a measurement of time.
+The script launches the kernels on tensors without data and records the arguments instead of running the kernels. It
+compiles them for the given compute capability and reads the machine code: registers, spilled bytes, and instructions in
+the loop over tokens per element of the state (tokens x states x channels of a lane). It measures no time.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TRITON_TYPES = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'f
 
 @contextlib.contextmanager
 def recorded_launches():
-    """Within the block kernels are not run; yields the list of (kernel, positional, keyword arguments)."""
+    """Record launches within the block instead of running kernels; yield a list of (kernel, args, kwargs)."""
     launches = []
 
     class Recorder:
@@ -56,7 +56,10 @@ def recorded_launches():
 
 
 def record(batch, scans, length, channels, states, dtype, ordered=True, chunk_length=0, training=True):
-    """The launches of one multi-scan, and of its backward if ``training``: two maps, an order for the last scan."""
+    """Return the launches of one multi-scan, and of its backward if ``training``. There are two maps of tokens.
+
+    With ``ordered`` the last scan has an order.
+    """
 
     def empty(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device='meta')
@@ -82,7 +85,7 @@ def record(batch, scans, length, channels, states, dtype, ordered=True, chunk_le
 
 
 def compile_launch(kernel, args, kwargs, capability):
-    """Compile a kernel for the arguments of a launch, specialised as Triton would at run time."""
+    """Compile a kernel for the arguments of a launch, specialised as Triton does at run time."""
     options = {'num_warps': kwargs['num_warps']}
     values = dict(zip(kernel.arg_names, args, strict=False), **{k: v for k, v in kwargs.items() if k != 'num_warps'})
     signature, constants, attributes = {}, {}, {}
@@ -105,7 +108,7 @@ def compile_launch(kernel, args, kwargs, capability):
 
 
 def machine_code(compiled):
-    """Disassembly, registers and spilled bytes of a compiled kernel."""
+    """Return disassembly, registers and spilled bytes of a compiled kernel."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'kernel.cubin')
         path.write_bytes(compiled.asm['cubin'])
@@ -116,7 +119,7 @@ def machine_code(compiled):
 
 
 def innermost_loops(code):
-    """Instruction counts by name of each innermost loop, in the order of the code."""
+    """Return the instruction counts, by name, of each innermost loop, in the order of the code."""
     lines = code.splitlines()
     labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r'\s*(\.L_x_\d+):', line))}
     loops = []
@@ -129,12 +132,12 @@ def innermost_loops(code):
     for begin, end in sorted(inner):
         names = re.findall(r'/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)', '\n'.join(lines[begin : end + 1]))
         counts.append(collections.Counter(name.split('.')[0] for name in names))
-    # branches to themselves, where a program waits or ends
+    # leave out branches to themselves, where a program waits or ends
     return [count for count in counts if sum(count.values()) > 10]
 
 
 def inspect(kernel, args, kwargs, capability):
-    """One row a loop over tokens: registers, spilled bytes, and instructions for each element of the state."""
+    """Return one row per loop over tokens: registers, spilled bytes, and instructions per element of the state."""
     code, registers, stack = machine_code(compile_launch(kernel, args, kwargs, capability))
     states = kwargs.get('N_PADDED') or kwargs['N_HIGH'] * kwargs['N_LOW']
     channels = kwargs.get('C_BLOCK') or kwargs['C_HIGH'] * kwargs['C_LOW']
@@ -154,7 +157,7 @@ def main():
     parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES))
     args = parser.parse_args()
     if launch.INTERPRETED or os.environ.get('TRITON_INTERPRET') == '1':
-        raise SystemExit('inspect_kernels.py compiles: unset TRITON_INTERPRET')
+        raise SystemExit('inspect_kernels.py compiles kernels, but TRITON_INTERPRET=1 is set: unset it')
 
     dtype = getattr(torch, args.dtype)
     sizes = dict(batch=8, scans=3, length=3136, channels=96, states=args.states, dtype=dtype)

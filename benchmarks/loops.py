@@ -1,13 +1,14 @@
-"""Per-token loops to compare with, on the contract of ``mmdefmamba.ops.selective_scan``."""
+"""Loops over tokens as a baseline, with the arguments of ``mmdefmamba.ops.selective_scan``."""
 
 import torch
 import torch.nn.functional as F
 
 
 def materialising_loop(u, delta, A, B, C, D, delta_bias, delta_softplus):
-    """A loop in the shape of mamba-ssm's reference: decays and inputs of all tokens first, then token by token.
+    """Run a loop in the form of mamba-ssm's reference: decays and inputs of all tokens first, then token by token.
 
-    Memory grows with length * channels * states. Forward only: its indexing makes autograd O(length^2).
+    Memory grows with length * channels * states. Use it for the forward only: its indexing makes the backward
+    O(length^2).
     """
     groups = B.shape[1]
     delta = delta if delta_bias is None else delta + delta_bias.unsqueeze(-1)

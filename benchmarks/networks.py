@@ -1,4 +1,4 @@
-"""The networks that are compared, and what one step of each is."""
+"""The networks that the benchmarks compare, and one step of each."""
 
 import torch
 import torchvision
@@ -6,18 +6,21 @@ from loops import materialising_loop
 from timing import autocast, recorded
 
 from mmdefmamba.models import ARCHITECTURES, DefMamba
-from mmdefmamba.ops.sequence_scan import BACKENDS, unavailable_reason, use_backend
+from mmdefmamba.ops import BACKENDS, unavailable_reason, use_backend
 
 TORCHVISION = ('swin_t', 'convnext_t')
-# A model of an H200, bf16, batch 128, 224 x 224, counted and not measured: images/s (inference, forward + backward) at
-# most
+# Upper bounds in images/s (inference, forward + backward) from a model of an H200 in bfloat16 with batch 128 at
+# 224 x 224. They are calculated, not measured.
 H200_LIMITS = {'tiny': (51_000, 15_000), 'small': (23_000, 7_100), 'base': (14_000, 4_400)}
 NAMES = [*ARCHITECTURES, *(f'{arch}:{backend}' for arch in ARCHITECTURES for backend in [*BACKENDS, 'loop'])]
 NAMES += TORCHVISION
 
 
 def build(name, device):
-    """'small' on the backend that 'auto' chooses, 'small:triton' on that one, 'small:loop', or one of torchvision's."""
+    """Return a network of ``NAMES``.
+
+    'small' takes the backend that 'auto' chooses, 'small:triton' the named one, 'small:loop' the loop of ``loops.py``.
+    """
     torch.manual_seed(0)
     if name in TORCHVISION:
         return getattr(torchvision.models, {'swin_t': 'swin_t', 'convnext_t': 'convnext_tiny'}[name])().to(device)
@@ -27,7 +30,7 @@ def build(name, device):
 
 
 def unavailable(name, device, dtype):
-    """Why a network cannot run here, or None."""
+    """Return why a network cannot run here, or None if it can."""
     backend = name.partition(':')[2]
     if backend in ('', 'loop'):
         return None
@@ -35,10 +38,10 @@ def unavailable(name, device, dtype):
 
 
 def make_step(name, model, images, dtype, training, mode):
-    """A function that runs one step.
+    """Return a function that runs one step.
 
     Args:
-        training: forward and backward with a loss that reaches everything, instead of inference.
+        training: run forward and backward, with a loss that reaches all parameters, instead of inference.
         mode: 'eager', 'compile' (torch.compile) or 'graph' (CUDA graph).
     """
     device = images.device.type

@@ -1,4 +1,4 @@
-"""Time and memory of a backbone against the number of pixels; the same number of pixels in every batch."""
+"""Measure time and memory of backbones at several image sizes. Each batch has about the same number of pixels."""
 
 import argparse
 import functools
@@ -15,8 +15,8 @@ def main():
     add_arguments(parser, rounds=3)
     parser.add_argument('--networks', nargs='+', default=['small', 'swin_t'], choices=NAMES)
     parser.add_argument('--sizes', type=int, nargs='+', default=[224, 320, 448, 640, 896, 1280, 1536])
-    parser.add_argument('--pixels', type=int, help='in a batch at least, by default those of the largest image')
-    parser.add_argument('--training', action='store_true', help='forward + backward instead of inference')
+    parser.add_argument('--pixels', type=int, help='pixels per batch; by default the pixels of the largest image')
+    parser.add_argument('--training', action='store_true', help='time forward + backward instead of inference')
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     what = 'forward + backward' if args.training else 'inference'

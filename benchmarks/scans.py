@@ -1,4 +1,4 @@
-"""What each scan costs by itself: finding its order, and its map, for one block's input; by turns in one run."""
+"""Time each scan by itself, in turns in one run: its order and its map for the input of one block."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The selective scan alone: every backend that can run here, against per-token loops, by turns in one run."""
+"""Time the selective scan alone, in turns in one run: all backends that can run here, and loops over tokens."""
 
 import argparse
 import functools
@@ -8,8 +8,8 @@ from loops import materialising_loop
 from timing import add_arguments, attempt, describe, peak_memory, report
 
 from mmdefmamba.analysis.timing import alternate
-from mmdefmamba.ops import TokenOrder, multi_scan, selective_scan
-from mmdefmamba.ops.sequence_scan import BACKENDS, mamba_ssm, unavailable_reason, use_backend
+from mmdefmamba.ops import BACKENDS, TokenOrder, multi_scan, selective_scan, unavailable_reason, use_backend
+from mmdefmamba.ops.sequence_scan import mamba_ssm
 
 FUNCTIONS = {
     'materialising loop': materialising_loop,
@@ -18,7 +18,7 @@ FUNCTIONS = {
 
 
 def make_inputs(batch, groups, channels, states, length, device, dtype, requires_grad):
-    """Inputs as the backbone makes them: stored channel-last, small time steps, decays of -1..-N."""
+    """Return inputs as the backbone makes them: stored channel-last, small time steps, decay rates of -1..-N."""
     torch.manual_seed(0)
     dims = groups * channels
 
@@ -52,7 +52,7 @@ def run_multi(name, maps, inputs, orders, backward):
 
 
 def multi_scan_steps(names, batch, groups, channels, states, length, device, dtype, backward):
-    """The scans of a DefMamba block with their orders: forward, backward (of the same map), and a learned one."""
+    """Return a step per backend: the scans of a DefMamba block, forward and backward on one map, learned on another."""
     u, delta, A, B, C, D, bias = make_inputs(batch, groups, channels, states, length, device, dtype, False)
     orders = torch.rand(batch, length, device=device).argsort(-1)
     last_first = torch.arange(length, device=device).flip(0)
@@ -71,7 +71,7 @@ def main():
     add_arguments(parser)
     parser.add_argument('--shape', type=int, nargs=5, default=[4, 1, 96, 16, 3136], metavar=tuple('BKDNL'))
     parser.add_argument('--lengths', type=int, nargs='*', default=[4096, 16384, 65536], help='for the growth with L')
-    parser.add_argument('--no-loops', dest='loops', action='store_false', help='backends only; for long sequences')
+    parser.add_argument('--no-loops', dest='loops', action='store_false', help='time backends only; for long sequences')
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     title = f'{describe(args.device, dtype)}; B, K, D, N, L = {args.shape}'
@@ -81,7 +81,7 @@ def main():
     backends = [name for name in BACKENDS if name != 'reference']
     for name in backends:
         if reason := unavailable_reason(name, probe):
-            print(f'{name}: not here, {reason}')
+            print(f'{name}: cannot run here: {reason}')
     backends = [name for name in backends if unavailable_reason(name, probe) is None]
     methods = backends + [name for name in FUNCTIONS if name.partition(',')[0] in backends]
 
@@ -114,7 +114,7 @@ def main():
 
 
 def measure(op, what, candidates, args):
-    """Rows of the table: time, speed against the first, memory."""
+    """Return rows of the table: time, speed relative to the first candidate, memory."""
     functions, rows = {}, []
     for name, function in candidates.items():
         step, error = attempt(lambda function=function: function, args.device)

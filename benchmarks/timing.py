@@ -1,4 +1,4 @@
-"""What the benchmarks share: trying candidates, peak memory, and results as table, CSV and plot."""
+"""Functions that the benchmarks share: trial runs, peak memory, and results as table, CSV file and plot."""
 
 import contextlib
 import csv
@@ -17,10 +17,10 @@ MODES = ('eager', 'compile', 'graph')
 
 
 def add_arguments(parser, rounds=5):
-    """Arguments that every benchmark takes."""
+    """Add the arguments that all benchmarks take."""
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16', 'float16'])
-    parser.add_argument('--rounds', type=int, default=rounds, help='timed calls of each candidate')
+    parser.add_argument('--rounds', type=int, default=rounds, help='number of timed calls per candidate')
     parser.add_argument('--out', default='work_dirs/benchmarks', help='folder for CSV files and plots')
 
 
@@ -33,20 +33,20 @@ def attempt(make, device):
     """Make a function and call it once.
 
     Returns:
-        (function, ''), or (None, the first line of the error): one candidate that cannot be compiled or runs out of
-        memory is named in the table and does not take the others with it.
+        (function, ''), or (None, the first line of the error). So if one candidate cannot be compiled or runs out of
+        memory, the table shows its error and the others still run.
     """
     try:
         function = make()
         function()
         synchronize(device)
-    except Exception as error:  # whatever it is, the table says it
+    except Exception as error:  # the table shows any error
         return None, f'{type(error).__name__}: {error}'.splitlines()[0]
     return function, ''
 
 
 def peak_memory(function, device):
-    """GiB on the GPU at most while ``function`` runs, what is there before included; None on a CPU."""
+    """Return the peak of all GPU memory in use while ``function`` runs, in GiB; None on a CPU."""
     if device != 'cuda':
         return None
     torch.cuda.empty_cache()
@@ -57,14 +57,14 @@ def peak_memory(function, device):
 
 
 def autocast(device, dtype):
-    """Mixed precision as trainers use it, none for float32."""
+    """Return the context of mixed precision training; for float32 it changes nothing."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device, dtype=dtype)
 
 
 def recorded(function):
-    """``function`` as a CUDA graph: its launches are recorded once and replayed without Python."""
+    """Return ``function`` as a CUDA graph: its launches are recorded once and replayed without Python."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -78,7 +78,7 @@ def recorded(function):
 
 
 def describe(device, dtype=torch.float32):
-    """One line on where and how: device, threads, dtype, TF32, versions."""
+    """Return one line about the setup: device, threads, dtype, TF32, versions."""
     name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     tf32 = f', TF32 {"on" if torch.backends.cuda.matmul.allow_tf32 else "off"}' if device == 'cuda' else ''
     return f'{name}, {dtype}{tf32}, torch {torch.__version__}, Python {platform.python_version()}'
@@ -100,8 +100,8 @@ def report(name, header, rows, out, value, label=None, x=None, title=''):
 
     Args:
         value: the column to plot.
-        label: columns that name a bar, or a line where there is an ``x``.
-        x: column of the horizontal axis of a line plot; bars without it.
+        label: the columns that name a bar or, with ``x``, a line.
+        x: the column of the horizontal axis of a line plot. Without it the plot has bars.
     """
     print_table(header, rows)
     out = Path(out)

@@ -44,7 +44,7 @@ __all__ = ['__version__', *_FUNCTIONS, *_ROOMS]
 
 
 def _register(module):
-    # A room that imports MMEngine itself, mmdefmamba.scans for example, is not whole yet: models, which need it, have to
+    # A room that imports MMEngine itself, for example mmdefmamba.scans, is not complete yet. The models need it, and
     # wait for mmengine.model.
     if module.__name__ == 'mmengine' and any(_is_being_imported(room) for room in _ROOMS):
         return

@@ -1,20 +1,20 @@
-"""Files that a user names."""
+"""Files whose paths a user gives."""
 
 from pathlib import Path
 
 
 def existing_file(path, what):
-    """A file that is there.
+    """Return the path of a file that exists.
 
     Args:
-        path: str or Path; ``~`` is the user's home.
-        what: the word for it in the error, such as ``'image'``.
+        path: str or Path; ``~`` stands for the home folder of the user.
+        what: what the error calls the file, such as ``'image'``.
 
     Returns:
-        Its Path.
+        The Path, with ``~`` replaced.
 
     Raises:
-        FileNotFoundError: it is not, or is a folder.
+        FileNotFoundError: there is no such file, or it is a folder.
     """
     file = Path(path).expanduser()
     if not file.is_file():

@@ -1,16 +1,37 @@
-"""Names that a user got wrong."""
+"""Names that a user misspelled: which known name is near, and what the error says."""
 
 import difflib
 
 
 def near_name(name, known, otherwise='', cutoff=0.6):
-    """What to add to an error about a name: ``, did you mean 'NEAR'?``.
+    """Return what an error adds about an unknown name, such as ``, did you mean 'raster'?``.
+
+    An error that goes on after this hint takes :func:`unknown_name`, which puts the punctuation.
 
     Args:
-        name: what was given.
-        known: the names that there are.
-        otherwise: what to add where none of them is near.
-        cutoff: how near, from 0 to 1, as for ``difflib.get_close_matches``.
+        name: the name that was given.
+        known: the names that exist.
+        otherwise: what to return where no known name is near.
+        cutoff: how similar a known name must be, from 0 to 1, as for ``difflib.get_close_matches``.
     """
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
     return f', did you mean {near[0]!r}?' if near else otherwise
+
+
+def unknown_name(problem, name, known, remedy='', cutoff=0.6):
+    """Return the whole text of an error about an unknown name: the problem, a near name if there is one, the remedy.
+
+    ``unknown_name("unknown scan 'rastr'", 'rastr', ['raster'], 'Registered scans: raster')`` is ``unknown scan
+    'rastr', did you mean 'raster'? Registered scans: raster``. Without a near name a full stop takes its place.
+
+    Args:
+        problem: what is wrong, with the name, without punctuation at its end.
+        name: the name that was given.
+        known: the names that exist.
+        remedy: a sentence of its own that says what to do. It begins with a capital letter and has no full stop.
+        cutoff: as of :func:`near_name`.
+    """
+    text = problem + near_name(name, known, cutoff=cutoff)
+    if not remedy:
+        return text
+    return f'{text} {remedy}' if text.endswith('?') else f'{text}. {remedy}'

@@ -1,7 +1,8 @@
-"""For `mkdocs build`: pages link to files of the repository, which a code host shows; the site takes these along.
+"""Hook of `mkdocs build` for links from pages to files outside of docs/.
 
-A link from a page to a file outside of docs/ leads to a copy of it in the site, as text. A link to a folder becomes its
-text. The changelog, which lies outside of docs/, is made a page.
+Pages link to files of the repository. On a code host these links work as they are. In the site, each such file is
+copied as text, and the link leads to the copy. A link to a folder is replaced by its text. CHANGELOG.md and
+CONTRIBUTING.md, which lie outside of docs/, become pages of the site.
 """
 
 import logging
@@ -16,7 +17,7 @@ log = logging.getLogger('mkdocs.hooks')
 
 
 def outside(path, config):
-    """What a page links to outside of docs/: ``{link target: path below the repository}``."""
+    """Return what a page links to outside of docs/: ``{link target: path below the repository}``."""
     docs = Path(config.docs_dir)
     targets = {target for _, target in LINK.findall(path.read_text('utf-8'))}
     resolved = {target: (path.parent / target).resolve() for target in targets}

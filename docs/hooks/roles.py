@@ -1,4 +1,4 @@
-"""For `mkdocs build`: docstrings name things as Sphinx does, :func:`~package.name`; make links of that."""
+"""Hook of `mkdocs build` that turns Sphinx roles in docstrings, such as :func:`~package.name`, into links."""
 
 import re
 
@@ -8,7 +8,7 @@ ROLE = re.compile(r':(?:class|func|meth|mod|data|attr):`(~?)([\w.]+)`')
 
 
 class Roles(griffe.Extension):
-    """Turns a role into a link where the name is on a page, and into code where it is not."""
+    """Extension that turns a role into a link if the name is on a page, and into code otherwise."""
 
     def on_object(self, *, obj, **kwargs):
         if obj.docstring is not None:

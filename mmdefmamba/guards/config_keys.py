@@ -240,9 +240,7 @@ def _check_paramwise(wrapper, place):
         ]
         if scaled and optimizer.get(setting) is None:
             owner = place.removesuffix('paramwise_cfg') + 'optimizer'
-            raise ValueError(
-                f'{scaled[0]} scales {setting}, but {owner} does not set {setting}: it sets {sorted(optimizer)}'
-            )
+            raise ValueError(f'{scaled[0]} scales {setting}, but {owner} does not set it: it sets {sorted(optimizer)}')
 
 
 def check_options(options):

@@ -47,7 +47,8 @@ def activate(names):
 
 def deactivate(names):
     """The end of what :func:`activate` began."""
-    _active.subtract(names)
+    for name in names:
+        _active[name] -= 1
     _tell_workers()
 
 

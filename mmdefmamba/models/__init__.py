@@ -1,4 +1,4 @@
-"""What the paper draws, a figure a file: figure 2a defmamba, figure 2b dm_block, figure 3a dssm."""
+"""The network of the paper, one file per figure: figure 2a ``defmamba``, figure 2b ``dm_block``, figure 3a ``dssm``."""
 
 from .defmamba import ARCHITECTURES, DefMamba
 from .dm_block import DMBlock

@@ -1,12 +1,12 @@
 """DefMamba, the backbone (DefMamba, CVPR 2025, figure 2a and appendix A).
 
-Glossary, the paper's symbols and the names here:
+Glossary: the symbols of the paper and the names in this package.
 
     H, W, C, L              height, width, channels (embed_dims) and tokens (H * W) of a stage's map
     DM block                DMBlock, models/dm_block.py
     DSSM                    DSSM, models/dssm.py
     FB, BB, DB              scans 'raster', 'raster_reverse', 'deformable', mmdefmamba/scans/
-    A, B, C, D, delta       -exp(A_log), B, C, D, delta, ops/selective_scan
+    A, B, C, D, delta       -exp(A_log), B, C, D, delta, ops/sequence_scan/
     DP, delta p             point_offset, scans/deformable.py
     DT, delta t             index_offset, sorted into a TokenOrder
     R_p, R_t                reference_points, reference_index
@@ -22,7 +22,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..names import near_name
+from ..names import unknown_name
 from ..scans import ScanContext
 from ..scans.base import FORMULATIONS
 from .bias_tables import fit_bias_tables
@@ -42,26 +42,28 @@ class DefMamba(BaseModule):
     """A hierarchical vision backbone of deformable Mamba blocks.
 
     Args:
-        arch: 'tiny', 'small', 'base', or a dict of ``embed_dims`` and ``depths``, one number a stage; the first of
-            ``embed_dims`` must be even.
-        formulation: 'paper' follows the paper's text, 'released' the authors' released code, whose checkpoints need
-            it. They differ in five points of the deformable scan, see docs/concepts.md.
-        scans: the scans of every block, in order; each a registered name or a dict with ``type`` and arguments.
-        dw_conv: whether each DSSM convolves its signal depthwise before the scans. Without it only the scans mix
-            the tokens of a block, which tells scan orders apart; the other parameters keep their names.
+        arch: 'tiny', 'small', 'base', or a dict of ``embed_dims`` and ``depths`` with one number per stage each. The
+            first of ``embed_dims`` must be even.
+        formulation: 'paper' follows the text of the paper, 'released' follows the released code of the authors and is
+            needed for their checkpoints. They differ in five points of the deformable scan, see docs/concepts.md.
+        scans: the scans of each block. Each is a registered name or a dict with ``type`` and arguments.
+        dw_conv: whether each DSSM has a depthwise convolution before its scans. Without it only the scans mix the
+            tokens of a block, which makes the effect of scan orders visible. The other parameters keep their names.
         in_channels: channels of the images.
-        pretrain_img_size: height and width of the images that the network is pretrained with; sets the size of the
-            offset bias tables ('paper'), not which images it takes.
-        out_indices: stages whose maps are returned, from 0; negative ones count from the last.
-        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
-        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and stages 1 to i, as in mmdet's ResNet; what is
-            frozen stays in eval mode.
-        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        pretrain_img_size: size of the images in pretraining, one integer or (height, width). It sets the size of the
+            offset bias tables in the formulation 'paper'. Images may have any other size.
+        out_indices: the stages whose maps are returned: an integer, several, or None for all stages. The first stage
+            is 0; a negative index counts from the last stage, -1.
+        drop_path_rate: stochastic depth rate of the last block. It rises linearly from 0 at the first block.
+        frozen_stages: -1 freezes nothing, 0 freezes the stem, and i freezes the stem and the first i stages, as in
+            mmdet's ResNet. Frozen parts stay in eval mode.
+        with_cp: whether the backward pass recomputes each block instead of keeping its activations.
         scan_backend: backend of the selective scan, see :func:`mmdefmamba.ops.selective_scan`.
         init_cfg: as for any MMEngine module.
 
     Raises:
-        ValueError: unknown arch, formulation or scan; sizes that do not fit; indices out of range.
+        ValueError: the arch, the formulation or a scan is unknown, sizes do not fit each other, or an index is out of
+            range.
     """
 
     #: The named architectures; an attribute, as mmpretrain's backbones have it.
@@ -75,7 +77,7 @@ class DefMamba(BaseModule):
         dw_conv=True,
         in_channels=3,
         pretrain_img_size=224,
-        out_indices=(0, 1, 2, 3),
+        out_indices=None,
         drop_path_rate=0.0,
         frozen_stages=-1,
         with_cp=False,
@@ -104,7 +106,7 @@ class DefMamba(BaseModule):
             ConvNorm(dims, next_dims) for dims, next_dims in zip(self.embed_dims, self.embed_dims[1:], strict=False)
         )
         drop_paths = iter(np.linspace(0, drop_path_rate, sum(self.depths)).tolist())
-        # every convolution of stride 2 halves a side, rounded up
+        # each convolution with stride 2 halves a side, rounded up
         map_size = tuple(-(-side // 4) for side in _pair(pretrain_img_size))
         for stage, (dims, depth) in enumerate(zip(self.embed_dims, self.depths, strict=True)):
             context = ScanContext(dims, stage, map_size, formulation)
@@ -145,17 +147,15 @@ class DefMamba(BaseModule):
             x: images, (B, in_channels, height, width), of any size from 1 x 1.
 
         Returns:
-            A tuple of maps, (B, C_i, ceil(height / s_i), ceil(width / s_i)) with strides s_i = 4, 8, 16, 32, for
-            the stages in ``out_indices``. NaN in an image is not hidden: it comes out as NaN.
+            A tuple of maps for the stages in ``out_indices``, (B, C_i, ceil(height / s_i), ceil(width / s_i)) with
+            strides s_i = 4, 8, 16, 32, and so on. NaN in an image gives NaN in its maps.
 
         Raises:
-            ValueError: not four dimensions, other channels than ``in_channels``, or an empty image.
+            ValueError: ``x`` does not have four dimensions, does not have ``in_channels`` channels, or is empty.
         """
         in_channels = self.stem[0].conv.in_channels
         if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape:
-            raise ValueError(
-                f'images must be (batch, {in_channels}, height, width), none of them 0, got {tuple(x.shape)}'
-            )
+            raise ValueError(f'images must be (batch, {in_channels}, height, width), not empty, got {tuple(x.shape)}')
         x = self.stem(x.permute(0, 2, 3, 1))
         outs = []
         for i, stage in enumerate(self.stages):
@@ -168,21 +168,21 @@ class DefMamba(BaseModule):
         return tuple(outs)
 
     def train(self, mode=True):
-        """Set training mode; frozen parts stay in eval mode."""
+        """Set training mode. Frozen parts stay in eval mode."""
         super().train(mode)
         self._freeze_stages()
         return self
 
     def get_layer_depth(self, param_name, prefix=''):
-        """The depth of a parameter, for mmpretrain's layer-wise learning rate decay.
+        """Return the depth of a parameter, for mmpretrain's layer-wise learning rate decay.
 
         Args:
             param_name: full name of the parameter.
-            prefix: prefix of the backbone's names, such as 'backbone.'.
+            prefix: prefix of the names of the backbone, such as 'backbone.'.
 
         Returns:
-            (depth, number of depths): 0 the stem, then one for each block, a downsampling layer as the first block
-            after it; the output norms and whatever is outside the backbone last.
+            (depth, number of depths). The stem has depth 0, and each block adds one. A downsampling layer has the depth
+            of the block after it. The output norms, and all parameters outside the backbone, have the largest depth.
         """
         num_layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):
@@ -202,7 +202,7 @@ class DefMamba(BaseModule):
         for i in range(self.frozen_stages):
             frozen.append(self.stages[i])
             frozen += [getattr(self, f'norm{i}')] if i in self.out_indices else []
-            # the way into a frozen stage is frozen with it; the way out of the last one learns
+            # the downsampling before a frozen stage is frozen, the one after the last frozen stage is trained
             frozen += [self.downsamples[i - 1]] if i else []
         for module in frozen:
             module.eval()
@@ -212,27 +212,27 @@ class DefMamba(BaseModule):
 def _architecture(arch):
     if isinstance(arch, str):
         if arch not in ARCHITECTURES:
-            hint = near_name(arch, ARCHITECTURES, otherwise=',')
-            raise ValueError(
-                f'unknown arch {arch!r}{hint} one of {list(ARCHITECTURES)} or a dict of embed_dims and depths'
-            )
+            remedy = f'Give one of {", ".join(ARCHITECTURES)}, or a dict of embed_dims and depths'
+            raise ValueError(unknown_name(f'unknown arch {arch!r}', arch, ARCHITECTURES, remedy))
         arch = ARCHITECTURES[arch]
     if not isinstance(arch, dict) or set(arch) != {'embed_dims', 'depths'}:
-        raise ValueError(f'arch must be a name or a dict of exactly embed_dims and depths, got {arch!r}')
+        raise ValueError(f'arch must be a name or a dict with exactly the keys embed_dims and depths, got {arch!r}')
     embed_dims, depths = tuple(arch['embed_dims']), tuple(arch['depths'])
     if len(embed_dims) != len(depths) or not depths:
-        raise ValueError(f'embed_dims and depths must have one number a stage each, got {embed_dims} and {depths}')
+        raise ValueError(f'embed_dims and depths must have one number per stage each, got {embed_dims} and {depths}')
     if any(not isinstance(n, int) or n < 1 for n in embed_dims + depths):
         raise ValueError(f'embed_dims and depths must be positive integers, got {embed_dims} and {depths}')
     if embed_dims[0] % 2:
-        raise ValueError(f'the first of embed_dims must be even, the stem starts with half of it, got {embed_dims[0]}')
+        raise ValueError(f'the first of embed_dims must be even: the stem starts with half of it, got {embed_dims[0]}')
     return embed_dims, depths
 
 
 def _normalised_indices(out_indices, num_stages):
+    if out_indices is None:
+        return tuple(range(num_stages))
     out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not out_indices or any(not -num_stages <= i < num_stages for i in out_indices):
-        raise ValueError(f'out_indices must name stages from {-num_stages} to {num_stages - 1}, got {out_indices}')
+        raise ValueError(f'out_indices must be stages from {-num_stages} to {num_stages - 1}, got {out_indices}')
     return tuple(sorted(i % num_stages for i in set(out_indices)))
 
 

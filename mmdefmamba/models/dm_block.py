@@ -9,13 +9,13 @@ FFN_RATIO = 4
 
 
 class DMBlock(nn.Module):
-    """x + DSSM(LayerNorm(x)), then x + FFN(LayerNorm(x)), each branch with drop path.
+    """A residual block: x + DSSM(LayerNorm(x)), then x + FFN(LayerNorm(x)), each branch with drop path.
 
     Args:
         context: the :class:`~mmdefmamba.scans.ScanContext` of its stage.
         scans: configurations of the scans, see :class:`DSSM`.
-        drop_path: probability that a branch is dropped for an image in training.
-        dw_conv: whether the DSSM has its depthwise convolution.
+        drop_path: probability that a branch is dropped for an image, in training.
+        dw_conv: whether the DSSM has a depthwise convolution.
         scan_backend: backend of the selective scan.
     """
 
@@ -29,6 +29,6 @@ class DMBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x):
-        """(B, H, W, C) -> (B, H, W, C)."""
+        """Return the map after the block: (B, H, W, C) -> (B, H, W, C)."""
         x = x + self.drop_path(self.dssm(self.norm1(x)))
         return x + self.drop_path(self.ffn(self.norm2(x)))

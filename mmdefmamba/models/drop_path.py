@@ -1,16 +1,33 @@
-"""x"""
+"""Stochastic depth: in training a residual branch is dropped for some of the images."""
 
 import torch
 from torch import nn
 
 
 class DropPath(nn.Module):
-    def __init__(self, p):
+    """A layer that, in training, drops each sample with a given probability and scales up the others.
+
+    The expected value stays the same. In eval mode the input is returned unchanged. Random numbers are drawn as in
+    mmcv's DropPath, so with the same seed both drop the same samples.
+
+    Args:
+        drop_prob: probability that a sample is dropped, in [0, 1).
+
+    Source: Deep Networks with Stochastic Depth (Huang et al., 2016).
+    """
+
+    def __init__(self, drop_prob=0.0):
         super().__init__()
-        self.p = p
+        self.drop_prob = drop_prob
 
     def forward(self, x):
-        if self.p == 0.0 or not self.training:
+        """Return ``x``, (batch, ...), with whole samples set to zero."""
+        if self.drop_prob == 0 or not self.training:
             return x
-        k = 1 - self.p
-        return x.div(k) * (k + torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)).floor()
+        keep_prob = 1 - self.drop_prob
+        shape = (x.shape[0], *[1] * (x.ndim - 1))
+        kept = (keep_prob + torch.rand(shape, dtype=x.dtype, device=x.device)).floor()
+        return x / keep_prob * kept
+
+    def extra_repr(self):
+        return f'drop_prob={self.drop_prob}'

@@ -16,13 +16,13 @@ DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 
 class DSSM(nn.Module):
-    """K scans of one map, each through its own state space model, averaged and gated.
+    """K scans of one map, each with its own state space model. Their results are averaged and gated.
 
     Args:
         context: the :class:`~mmdefmamba.scans.ScanContext` of its stage.
         scans: K scan configurations, registered names or dicts with ``type``.
-        d_state: N, numbers in the state of a channel.
-        dw_conv: convolve the signal depthwise before the scans.
+        d_state: N, the size of the state of a channel.
+        dw_conv: whether there is a depthwise convolution before the scans.
         scan_backend: backend of the selective scan, see :func:`mmdefmamba.ops.selective_scan`.
 
     Legend for shapes: B batch, H height, W width, L = H * W, C channels, K scans, N states, R rank of the time step.
@@ -48,7 +48,7 @@ class DSSM(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self):
-        """Initialise the state space parameters as Mamba does; linear layers are the backbone's to initialise."""
+        """Initialise the state space parameters as Mamba does. The backbone initialises the linear layers."""
         for weight in (self.x_proj_weight, self.dt_proj_weight):
             bound = weight.shape[-1] ** -0.5
             nn.init.uniform_(weight, -bound, bound)
@@ -58,7 +58,7 @@ class DSSM(nn.Module):
         self.D.fill_(1)
 
     def forward(self, x):
-        """(B, H, W, C) -> (B, H, W, C)."""
+        """Return the gated mean of the scans: (B, H, W, C) -> (B, H, W, C)."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
         maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
@@ -66,22 +66,22 @@ class DSSM(nn.Module):
         return self.out_proj(merge_scans(y, z.flatten(1, 2), backend=self.scan_backend).unflatten(1, z.shape[1:3]))
 
     def state_space(self, maps, orders):
-        """Walk K maps, each in its order, through their state space models.
+        """Run the state space models on K maps, each in its order.
 
         Args:
             maps: K tensors, (B, L, C).
             orders: K entries, see :func:`~mmdefmamba.ops.multi_scan`.
 
         Returns:
-            (B, K, L, C), every token at its own place.
+            (B, K, L, C), each token at its own place.
         """
         parameters = self.state_space_parameters(maps)
         return multi_scan(maps, *parameters, self.D, self.dt_proj_bias.flatten(), orders, backend=self.scan_backend)
 
     def state_space_parameters(self, maps):
-        """What the state space models make of K maps.
+        """Return the inputs of the state space models for K maps.
 
-        Time step, B and C depend on a token alone, so they are computed at its place, before any order.
+        Time step, B and C depend only on the token itself, so they are computed at its place, whatever the order.
 
         Args:
             maps: K tensors, (B, L, C).
@@ -95,7 +95,7 @@ class DSSM(nn.Module):
         return delta.transpose(0, 1), A, B.transpose(0, 1), C.transpose(0, 1)
 
     def _project(self, maps):
-        """x_proj of every map, (K, B, L, R + 2N); scans that share a map share one matrix product."""
+        """Return x_proj of each map, (K, B, L, R + 2N). Scans that share a map share one matrix product."""
         rows = self.x_proj_weight.shape[1]
         projected = [None] * len(maps)
         found, reads = distinct(maps)
@@ -108,7 +108,7 @@ class DSSM(nn.Module):
 
 
 def tokens_of_maps(maps):
-    """Maps (B, C, H, W) as tokens (B, L, C): one view of each map, so that scans that share it read one tensor."""
+    """Return maps (B, C, H, W) as tokens (B, L, C). Scans that share a map get the same tensor, one view of it."""
     found, reads = distinct(maps)
     tokens = [x.flatten(2).transpose(1, 2) for x in found]
     return [tokens[read] for read in reads]

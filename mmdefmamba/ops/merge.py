@@ -1,4 +1,4 @@
-"""The end of a DSSM's scans: their mean, gated."""
+"""The last step of a DSSM: the mean of its scans, multiplied by a gate."""
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,18 @@ def merge_scans(y, z, *, backend='auto'):
     """Average the scans and gate the mean: mean_k(y_k) * SiLU(z).
 
     Args:
-        y: results of K scans, every token at its own place, (batch, K, L, channels), any floating dtype.
+        y: results of K scans, each token at its own place, (batch, K, L, channels), any floating dtype.
         z: gate, (batch, L, channels), any strides.
-        backend: as of the scans before, see :func:`~mmdefmamba.ops.selective_scan`: 'triton' reads y once and rounds
-            once, any other takes PyTorch's own operators.
+        backend: the backend of the scans, see :func:`~mmdefmamba.ops.selective_scan`. 'triton' reads y once and rounds
+            once; any other backend uses PyTorch's own operators.
 
     Returns:
-        (batch, L, channels), the wider of the dtypes of ``y`` and ``z``; in float16 at most 65504, not infinity.
+        (batch, L, channels), in the wider of the dtypes of ``y`` and ``z``. In float16 an overflow becomes 65504, not
+        infinity.
 
     Raises:
-        ValueError: shapes that do not fit, or a backend that :func:`~mmdefmamba.ops.selective_scan` refuses.
+        ValueError: the shapes do not fit each other, or the backend is unknown.
+        RuntimeError: the named backend cannot run here; the message says why.
 
     Source: DefMamba, figure 3a.
     """

@@ -1,18 +1,18 @@
-"""The rules of precision shared by all ops: never compute below float32, and never hand on an overflow of float16."""
+"""Precision rules of all operators: compute in float32 or wider, and never return an overflow of float16."""
 
 import torch
 
 
 def at_least_float32(x):
-    """Return ``x`` in float32, or in its own dtype where that is wider (float64 stays float64)."""
+    """Return ``x`` in float32, or in its own dtype if that is wider (float64 stays float64)."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def saturate(x):
-    """Bring what overflowed float16 back to its largest number, 65504; without a gradient there, as of any clamp.
+    """Clamp a float16 tensor to its largest number, 65504; return a tensor of another dtype unchanged.
 
-    A state space model multiplies four of its activations: what is fine in float32 and bfloat16 can be infinite in
-    float16, and NaN a layer later. NaN stays NaN, and other dtypes pass as they are.
+    A state space model multiplies four of its activations. A product that fits into float32 and bfloat16 can be
+    infinite in float16, and NaN one layer later. NaN stays NaN. As with any clamp, a clamped value gets no gradient.
     """
     if x.dtype != torch.float16:
         return x

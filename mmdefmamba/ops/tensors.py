@@ -1,14 +1,14 @@
-"""Small questions that several operators ask of their tensors."""
+"""Helpers for tensors that several operators share."""
 
 
 def distinct(tensors):
-    """Which of several tensors are the same object.
+    """Find which of several tensors are the same object.
 
     Args:
         tensors: a sequence of tensors.
 
     Returns:
-        The distinct ones in order of appearance, and for each of ``tensors`` its index among them.
+        The distinct tensors in order of appearance, and for each of ``tensors`` its index among them.
     """
     found, indices = [], []
     for x in tensors:
@@ -19,25 +19,26 @@ def distinct(tensors):
 
 
 def channel_last(x):
-    """``x`` with unit stride in its last dimension, copied where it has another.
+    """Return ``x`` with unit stride in its last dimension; a copy only if its stride is another.
 
-    GPU lanes read neighbouring channels (or states): without unit stride each would fetch a sector of its own.
+    GPU lanes read neighbouring channels (or states). Without unit stride each lane would fetch a memory sector of its
+    own.
     """
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def check_offsets(name, x):
-    """Refuse a map of more elements than the Triton kernels, which count within one in 32 bits, can address.
+    """Refuse a map that is too large for the Triton kernels, whose offsets within one map have 32 bits.
 
     Args:
-        name: of ``x`` in the error.
+        name: how the error calls ``x``.
         x: (..., L, channels), unit stride in the last dimension.
 
     Raises:
-        ValueError: it is too large.
+        ValueError: the last two dimensions span 2^31 numbers or more.
     """
     if x.shape[-2] * max(x.stride(-2), x.shape[-1]) >= 2**31:
         raise ValueError(
-            f'{name} {tuple(x.shape)} is too large: the Triton kernels address 2^31 numbers of one scan of one image. '
-            "Take smaller images, or backend='blockwise'"
+            f'{name} {tuple(x.shape)} is too large: the Triton kernels address at most 2^31 numbers of one scan of '
+            "one image. Use smaller images or backend='blockwise'"
         )

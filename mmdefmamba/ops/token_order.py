@@ -1,6 +1,6 @@
-"""Orders of tokens: bringing tokens into one and back, and the surrogate gradient of a learned one.
+"""Token orders: functions that bring tokens into an order and back, and the surrogate gradient of a learned order.
 
-A token order is a permutation of L places, one for all images, (L,), or one an image, (B, L).
+A token order is a permutation of L places. It is (L,) if all images share it, or (B, L) with one order per image.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,10 @@ GRADIENTS = ('paper', 'released')
 class TokenOrder(NamedTuple):
     """A permutation and its inverse, int64, each (L,) or (B, L).
 
-    Step ``i`` of a scan visits place ``order[i]``; place ``j`` of the map is visited at step ``inverse[j]``. Where
-    ``backwards`` is true the order is the row-major one from its end, so that a kernel need not look places up.
-    ``keys``, (B, L), are the numbers that were sorted, where :func:`~mmdefmamba.ops.multi_scan` is to give them a
-    gradient.
+    Step ``i`` of a scan visits place ``order[i]``; place ``j`` of the map is visited at step ``inverse[j]``.
+    ``backwards`` is true for the reversed row-major order: a kernel then computes the places instead of reading them.
+    ``keys``, (B, L), are the numbers that were sorted. They are there only if :func:`~mmdefmamba.ops.multi_scan` is to
+    give them a gradient.
     """
 
     order: torch.Tensor
@@ -26,13 +26,13 @@ class TokenOrder(NamedTuple):
 
     @classmethod
     def from_order(cls, order, backwards=False):
-        """Complete a permutation, (L,) or (B, L), with its inverse."""
+        """Return the token order of a permutation, (L,) or (B, L); its inverse is computed."""
         places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
         return cls(order, torch.empty_like(order).scatter_(-1, order, places), backwards)
 
 
 def _gather(tokens, index):
-    """tokens (B, L, C) read at ``index``, (L,) or (B, L); rows of channels are moved whole."""
+    """Return tokens (B, L, C) read at ``index``, (L,) or (B, L). The channels of a token are moved as one row."""
     if index.ndim == 1:
         return tokens.index_select(1, index)
     batch, length, channels = tokens.shape
@@ -42,7 +42,7 @@ def _gather(tokens, index):
 
 
 class _Permute(torch.autograd.Function):
-    """A permutation is undone by its inverse, so the gradient is a gather as well: no scatter, deterministic."""
+    """A permutation of tokens. Its gradient is a gather by the inverse: deterministic, without a scatter."""
 
     @staticmethod
     def forward(ctx, tokens, index, inverse):
@@ -61,7 +61,7 @@ def permute_tokens(tokens, order):
 
     Args:
         tokens: (B, L, C), any dtype.
-        order: a :class:`TokenOrder` of (L,) or (B, L), or None, the row-major order in which they lie.
+        order: a :class:`TokenOrder` of (L,) or (B, L), or None for the row-major order, in which the tokens lie.
 
     Returns:
         The sequence, (B, L, C), dtype of ``tokens``.
@@ -70,7 +70,7 @@ def permute_tokens(tokens, order):
 
 
 def restore_tokens(sequence, order):
-    """The inverse of :func:`permute_tokens`: every token back at its own place."""
+    """Undo :func:`permute_tokens`: bring each token back to its own place."""
     return sequence if order is None else _Permute.apply(sequence, order.inverse, order.order)
 
 
@@ -92,17 +92,18 @@ class _LearnedOrder(torch.autograd.Function):
 
 
 def learned_order(x, index_offset, order, gradient='paper'):
-    """Let a map pass unchanged, and give the offsets that made its order a surrogate gradient.
+    """Return a map unchanged, and give the offsets that made its order a surrogate gradient.
 
-    Sorting has no useful gradient. With g_i the gradient that reaches the i-th token of the *scanned sequence*, the
-    offset of index k receives
+    Sorting has no useful gradient. Let g_i be the gradient that reaches the i-th token of the *scanned sequence*. Then
+    the offset of index k receives
 
     - ``'paper'``: the mean over channels of g_k;
-    - ``'released'``: the mean over channels of g_k minus the gradient of the token whose own place is k.
+    - ``'released'``: the mean over channels of g_k - m_k, where m_k is the gradient of the token whose own place is k.
 
     Args:
         x: the map that is scanned, (B, C, H, W).
-        index_offset: (B, H*W), what was added to the reference indices before sorting; only its gradient matters here.
+        index_offset: what was added to the reference indices before sorting, (B, H*W). It receives the gradient; its
+            values are not used.
         order: the :class:`TokenOrder` that sorting gave, (B, H*W).
         gradient: 'paper' or 'released'.
 
@@ -110,7 +111,7 @@ def learned_order(x, index_offset, order, gradient='paper'):
         ``x``.
 
     Raises:
-        ValueError: unknown ``gradient``.
+        ValueError: ``gradient`` is unknown.
 
     Source: DefMamba, section 3.3, index offset; 'released' as in the authors' implementation.
     """

@@ -1,4 +1,4 @@
-"""How a feature map becomes a sequence of tokens, and comes back."""
+"""Scans: how a feature map becomes a sequence of tokens. Each scan says what is read and in which order."""
 
 from .atrous import AtrousScan
 from .base import SCANS, Scan, ScanContext, StaticScan, build_scan

@@ -1,4 +1,4 @@
-"""Every second token of every second row, then the ones left out: each pass sees the whole map coarsely."""
+"""The atrous scan: every second token of every second row, then the tokens left out. Each pass covers the whole map."""
 
 import torch
 
@@ -7,19 +7,20 @@ from .base import SCANS, StaticScan
 
 @SCANS.register_module(name='atrous')
 class AtrousScan(StaticScan):
-    """The ``stride * stride`` subsets of a strided grid, one after another in one sequence, raster inside each.
+    """The ``stride * stride`` subsets of a strided grid, one after another in one sequence, row by row inside each.
 
-    EfficientVMamba gives each subset to a scan of its own, which sees a quarter of the tokens. Here every scan sees
-    all of them; ``start`` says whose turn is first, so ``start=0, 1, 2, 3`` are four scans that differ as those do.
+    EfficientVMamba gives each subset to a scan of its own, which sees a quarter of the tokens. Here each scan sees all
+    tokens, and ``start`` selects the subset that comes first. Four scans with ``start=0, 1, 2, 3`` therefore differ as
+    the four scans of EfficientVMamba do.
 
     Args:
         context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
-        stride: distance of neighbours in a subset.
-        start: subset that comes first, ``row % stride * stride + column % stride``; the rest follow cyclically.
+        stride: distance between neighbours of a subset.
+        start: subset that comes first, ``row % stride * stride + column % stride``. The others follow cyclically.
         reverse: as for any :class:`~mmdefmamba.scans.StaticScan`.
 
     Raises:
-        ValueError: ``stride`` is not positive, or ``start`` names no subset.
+        ValueError: ``stride`` is not positive, or ``start`` is not from 0 to ``stride**2 - 1``.
 
     Source: EfficientVMamba, efficient 2D scanning.
     """

@@ -1,4 +1,4 @@
-"""What every scan has in common: the registry, the interface, and the cached orders of all static scans."""
+"""The parts that all scans share: the registry, the interface, and the cached orders of static scans."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,28 @@ import torch
 from mmengine.registry import Registry
 from torch import nn
 
-from ..names import near_name
+from ..names import unknown_name
 from ..ops.token_order import TokenOrder
 
 SCANS = Registry('scan', scope='mmdefmamba')
 
 FORMULATIONS = ('paper', 'released')
-# Orders kept per scan; a training run sees few sizes, a multi-scale one a few dozen.
+# Orders that a scan keeps. Most trainings see a few map sizes, a multi-scale training a few dozen.
 MAX_CACHED_ORDERS = 32
 
 
 @dataclass(frozen=True)
 class ScanContext:
-    """Where in the network a scan stands; given to each scan when it is built.
+    """The place of a scan in the network. Each scan gets it when it is built.
 
     Args:
-        embed_dims: channels C of the maps it will see.
+        embed_dims: channels C of the maps that the scan reads.
         stage: index of its stage, from 0.
-        map_size: (height, width) of that stage's map at the size that the network is pretrained with.
+        map_size: (height, width) of the map of this stage, for images of the size used in pretraining.
         formulation: 'paper' or 'released', see :class:`mmdefmamba.models.DefMamba`.
+
+    Raises:
+        ValueError: the formulation is unknown.
     """
 
     embed_dims: int
@@ -38,10 +41,10 @@ class ScanContext:
 
 
 class Scan(nn.Module):
-    """What a state space model is to read of a map, and in which order.
+    """Base class of scans: what a state space model reads of a map, and in which order.
 
     Args:
-        context: a :class:`ScanContext`, or None where the scan does not care.
+        context: a :class:`ScanContext`, or None if the scan does not use it.
     """
 
     def __init__(self, context=None):
@@ -49,23 +52,24 @@ class Scan(nn.Module):
         self.context = context
 
     def forward(self, x):
-        """Say what to read and in which order.
+        """Return what is read and in which order.
 
         Args:
             x: a map, (B, C, H, W).
 
         Returns:
-            The map whose tokens are scanned, (B, C, H, W), ``x`` itself where nothing changes it; and the
-            :class:`~mmdefmamba.ops.TokenOrder` that visits its places, counted row by row, or None for row by row.
+            The map whose tokens are scanned, (B, C, H, W), which is ``x`` itself if the scan does not change it. And
+            the :class:`~mmdefmamba.ops.TokenOrder` that visits its places, or None for row by row. Places are numbered
+            row by row.
         """
         raise NotImplementedError
 
 
 class StaticScan(Scan):
-    """A scan whose order depends on the map's size alone. A subclass says its :meth:`order`, no more.
+    """Base class of scans whose order depends only on the size of the map. A subclass defines :meth:`order`.
 
     Args:
-        context: a :class:`ScanContext`, or None where the scan does not care.
+        context: a :class:`ScanContext`, or None if the scan does not use it.
         reverse: visit the places of :meth:`order` backwards.
     """
 
@@ -75,33 +79,38 @@ class StaticScan(Scan):
         self._cached_orders = {}
 
     def order(self, height, width):
-        """The scan order of a map: int64 (height * width,), position i holds the index of the i-th token's place."""
+        """Return the scan order of a map, int64 (height * width,): position i holds the place of the i-th token."""
         raise NotImplementedError
 
-    @torch.compiler.assume_constant_result  # torch.compile takes the order of a size as it finds it
+    @torch.compiler.assume_constant_result  # torch.compile takes the order of a map size as a constant
     def token_order(self, height, width, device):
-        """The cached :class:`~mmdefmamba.ops.TokenOrder` of a map size on a device, None for row by row.
+        """Return the cached :class:`~mmdefmamba.ops.TokenOrder` of a map size on a device, or None for row by row.
 
         Raises:
             ValueError: :meth:`order` does not return a permutation.
         """
         key = (height, width, device)
         if key not in self._cached_orders:
-            order = self.order(height, width)
-            order = order.flip(0) if self.reverse else order
-            row_major = torch.arange(height * width)
-            if not torch.equal(order.sort().values, row_major):
-                raise ValueError(
-                    f'{type(self).__name__}.order({height}, {width}) is not a permutation of 0..{height * width - 1}'
-                )
+            # Outside of inference mode: a tensor made there cannot be saved for the backward of a later training.
+            with torch.inference_mode(False):
+                order = self._checked_order(height, width, device)
             if len(self._cached_orders) >= MAX_CACHED_ORDERS:
                 del self._cached_orders[next(iter(self._cached_orders))]
-            if torch.equal(order, row_major):
-                self._cached_orders[key] = None
-            else:
-                backwards = torch.equal(order, row_major.flip(0))
-                self._cached_orders[key] = TokenOrder.from_order(order.to(device), backwards)
+            self._cached_orders[key] = order
         return self._cached_orders[key]
+
+    def _checked_order(self, height, width, device):
+        order = self.order(height, width)
+        order = order.clone() if order.is_inference() else order
+        order = order.flip(0) if self.reverse else order
+        row_major = torch.arange(height * width)
+        if not torch.equal(order.sort().values, row_major):
+            raise ValueError(
+                f'{type(self).__name__}.order({height}, {width}) is not a permutation of 0..{height * width - 1}'
+            )
+        if torch.equal(order, row_major):
+            return None
+        return TokenOrder.from_order(order.to(device), backwards=torch.equal(order, row_major.flip(0)))
 
     def forward(self, x):
         return x, self.token_order(*x.shape[-2:], x.device)
@@ -111,16 +120,19 @@ def build_scan(cfg, context):
     """Build one scan.
 
     Args:
-        cfg: a registered name, or a dict with ``type`` and the scan's own arguments.
+        cfg: a registered name, or a dict with ``type`` and the arguments of the scan.
         context: the :class:`ScanContext` of its place in the network.
 
+    Returns:
+        The :class:`Scan`.
+
     Raises:
-        ValueError: a name that no scan is registered under; the message lists those that are.
+        ValueError: no scan is registered under this name; the message lists the registered scans.
     """
     cfg = dict(type=cfg) if isinstance(cfg, str) else dict(cfg)
     name = cfg.pop('type', None)
     scan = SCANS.module_dict.get(name)
     if scan is None:
-        hint = near_name(name, SCANS.module_dict)
-        raise ValueError(f'unknown scan {name!r}{hint} Registered: {sorted(SCANS.module_dict)}')
+        remedy = f'Registered scans: {", ".join(sorted(SCANS.module_dict))}'
+        raise ValueError(unknown_name(f'unknown scan {name!r}', name, SCANS.module_dict, remedy))
     return scan(context=context, **cfg)

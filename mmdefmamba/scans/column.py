@@ -1,4 +1,4 @@
-"""Column by column from the top left, and the same backwards; with the raster scans VMamba's four-way cross-scan."""
+"""Column by column, forwards and backwards. Together with the two raster scans this is the cross-scan of VMamba."""
 
 import torch
 
@@ -7,7 +7,7 @@ from .base import SCANS, StaticScan
 
 @SCANS.register_module(name='column')
 class ColumnScan(StaticScan):
-    """Column-major.
+    """Column by column from the top left.
 
     Source: VMamba, the cross-scan module.
     """
@@ -18,7 +18,7 @@ class ColumnScan(StaticScan):
 
 @SCANS.register_module(name='column_reverse')
 class ColumnReverseScan(ColumnScan):
-    """Column-major, backwards."""
+    """Column by column from the bottom right: the column scan backwards."""
 
     def order(self, height, width):
         return super().order(height, width).flip(0)

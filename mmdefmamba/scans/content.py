@@ -1,4 +1,4 @@
-"""What scans have in common whose order follows from the features, without learning it."""
+"""Base class of scans that compute their order from the features, by a fixed rule that is not learned."""
 
 import torch
 
@@ -8,19 +8,22 @@ from .base import Scan
 
 
 class ContentScan(Scan):
-    """A scan with an order for each image. A subclass says its :meth:`order`, no more.
+    """A scan that computes one order per image from the features. A subclass defines :meth:`order`.
 
-    The order is a number of its own: no gradient goes through it, the tokens get theirs as under any permutation.
+    The order itself has no gradient. The gradients of the tokens pass through the permutation.
+
+    Args:
+        context: a :class:`ScanContext`, or None if the scan does not use it.
     """
 
     def order(self, x):
-        """The scan order of each image.
+        """Return the scan order of each image.
 
         Args:
-            x: (B, C, H, W), float32 or float64, outside of autograd.
+            x: features, (B, C, H, W), float32 or float64, detached from autograd.
 
         Returns:
-            int64 (B, L), position i of an image holds the index of its i-th token's place; on any device.
+            int64 (B, L) on any device. Position i of an image holds the place of its i-th token.
         """
         raise NotImplementedError
 

@@ -1,10 +1,10 @@
-"""Row by row without a jump: every other row is walked backwards."""
+"""The continuous scan: row by row, every second row backwards, so that there is no jump between rows."""
 
 import torch
 
 from .base import SCANS, StaticScan
 
-#: corner to start from: the axes, rows 0 and columns 1, along which the map is flipped first
+#: corner to start from -> axes (0 rows, 1 columns) along which the map is flipped first
 CORNERS = {'top_left': (), 'top_right': (1,), 'bottom_left': (0,), 'bottom_right': (0, 1)}
 
 
@@ -14,12 +14,12 @@ class ContinuousScan(StaticScan):
 
     Args:
         context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
-        corner: where it starts, 'top_left', 'top_right', 'bottom_left' or 'bottom_right'.
+        corner: where the scan starts: 'top_left', 'top_right', 'bottom_left' or 'bottom_right'.
         transposed: walk along columns instead of rows.
         reverse: as for any :class:`~mmdefmamba.scans.StaticScan`.
 
     Raises:
-        ValueError: unknown ``corner``.
+        ValueError: ``corner`` is unknown.
 
     Source: PlainMamba, continuous 2D scanning.
     """

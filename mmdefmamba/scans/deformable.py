@@ -1,4 +1,4 @@
-"""The deformable scan: where to look and in which order, learned (DefMamba, section 3.3, figure 3)."""
+"""The deformable scan: it learns which points to read and in which order (DefMamba, section 3.3, figure 3)."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from ..ops.precision import at_least_float32
 from .base import SCANS, Scan
 from .offset_bias import OffsetBias
 
-# Depthwise kernel of the offset network, by stage; a fifth stage and later ones use the last.
+# Size of the depthwise kernel of the offset network, by stage. A fifth stage and later ones use the last size.
 KERNEL_SIZES = (9, 7, 5, 3)
 CHANNEL_ATTENTION_REDUCTION = 16
 ORDER_GRADIENTS = ('paper', 'released', 'swap')
@@ -25,18 +25,18 @@ class ChannelAttention(nn.Module):
         self.fc2 = nn.Linear(hidden, embed_dims)
 
     def forward(self, u):
-        """(B, C, H, W) -> (B, C, 1, 1), in (0, 1)."""
+        """Return weights in (0, 1): (B, C, H, W) -> (B, C, 1, 1)."""
         return self.fc2(self.act(self.fc1(u.mean((2, 3))))).sigmoid()[..., None, None]
 
 
 class OffsetNetwork(nn.Module):
-    """Predicts raw offsets from the map: depthwise conv, channel attention, LayerNorm, GELU, 1x1 conv.
+    """Network that predicts raw offsets: depthwise convolution, channel attention, LayerNorm, GELU, 1x1 convolution.
 
     Args:
         embed_dims: channels of the map.
-        kernel_size: of the depthwise convolution, odd.
+        kernel_size: size of the depthwise convolution, odd.
         offsets: channels of the result.
-        channel_attention: whether the convolved map is weighted per channel.
+        channel_attention: whether the map after the convolution is weighted per channel.
     """
 
     def __init__(self, embed_dims, kernel_size, offsets, channel_attention=True):
@@ -48,7 +48,7 @@ class OffsetNetwork(nn.Module):
         self.proj = nn.Conv2d(embed_dims, offsets, 1, bias=False)
 
     def forward(self, u):
-        """(B, C, H, W) -> (B, offsets, H, W), unbounded."""
+        """Return offsets without bounds: (B, C, H, W) -> (B, offsets, H, W)."""
         x = self.dwconv(u)
         if self.channel_attention is not None:
             x = x * self.channel_attention(u)
@@ -57,23 +57,26 @@ class OffsetNetwork(nn.Module):
 
 
 def reference_points(height, width, formulation, dtype, device):
-    """Where each token looks before any offset: (y, x), (H, W, 2), in the coordinates of ``sample_points``.
+    """Return the point that each token reads without an offset: (y, x), (H, W, 2), in coordinates of ``sample_points``.
 
     'paper': pixel centres, row i at 2 i / (H-1) - 1, so that a zero offset reads the token itself.
-    'released': 2 (i + 0.5) / (H-1) - 1, half a pixel down and right of the centres.
+    'released': 2 (i + 0.5) / (H-1) - 1, half a pixel below and to the right of the centres.
     """
     shift = 0.5 if formulation == 'released' else 0.0
 
     def axis(size):
         pixel = torch.arange(size, dtype=dtype, device=device) + shift
-        # one row: its centre, -1 as by the formula, reads the same as any other place along the axis of size 1
+        # With size 1 the formula gives -1. Along this axis all positions in [-1, 1] read the same pixel.
         return pixel / max(size - 1, 1) * 2 - 1
 
     return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
 
 
 def bias_keys(height, width, dtype, device):
-    """Places from which the released formulation measures displacements, (H, W, 2): linspace(0, H, H) normalised."""
+    """Return the points from which the released formulation measures displacements: linspace(0, H, H), (H, W, 2).
+
+    They are normalised as the reference points are.
+    """
 
     def axis(size):
         return torch.linspace(0, size, size, dtype=dtype, device=device) / max(size - 1, 1) * 2 - 1
@@ -82,9 +85,9 @@ def bias_keys(height, width, dtype, device):
 
 
 def reference_index(length, formulation, dtype, device):
-    """Each token's place in the raster order, normalised to [-1, 1], (L,).
+    """Return the index of each token in the raster order, normalised to [-1, 1], (L,).
 
-    'paper': 2 k / (L-1) - 1. 'released': linspace(0.5, L-0.5, L) in place of k.
+    'paper': 2 k / (L-1) - 1 for index k. 'released': the same formula with linspace(0.5, L-0.5, L) instead of k.
     """
     if formulation == 'released':
         index = torch.linspace(0.5, length - 0.5, length, dtype=dtype, device=device)
@@ -95,24 +98,25 @@ def reference_index(length, formulation, dtype, device):
 
 @SCANS.register_module(name='deformable')
 class DeformableScan(Scan):
-    """Reads the map at learned points and visits them in a learned order.
+    """A scan that reads the map at learned points and visits them in a learned order.
 
-    Each of its four parts can be switched off (table 5 of the paper); without points and order no offset network is
-    built and the scan is a raster scan.
+    Each of its four parts can be switched off (table 5 of the paper). Without points and order the scan has no offset
+    network and is a raster scan.
 
     Args:
         context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
-        points: sample the map at reference points moved within their own cell.
+        points: sample the map at reference points that are moved within their own cell.
         order: sort the tokens by reference index plus a learned offset.
-        offset_bias: add a learned feature that depends on each point's displacement; needs ``points``.
-        channel_attention: weight the channels in the offset network; needs ``points`` or ``order``.
-        kernel_size: of the offset network's depthwise convolution; by default 9, 7, 5, 3 for stages 1 to 4.
-        order_gradient: gradient of the order, 'paper' or 'released', see :func:`~mmdefmamba.ops.learned_order`, or
-            'swap', see :func:`~mmdefmamba.ops.map_scan.swap_gradient.swap_gradient`; by default the formulation's.
+        offset_bias: add a learned feature that depends on the displacement of each point. It needs ``points``.
+        channel_attention: weight the channels in the offset network. It needs ``points`` or ``order``.
+        kernel_size: size of the depthwise convolution in the offset network; by default 9, 7, 5, 3 for stages 1 to 4.
+        order_gradient: gradient of the order: 'paper' or 'released', see :func:`~mmdefmamba.ops.learned_order`, or
+            'swap', see :func:`~mmdefmamba.ops.map_scan.swap_gradient.swap_gradient`. The default is the gradient of
+            the formulation.
 
     Raises:
-        ValueError: parts that need one that is off, a kernel size that is not odd and positive, or an unknown
-            ``order_gradient``.
+        ValueError: a part needs another part that is switched off, ``kernel_size`` is not odd and positive, or
+            ``order_gradient`` is unknown.
     """
 
     def __init__(
@@ -144,7 +148,7 @@ class DeformableScan(Scan):
         self.offset_bias = OffsetBias(context) if offset_bias else None
 
     def offsets(self, u):
-        """Predict the offsets of a map (B, C, H, W): what :meth:`constrain` makes of the offset network's result."""
+        """Return the offsets of a map (B, C, H, W), as :meth:`constrain` does, or (None, None) without a network."""
         return (None, None) if self.offset_network is None else self.constrain(self.offset_network(u))
 
     def constrain(self, raw):
@@ -154,8 +158,9 @@ class DeformableScan(Scan):
             raw: result of the offset network, (B, offsets, H, W), any floating dtype.
 
         Returns:
-            point offsets (B, H, W, 2), (y, x) in normalised coordinates, within a token's own cell, or None; and
-            index offsets (B, L) in (-1, 1), or None. Float32 at least: half precision ties at L > 2048.
+            Point offsets (B, H, W, 2), (y, x) in normalised coordinates within the cell of the token, or None without
+            points. Index offsets (B, L) in (-1, 1), or None without order. Both are float32 or wider: in half precision
+            the indices of more than 2048 tokens would tie.
         """
         height, width = raw.shape[-2:]
         raw = at_least_float32(raw).tanh()
@@ -164,7 +169,7 @@ class DeformableScan(Scan):
             size = (height, width)
             if self.context.formulation == 'released':
                 size = (max(height - 1, 1), max(width - 1, 1))
-            # filled where it is needed: a tensor copied from the host could not be part of a CUDA graph
+            # filled on the device: a tensor copied from the host could not be part of a CUDA graph
             size = torch.stack([raw.new_full((), float(side)) for side in size])
             point_offset = raw[:, :2].permute(0, 2, 3, 1) / size
         if self.order:
@@ -172,7 +177,7 @@ class DeformableScan(Scan):
         return point_offset, index_offset
 
     def sample(self, u, point_offset):
-        """Read a map (B, C, H, W) at its reference points plus ``point_offset`` (B, H, W, 2), bias included."""
+        """Return a map (B, C, H, W) read at reference points plus ``point_offset`` (B, H, W, 2), with offset bias."""
         height, width = u.shape[-2:]
         place = (height, width, self.context.formulation, point_offset.dtype, point_offset.device)
         points = reference_points(*place) + point_offset
@@ -186,7 +191,7 @@ class DeformableScan(Scan):
         return sampled + self.offset_bias(displacement).to(sampled.dtype)
 
     def token_order(self, index_offset):
-        """Sort reference index plus offset, ascending and stable: :class:`TokenOrder` of (B, L)."""
+        """Return the :class:`TokenOrder` (B, L) that sorts reference index plus offset, ascending and stable."""
         reference = reference_index(
             index_offset.shape[-1], self.context.formulation, index_offset.dtype, index_offset.device
         )

@@ -1,4 +1,4 @@
-"""A Hilbert curve for any rectangle: whatever is close in the sequence is close on the map."""
+"""The Hilbert scan, for maps of any size: tokens that are close in the sequence are close on the map."""
 
 import torch
 
@@ -7,12 +7,12 @@ from .base import SCANS, StaticScan
 
 @SCANS.register_module(name='hilbert')
 class HilbertScan(StaticScan):
-    """Generalised Hilbert curve, from the top left to the other end of the longer side.
+    """A generalised Hilbert curve from the top left to the other end of the longer side.
 
-    Steps go to a 4-neighbour, with one exception: where the longer side is odd and the shorter one even and not 2,
-    exactly one step of the curve is diagonal. No walk over all tokens between those two corners does without: on a
-    chessboard they have one colour, and an even number of places needs two. (With two lines the walk ends one
-    place short of that corner instead.)
+    Each step goes to a 4-neighbour, with one exception. If the longer side is odd and the shorter side is even and not
+    2, exactly one step is diagonal. No walk over all tokens between these two corners can avoid it: on a chessboard
+    both corners have the same colour, but a walk over an even number of places ends on the other colour. (If the
+    shorter side is 2, the walk ends one place before that corner instead.)
 
     Source: the recursion of the generalised Hilbert curve; used for tokens by ZigMa and FractalMamba.
     """
@@ -24,18 +24,18 @@ class HilbertScan(StaticScan):
 
 
 def _walk(start, length, along, breadth, across):
-    """Flat indices of a block, from ``start`` to the place at the end of its length.
+    """Return the flat indices of a block, from ``start`` to the place at the end of its length.
 
     Args:
         start: flat index of a corner of the block.
-        length, along: places along the walk's direction, and the step in flat indices from one to the next.
-        breadth, across: the same, perpendicular to it.
+        length, along: number of places in the direction of the walk, and the step in flat indices between neighbours.
+        breadth, across: the same for the perpendicular direction.
     """
     if breadth == 1:
         return [start + i * along for i in range(length)]
     if length == 1:
         return [start + i * across for i in range(breadth)]
-    if 2 * length > 3 * breadth:  # long: one block behind the other
+    if 2 * length > 3 * breadth:  # a long block: two blocks, one behind the other
         half = _even_half(length)
         behind = _walk(start + half * along, length - half, along, breadth, across)
         return _walk(start, half, along, breadth, across) + behind
@@ -48,6 +48,6 @@ def _walk(start, length, along, breadth, across):
 
 
 def _even_half(size):
-    """About half of ``size``, even where it can be: a walk ends beside its start's row only after an even number."""
+    """Return about half of ``size``, even if possible: a walk over an even number of lines ends where it began."""
     half = size // 2
     return half + half % 2 if size > 2 else half

@@ -1,4 +1,4 @@
-"""Window by window: tokens that are close on the map stay close in the sequence."""
+"""The local scan: window by window, so that tokens that are close on the map stay close in the sequence."""
 
 import torch
 
@@ -7,17 +7,17 @@ from .base import SCANS, StaticScan
 
 @SCANS.register_module(name='local')
 class LocalScan(StaticScan):
-    """Windows in raster order, raster inside each; windows that the border cuts are smaller, nothing is padded.
+    """Windows row by row, and tokens row by row inside each. Windows at the border may be smaller; nothing is padded.
 
     Args:
         context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
-        window: side of a window, or its (height, width).
+        window: size of a window, one integer or (height, width).
         reverse: as for any :class:`~mmdefmamba.scans.StaticScan`.
 
     Raises:
-        ValueError: ``window`` is not positive.
+        ValueError: ``window`` is not one or two positive integers.
 
-    Source: LocalMamba, whose windows are of side 2 and 7.
+    Source: LocalMamba, with windows of size 2 and 7.
     """
 
     def __init__(self, context=None, window=7, reverse=False):
@@ -29,5 +29,5 @@ class LocalScan(StaticScan):
     def order(self, height, width):
         rows = torch.arange(height).view(-1, 1) // self.window[0]
         columns = torch.arange(width) // self.window[1]
-        # stable: inside a window the raster order stays
+        # stable: inside a window the tokens stay row by row
         return (rows * width + columns).flatten().argsort(stable=True)

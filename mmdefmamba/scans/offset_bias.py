@@ -1,4 +1,4 @@
-"""The offset bias: position information for points that have left their place (DefMamba, section 3.3)."""
+"""The offset bias: position information for points that were moved by an offset (DefMamba, section 3.3)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,16 +6,16 @@ from torch import nn
 
 from ..ops import sample_points
 
-# Side of the released code's table, resized to every map.
+# Size of the table in the released code, which is resized to each map.
 RELEASED_TABLE_SIZE = (7, 7)
 
 
 class OffsetBias(nn.Module):
-    """A learnable table of features, read bilinearly at half of each point's displacement.
+    """A learnable table of features, read bilinearly at half the displacement of each point.
 
-    In the paper's formulation the table has the stage's size at pretraining; displacements over H points span
-    2H - 1, which the paper shrinks to H and therefore halves. In the released one the table is 7 x 7, resized to
-    the map before it is read.
+    In the formulation 'paper' the table has the size of the stage's map in pretraining. Displacements between H points
+    span 2H - 1 values. The paper reduces the table to H values and therefore halves the displacements. In the
+    formulation 'released' the table is 7 x 7 and is resized to the map before it is read.
 
     Args:
         context: the :class:`~mmdefmamba.scans.ScanContext` of the scan it belongs to.
@@ -29,22 +29,22 @@ class OffsetBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.01)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # A DefMamba has resized tables of another image size by now (models/bias_tables.py). MMEngine would only warn
-        # of what is left, and go on with a random table: scores that nobody could explain.
+        # DefMamba has resized the tables of another image size before (models/bias_tables.py). For any other table
+        # MMEngine would only warn, keep the random one, and the scores would be wrong.
         table = state_dict.get(prefix + 'table')
         if table is not None and table.shape != self.table.shape:
             raise ValueError(
                 f'{prefix}table is {tuple(table.shape)} in the checkpoint and {tuple(self.table.shape)} in the model: '
-                'the checkpoint was made with another arch, formulation or pretrain_img_size'
+                'set formulation, pretrain_img_size and arch as in the training of the checkpoint'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, displacement):
-        """Read the table.
+        """Return the table read at half of each displacement.
 
         Args:
-            displacement: how far each point is from its token's place, (y, x) in the units of normalised
-                coordinates, (B, H, W, 2), float32 or float64.
+            displacement: distance of each point from the place of its token, (y, x) in normalised coordinates,
+                (B, H, W, 2), float32 or float64.
 
         Returns:
             (B, C, H, W), dtype of the table.
@@ -53,6 +53,6 @@ class OffsetBias(nn.Module):
         table = self.table.unsqueeze(0)
         if self.released:
             table = F.interpolate(table, size=(height, width), mode='bilinear', align_corners=False)
-        # all images read one table: as rows of one tall image, not as a table copied for each of them
+        # All images read the same table. As rows of one tall image they need no copy of the table per image.
         rows = (displacement / 2).reshape(1, batch * height, width, 2)
         return sample_points(table, rows).view(-1, batch, height, width).transpose(0, 1)

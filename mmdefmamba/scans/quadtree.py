@@ -1,4 +1,4 @@
-"""Windows of a quadtree: fine where the map varies, coarse where it does not."""
+"""The quadtree scan: small windows where the features vary much, large windows where they vary little."""
 
 import torch
 
@@ -8,12 +8,11 @@ from .content import ContentScan
 
 @SCANS.register_module(name='quadtree')
 class QuadtreeScan(ContentScan):
-    """Leaves of a quadtree in depth-first order, raster inside each.
+    """The leaves of a quadtree in depth-first order, row by row inside each.
 
-    The map is cut into four; on each further level the one window that varies most is cut into four again. How much
-    a window varies is the mean over channels of its tokens' variance: the classic criterion. This is the order of
-    QuadMamba and no more: there a small network scores the windows and learns through a relaxation, here nothing is
-    learned.
+    The map is cut into four windows. On each further level the window that varies most is cut into four again. The
+    measure is the variance of the window's tokens, averaged over channels. Only the order is that of QuadMamba. There a
+    small network scores the windows and is trained through a relaxation; here nothing is learned.
 
     Args:
         context: the :class:`~mmdefmamba.scans.ScanContext` of its place in the network.
@@ -35,11 +34,11 @@ class QuadtreeScan(ContentScan):
         batch, _, height, width = x.shape
         tokens_BCL = x.flatten(2)
         key = windows(height, width, 1, x.device).expand(batch, -1)
-        leaf = torch.ones_like(key, dtype=torch.bool)  # whether a token's window may still be cut
+        leaf = torch.ones_like(key, dtype=torch.bool)  # whether the window of a token may still be cut
         for level in range(1, self.levels):
             window = windows(height, width, level, x.device)
             score = window_variance(tokens_BCL, window, 4**level)
-            # windows that lie in a coarser leaf are not there to be cut: every token of one says the same
+            # a window inside a coarser leaf cannot be cut; all tokens of a window agree on this
             cuttable = torch.zeros_like(score).scatter_(1, window.expand(batch, -1), leaf.to(score.dtype)) > 0
             cut = score.masked_fill(~cuttable, -1).argsort(dim=1, descending=True, stable=True)[:, :1]
             leaf = window == cut
@@ -49,7 +48,7 @@ class QuadtreeScan(ContentScan):
 
 
 def windows(height, width, level, device):
-    """Depth-first index, 0 to 4 ** level - 1, of the window that holds each token, (L,)."""
+    """Return the depth-first index, 0 to 4 ** level - 1, of the window that contains each token, (L,)."""
 
     def halves(size):
         return torch.arange(size, device=device) * 2**level // size
@@ -62,7 +61,7 @@ def windows(height, width, level, device):
 
 
 def window_variance(tokens_BCL, window, num_windows):
-    """Mean over channels of the variance of each window's tokens, (B, num_windows); 0 for one without tokens."""
+    """Return the variance of each window's tokens, averaged over channels, (B, num_windows); 0 without tokens."""
     member = torch.nn.functional.one_hot(window, num_windows).to(tokens_BCL.dtype)
     average = member / member.sum(0).clamp(min=1)
     mean = tokens_BCL @ average

@@ -1,4 +1,4 @@
-"""Row by row from the top left, and the same backwards: DefMamba's forward and backward branches."""
+"""Row by row, forwards and backwards: the forward and backward branches of DefMamba."""
 
 import torch
 
@@ -7,7 +7,7 @@ from .base import SCANS, StaticScan
 
 @SCANS.register_module(name='raster')
 class RasterScan(StaticScan):
-    """Row-major: the order in which a map lies in memory."""
+    """Row by row from the top left, as a map lies in memory."""
 
     def order(self, height, width):
         return torch.arange(height * width)
@@ -15,7 +15,7 @@ class RasterScan(StaticScan):
 
 @SCANS.register_module(name='raster_reverse')
 class RasterReverseScan(StaticScan):
-    """Row-major, backwards."""
+    """Row by row from the bottom right: the raster scan backwards."""
 
     def order(self, height, width):
         return torch.arange(height * width - 1, -1, -1)

@@ -1,4 +1,4 @@
-"""Along the minimum spanning tree of the map: what looks alike comes together."""
+"""The spanning tree scan: along the minimum spanning tree of the map, so that similar tokens come together."""
 
 import numpy as np
 import torch
@@ -11,11 +11,14 @@ from .content import ContentScan
 class SpanningTreeScan(ContentScan):
     """Breadth-first order over the minimum spanning tree of the 4-neighbour grid, from the top left.
 
-    An edge weighs the squared distance of its two tokens. This is the order of GrootV and no more: there the state
-    runs along the tree's branches, here along one sequence.
+    The weight of an edge is the squared distance of its two tokens. Only the order is that of GrootV. There the state
+    runs along the branches of the tree, here along one sequence.
 
-    The tree is found by SciPy on the CPU, for the whole batch at once; on another device every call waits for a copy
-    there and back.
+    SciPy finds the tree on the CPU, for the whole batch at once. On another device each call waits for a copy to the
+    CPU and back.
+
+    Raises:
+        ImportError: SciPy is not installed. It is raised when the scan first runs.
 
     Source: GrootV (MambaTree), tree topology scanning.
     """
@@ -28,20 +31,20 @@ class SpanningTreeScan(ContentScan):
         except ImportError as error:
             raise ImportError('the spanning_tree scan needs SciPy: pip install scipy') from error
 
-        batch, _, height, width = map(int, x.shape)  # tensors where the network is traced
+        batch, _, height, width = map(int, x.shape)  # tracing gives tensors
         length = height * width
-        # int32, as SciPy's graphs are: before 1.12 it takes no others
+        # int32: graphs of SciPy before 1.12 take no other indices
         places = np.arange(batch * length, dtype=np.int32).reshape(batch, height, width)
         start = np.concatenate([places[:, :, :-1].ravel(), places[:, :-1].ravel()])
         end = np.concatenate([places[:, :, 1:].ravel(), places[:, 1:].ravel()])
         across = (x[..., 1:] - x[..., :-1]).square().sum(1).flatten()
         down = (x[..., 1:, :] - x[..., :-1, :]).square().sum(1).flatten()
         weight = torch.cat([across, down])
-        # ranks: the tree depends on the order of the weights alone, SciPy takes a weight of 0 for no edge, and ties
-        # are settled the same way everywhere
+        # Ranks instead of weights: the tree depends only on the order of the weights, SciPy would take a weight of 0
+        # for a missing edge, and ties are broken the same way everywhere.
         rank = torch.empty_like(weight, dtype=torch.float64)
         rank[weight.argsort(stable=True)] = torch.arange(1, len(weight) + 1, dtype=rank.dtype, device=x.device)
-        # one root above all images makes one search of them
+        # one root above all images, so that one search visits them all
         root = batch * length
         roots = places[:, 0, 0]
         graph = csr_array(

@@ -1,4 +1,4 @@
-"""Diagonal by diagonal, up and down in turns: the order in which JPEG reads its coefficients."""
+"""The zigzag scan: diagonal by diagonal, alternately up and down, as JPEG reads its coefficients."""
 
 import torch
 
@@ -7,7 +7,7 @@ from .base import SCANS, StaticScan
 
 @SCANS.register_module(name='zigzag')
 class ZigzagScan(StaticScan):
-    """Anti-diagonals from the top left, odd ones downwards, even ones upwards; steps go to one of 8 neighbours."""
+    """Anti-diagonals from the top left, odd ones downwards and even ones upwards. Each step goes to an 8-neighbour."""
 
     def order(self, height, width):
         rows = torch.arange(height).view(-1, 1).expand(-1, width)

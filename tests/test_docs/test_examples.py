@@ -1,4 +1,4 @@
-"""Configs and code on the how-to pages run as they stand there, on tiny data and networks of the same make."""
+"""Configs and code on the how-to pages run as written there, with tiny data and small networks of the same kind."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from mmdefmamba.scans import SCANS, StaticScan
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / 'docs/howto').glob('*.md'))
-# Tiny with a block a stage: the channels that the pages' configs name.
+# Tiny with one block per stage. The configs of the pages name its channels.
 SMALL = dict(embed_dims=(48, 96, 192, 384), depths=(1, 1, 1, 1))
 BLOCKS = [
     pytest.param(block.partition('```')[0], id=f'{page.stem}-{index}')
@@ -29,14 +29,14 @@ def is_config(block):
     return block.startswith('_base_')
 
 
-def test_the_pages_have_the_examples_that_are_tested():
+def test_pages_contain_the_tested_examples():
     names = [param.id for param in BLOCKS]
     assert {'dataset-0', 'dataset-1', 'detector-0', 'detector-1', 'detector-2', 'scan-0', 'report-0'} <= set(names)
 
 
 @pytest.fixture
 def spiral():
-    """The scan that the page on scans takes from the page on concepts."""
+    """Register the scan that the page on scans takes from the page on concepts."""
 
     @SCANS.register_module(name='spiral')
     class Spiral(StaticScan):
@@ -49,7 +49,7 @@ def spiral():
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a page's config to a file, with the paths that hold where it lies."""
+    """Write the config of a page to a file, with paths that are correct there."""
 
     def write(block):
         path = tmp_path / 'mine.py'
@@ -60,7 +60,7 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize('block', [param for param in BLOCKS if 'dataset' not in param.id])  # those train below
+@pytest.mark.parametrize('block', [param for param in BLOCKS if 'dataset' not in param.id])  # trained by tests below
 def test_examples_run(block, write, spiral, monkeypatch):
     if not is_config(block):
         exec(compile(block, 'example', 'exec'), {})
@@ -86,7 +86,7 @@ def draw_images(folder, count, size=(40, 50)):
 
 
 def trains(path, *options):
-    """Train the config for one pass and validate it; gives the last validation."""
+    """Train the config, validate it, and return the logged scalars."""
     small = path.with_name('small.py')
     small.write_text(f'_base_ = {str(path)!r}\nmodel = dict(backbone=dict(arch=dict(_delete_=True, **{SMALL})))\n')
     for phase in ('train', 'val'):
@@ -97,7 +97,7 @@ def trains(path, *options):
     return runner.message_hub.log_scalars
 
 
-def test_your_own_classes_train(write, tmp_path):
+def test_classification_example_trains(write, tmp_path):
     for split in ('train', 'val'):
         for name in ('cat', 'dog'):
             draw_images(tmp_path / f'data/mine/{split}/{name}', 2)
@@ -108,7 +108,7 @@ def test_your_own_classes_train(write, tmp_path):
     assert 0 <= scores['val/accuracy/top1'].current() <= 100
 
 
-def test_your_own_label_maps_train(write, tmp_path):
+def test_segmentation_example_trains(write, tmp_path):
     for split in ('train', 'val'):
         draw_images(tmp_path / f'data/mine/images/{split}', 2)
         labels = tmp_path / f'data/mine/labels/{split}'
@@ -127,7 +127,7 @@ def test_your_own_label_maps_train(write, tmp_path):
     options += ['model.decode_head.norm_cfg.type=BN', 'model.auxiliary_head.norm_cfg.type=BN']
     options += [f'{phase}_dataloader.dataset.pipeline.{i}.scale=(64,64)' for phase, i in (('train', 2), ('val', 1))]
     scores = trains(path, *options, 'train_dataloader.dataset.pipeline.3.crop_size=(64,64)')
-    # class 1 is nowhere; had labels been shifted as ADE20K's are, 2 would have become 1
+    # no pixel has class 1; if labels were shifted as for ADE20K, 2 would become 1
     assert np.isfinite(scores['val/mIoU'].current())
 
 
@@ -136,7 +136,7 @@ def example(page, index):
     return block
 
 
-def test_every_config_that_pages_name_is_there():
+def test_every_file_named_on_a_page_exists():
     pages = [*PAGES, ROOT / 'docs/index.md', ROOT / 'docs/faq.md']
     text = '\n'.join(page.read_text() for page in pages)
     named = set(re.findall(r'\b(?:configs|tools|benchmarks)/[\w./]+\.(?:py|sh)', text))

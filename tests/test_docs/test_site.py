@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and needs nothing from elsewhere to be read."""
+"""The documentation builds without a warning, and its pages load nothing from other hosts."""
 
 import re
 from html.parser import HTMLParser
@@ -12,7 +12,7 @@ DOCS = ROOT / 'docs'
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    """The built site."""
+    """Build the site and return its folder."""
     pytest.importorskip('mkdocs', reason='mkdocs is not installed: pip install -e .[docs]')
     pytest.importorskip('mkdocstrings_handlers.python', reason='mkdocstrings is not installed: pip install -e .[docs]')
     from mkdocs.commands.build import build
@@ -24,7 +24,7 @@ def site(tmp_path_factory):
 
 
 class Assets(HTMLParser):
-    """What a page makes a browser fetch."""
+    """Parser that collects what a page makes a browser load."""
 
     def __init__(self):
         super().__init__()
@@ -40,8 +40,8 @@ class Assets(HTMLParser):
         self.found += [attrs[name] for name in names if attrs.get(name)]
 
 
-def test_the_site_fetches_nothing_from_elsewhere(site):
-    pages = [page for page in site.rglob('*.html') if page.name != '404.html']  # which a server shows at any address
+def test_site_loads_nothing_from_other_hosts(site):
+    pages = [page for page in site.rglob('*.html') if page.name != '404.html']  # a server shows it at any address
     assert len(pages) > 25
     for page in pages:
         assets = Assets()
@@ -56,7 +56,7 @@ def test_the_site_fetches_nothing_from_elsewhere(site):
         assert fetched == [], f'{sheet.name} fetches {fetched}'
 
 
-def test_links_to_the_repository_lead_to_copies(site):
+def test_links_to_repository_files_lead_to_copies(site):
     text = (site / 'concepts.html').read_text('utf-8')
     assert 'href="source/mmdefmamba/scans/deformable.py.txt"' in text
     copy = site / 'source/mmdefmamba/scans/deformable.py.txt'
@@ -69,11 +69,17 @@ def test_links_to_the_repository_lead_to_copies(site):
     [
         ('models', ['DefMamba', 'DMBlock', 'DSSM']),
         ('scans', ['DeformableScan', 'StaticScan', 'build_scan']),
-        ('ops', ['selective_scan.selective_scan', 'sample_points', 'multi_scan.multi_scan']),
+        ('ops', ['selective_scan', 'sample_points', 'multi_scan', 'sequence_scan.use_backend', 'map_scan.multi_scan']),
+        ('checkpoints', ['SafeCheckpointHook', 'load_pretrained', 'Fit']),
+        ('converters', ['convert_released', 'export_released']),
+        ('guards', ['GuardsHook', 'ClassCountHook']),
+        ('compat', ['status', 'apply']),
+        ('paper', ['ablation_runs', 'order_gradients', 'tables']),
+        ('cli', ['train', 'run_options.train_parser', 'infer.main']),
         ('report', ['read_scalars', 'write_test_report']),
     ],
 )
-def test_the_reference_has_what_packages_export(site, page, names):
+def test_reference_contains_exported_names(site, page, names):
     text = (site / f'reference/{page}.html').read_text('utf-8')
     for name in names:
         assert f'id="mmdefmamba.{page}.{name}"' in text
@@ -82,15 +88,15 @@ def test_the_reference_has_what_packages_export(site, page, names):
     assert not re.search(r':(?:class|func|mod|meth):<code>', without_code)
 
 
-def test_every_page_of_the_docs_is_in_the_navigation():
+def test_every_page_is_in_the_navigation():
     text = (ROOT / 'mkdocs.yml').read_text()
     pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob('*.md')}
     listed = set(re.findall(r'[\w/]+\.md', text.partition('\nnav:')[2]))
     assert pages - listed == set()
-    assert listed - pages == {'changes.md', 'contributing.md'}  # made of files at the top
+    assert listed - pages == {'changes.md', 'contributing.md'}  # made from files outside of docs/
 
 
-def test_links_of_pages_lead_somewhere_on_a_code_host_too():
+def test_links_between_files_work_on_a_code_host():
     for page in DOCS.rglob('*.md'):
         for target in re.findall(r'\]\(([^)#\s:]+)(?:#[^)]*)?\)', page.read_text('utf-8')):
             assert (page.parent / target).exists(), f'{page.name} links to {target}'

@@ -11,6 +11,8 @@ from mmengine.config import utils as config_utils
 from pycocotools import mask as coco_mask
 from yapf.yapflib import yapf_api
 
+from mmdefmamba.guards import loading
+
 ROOT = Path(__file__).parents[2]
 CLASSES = ('cat', 'dog')
 HEIGHT, WIDTH = 40, 32
@@ -217,6 +219,14 @@ def tiny(tools, tmp_path):
 def tiny_class():
     """:class:`Tiny` itself, for a data set that several tests share."""
     return Tiny
+
+
+@pytest.fixture
+def loading_guards():
+    """The guards on data loading hold, as in a run that asks for them."""
+    loading.activate(loading.LOADING_GUARDS)
+    yield
+    loading.deactivate(loading.LOADING_GUARDS)
 
 
 @pytest.fixture(scope='session')

@@ -41,8 +41,8 @@ def test_an_empty_data_set_is_named(tiny, task, split):
         data.change_annotations(lambda coco: (coco['images'].clear(), coco['annotations'].clear()), split)
     message = {
         'classification': 'CustomDataset could not be read, .*Found 0 files in subfolders of',
-        'detection': rf"CocoDataset holds no image: ann_file '\S+{split}.json'",
-        'segmentation': rf'BaseSegDataset holds no image: .*images/{split}',
+        'detection': rf"CocoDataset has no images: ann_file '\S+{split}.json'",
+        'segmentation': rf'BaseSegDataset has no images: .*images/{split}',
     }[task]
     with pytest.raises(ValueError, match=message):
         data.train(validate=split == 'validation')
@@ -119,19 +119,22 @@ def test_masks_out_of_bounds_are_cut_to_the_image(tiny):
 
 
 @pytest.mark.parametrize('reach', [math.nan, math.inf, 1e9])
-def test_an_outline_that_is_none_is_refused(tiny, reach):
+def test_invalid_outline_is_refused(tiny, reach, loading_guards):
     data = tiny('detection')
     data.change_annotations(
         lambda coco: coco['annotations'][1].update(segmentation=[[9, 9, 0, 0, 0, 9], [0, 0, reach, 5, 5, 5]])
     )
-    with pytest.raises(ValueError, match=rf'outline of object 0 of \S+/1\.png reaches to {re.escape(f"{reach:g}")}, '):
+    with pytest.raises(
+        ValueError,
+        match=rf'outline of object 0 of \S+/1\.png is not valid: it has the coordinate {re.escape(f"{reach:g}")}, ',
+    ):
         loaded(data)[1]
 
 
 @pytest.mark.parametrize(
     ('items', 'message'),
     [
-        (dict(segmentation=dict(size=[32, 40], counts=[200, 500, 580])), 'is of 32 x 40 pixels, its image has 40 x 32'),
+        (dict(segmentation=dict(size=[32, 40], counts=[200, 500, 580])), 'has 32 x 40 pixels, the image has 40 x 32'),
         (dict(segmentation=dict(size=[40, 32], counts=[200, 5000])), 'Invalid RLE'),
     ],
 )
@@ -152,7 +155,9 @@ def test_an_object_without_a_mask_names_the_image(tiny):
 def test_annotations_of_another_size_than_the_image_are_refused(tiny):
     data = tiny('detection')
     data.change_annotations(lambda coco: coco['images'][2].update(height=80, width=64))
-    with pytest.raises(ValueError, match=r'2\.png has 40 x 32 pixels, its annotations are of an image with 80 x 64'):
+    with pytest.raises(
+        ValueError, match=r'2\.png has 40 x 32 pixels, but its annotations belong to an image of 80 x 64'
+    ):
         data.train()
 
 
@@ -173,13 +178,19 @@ def write(path, labels):
 MAPS = {
     'missing': (lambda path, labels: path.unlink(), r'No such file .*maps/\S+/0\.png'),
     'cut': (lambda path, labels: path.write_bytes(path.read_bytes()[:-20]), 'a PNG of .* whose end is missing'),
-    'label': (lambda path, labels: write(path, labels * 2), 'has label 2, BaseSegDataset has 2 classes, 0 to 1'),
+    'label': (
+        lambda path, labels: write(path, labels * 2),
+        'has the label 2, but BaseSegDataset has 2 classes: labels from 0 to 1',
+    ),
     'size': (lambda path, labels: write(path, labels[:20]), r'0\.png has 20 x 32 pixels, its image .* has 40 x 32'),
     'turned': (lambda path, labels: write(path, labels.T), r'0\.png has 32 x 40 pixels, its image .* has 40 x 32'),
-    'colour': (lambda path, labels: write(path, np.stack([labels] * 3, -1)), 'has 3 channels: a label map has one'),
+    'colour': (
+        lambda path, labels: write(path, np.stack([labels] * 3, -1)),
+        'has 3 channels. A label map has one channel',
+    ),
     'deep': (
         lambda path, labels: write(path, labels.astype(np.uint16) * 257),
-        'has labels up to 257: mmseg reads eight',
+        'has labels up to 257, but mmseg reads 8 bits',
     ),
 }
 
@@ -233,8 +244,14 @@ def listed(data, lines):
     [
         (['cat/0.png 0', 'dog/1.png dog'], r"could not be read, ann_file '\S+list\.txt'.*invalid literal .*'dog'"),
         (['cat/0.png 0', 'dog/1.png'], r"could not be read, ann_file '\S+list\.txt'.*not enough values"),
-        (['cat/0.png 0', 'dog/1.png 2'], r'dog/1\.png has label 2, CustomDataset has 2 classes, 0 to 1'),
-        (['cat/0.png 0', 'dog/1.png -1'], r'dog/1\.png has label -1, CustomDataset has 2 classes, 0 to 1'),
+        (
+            ['cat/0.png 0', 'dog/1.png 2'],
+            r'dog/1\.png has the label 2, but Custom.* has 2 classes: labels from 0 to 1',
+        ),
+        (
+            ['cat/0.png 0', 'dog/1.png -1'],
+            r'dog/1\.png has the label -1, but Custom.* has 2 classes: labels from 0 to 1',
+        ),
     ],
 )
 def test_a_label_that_is_no_class_is_named(tiny, lines, message):
@@ -252,7 +269,7 @@ def test_a_head_for_other_classes_is_refused(tiny, task):
         'segmentation': ('model.decode_head.num_classes', 'decode_head.num_classes is 3'),
     }[task]
     options = [f'{key}=3'] + (['data_preprocessor.num_classes=3'] if task == 'classification' else [])
-    with pytest.raises(ValueError, match=rf'{count}, \w+ has 2 classes: set {key}=2'):
+    with pytest.raises(ValueError, match=rf'{count}, but \w+ has 2 classes. Set {key}=2'):
         data.train(*options)
 
 
@@ -260,6 +277,6 @@ def test_a_folder_for_a_third_class_is_refused(tiny):
     data = tiny('classification')
     (data.root / 'train/bird').mkdir()
     cv2.imwrite(str(data.root / 'train/bird/0.png'), np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(ValueError, match=r'head\.num_classes is 2, CustomDataset has 3 classes'):
+    with pytest.raises(ValueError, match=r'head\.num_classes is 2, but CustomDataset has 3 classes'):
         data.train()
     assert json.dumps(sorted(path.name for path in (data.root / 'train').iterdir())) == '["bird", "cat", "dog"]'

@@ -22,7 +22,9 @@ def run(hook, when, model, classes):
 def test_a_head_for_other_classes_is_refused(when):
     model = nn.ModuleDict({'rpn_head': head(1), 'roi_head': nn.ModuleDict({'bbox_head': head(80)})})
     run(ClassCountHook(), when, model, ('cat',) * 80)
-    message = r'roi_head.bbox_head.num_classes is 80, Cats has 2 classes: set model.roi_head.bbox_head.num_classes=2'
+    message = (
+        r'roi_head.bbox_head.num_classes is 80, but Cats has 2 classes. Set model.roi_head.bbox_head.num_classes=2'
+    )
     with pytest.raises(ValueError, match=message):
         run(ClassCountHook(), when, model, ('cat', 'dog'))
     with pytest.raises(ValueError, match=r'head.num_classes is 1000'):

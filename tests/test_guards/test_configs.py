@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from mmcv.cnn import build_norm_layer
 from mmengine.config import Config
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS, MODELS
 from mmengine.utils import get_installed_path
 
@@ -36,14 +37,14 @@ def answer(data, option, kind=ValueError, validate=False):
 
 # option -> where, what, and what was meant
 TYPES = {
-    'model.backbone.type=DefMambba': "model.backbone.type: 'DefMambba' is no registered model, did you mean 'DefMamba'",
-    'model.head.type=LinearClsHed': "'LinearClsHed' is no registered model, did you mean 'LinearClsHead'",
-    'val_evaluator.type=Acuracy': "val_evaluator.type: 'Acuracy' is no registered metric, did you mean 'Accuracy'?",
+    'model.backbone.type=DefMambba': "backbone.type: 'DefMambba' is not a registered model, did you mean 'DefMamba'",
+    'model.head.type=LinearClsHed': "'LinearClsHed' is not a registered model, did you mean 'LinearClsHead'",
+    'val_evaluator.type=Acuracy': "val_evaluator.type: 'Acuracy' is not a registered metric, did you mean 'Accuracy'?",
     'train_dataloader.sampler.type=DefaultSamplr': "did you mean 'DefaultSampler'?",
-    'optim_wrapper.optimizer.type=AdmW': "optimizer.type: 'AdmW' is no registered optimizer, did you mean 'AdamW'?",
-    'model.type=token': "model.type: 'token' is no registered model",
-    'model.type=mmdet.NoSuch': "model.type: 'mmdet.NoSuch' is no registered model",
-    'default_scope=mmpretrian': "default_scope 'mmpretrian' is no package that is installed, did you mean 'mmpretrain'",
+    'optim_wrapper.optimizer.type=AdmW': "optimizer.type: 'AdmW' is not a registered optimizer, did you mean 'AdamW'?",
+    'model.type=token': "model.type: 'token' is not a registered model",
+    'model.type=mmdet.NoSuch': "model.type: 'mmdet.NoSuch' is not a registered model",
+    'default_scope=mmpretrian': "default_scope 'mmpretrian' is not an installed package, did you mean 'mmpretrain'?",
 }
 
 
@@ -67,7 +68,7 @@ ARGUMENTS = {
 def test_an_unknown_argument_is_named_with_its_place(data, option):
     taker, meant = ARGUMENTS[option]
     place = option.partition('=')[0].removesuffix('.lr')
-    expected = f'{place}: {taker} takes no argument {place.split(".")[-1]!r}. Did you mean {meant!r}?'
+    expected = f'{place}: {taker} does not take the argument {place.split(".")[-1]!r}. Did you mean {meant!r}?'
     assert answer(data, option, TypeError) == expected
 
 
@@ -90,12 +91,13 @@ def test_a_value_that_cannot_be_is_named(data, option):
 
 
 PARAMWISE = 'optim_wrapper.paramwise_cfg'
+NOT_READ = 'no component reads the config key'
 SETTINGS = {
-    f'{PARAMWISE}.norm_decay_mul=0': f"{PARAMWISE}.norm_decay_mul is read by nobody, did you mean 'norm_decay_mult'?",
-    f'{PARAMWISE}.custom_keys.A_log.lr_mul=2': f'{PARAMWISE}.custom_keys.A_log.lr_mul is read by nobody, did you mean '
-    "'lr_mult'?",
-    'optim_wrapper.optimizer.weight_decay=None': 'scales weight_decay, which optim_wrapper.optimizer does not set',
-    'optim_wrapper.optimizer.lr=None': f'{PARAMWISE}.custom_keys scales lr, which optim_wrapper.optimizer does not set',
+    f'{PARAMWISE}.norm_decay_mul=0': f"{NOT_READ} '{PARAMWISE}.norm_decay_mul', did you mean 'norm_decay_mult'?",
+    f'{PARAMWISE}.custom_keys.A_log.lr_mul=2': f"{NOT_READ} '{PARAMWISE}.custom_keys.A_log.lr_mul', "
+    "did you mean 'lr_mult'?",
+    'optim_wrapper.optimizer.weight_decay=None': 'scales weight_decay, but optim_wrapper.optimizer does not set it',
+    'optim_wrapper.optimizer.lr=None': 'custom_keys scales lr, but optim_wrapper.optimizer does not set it',
 }
 
 
@@ -124,7 +126,9 @@ def test_a_key_that_nobody_looks_up_is_named(key):
     cfg = Config()
     cfg.merge_from_dict({'train_dataloader.dataset.type': 'CocoDataset', 'val_dataloader.dataset.type': 'CocoDataset'})
     cfg.merge_from_dict({key: 1})
-    with pytest.raises(ValueError, match=re.escape(f"{key} is read by nobody, did you mean '{LOOKED_UP[key]}'?")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"no component reads the config key {key!r}, did you mean '{LOOKED_UP[key]}'?")
+    ):
         check_keys(cfg)
     # further from any, it may be a class's own
     free = f'{key.rpartition(".")[0]}.my_own'
@@ -135,20 +139,20 @@ def test_a_key_that_nobody_looks_up_is_named(key):
 
 def test_a_way_of_nms_that_mmcv_does_not_have_is_named():
     cfg = Config(dict(model=dict(test_cfg=dict(nms=dict(type='soft_nsm', iou_threshold=0.5)))))
-    message = r"^model\.test_cfg\.nms\.type: 'soft_nsm' is none of mmcv, did you mean 'soft_nms'\?$"
+    message = r"^model\.test_cfg\.nms\.type: mmcv has no function 'soft_nsm', did you mean 'soft_nms'\?$"
     with pytest.raises(ValueError, match=message):
         check_keys(cfg)
 
 
 def test_a_name_in_custom_keys_that_is_nearly_a_parameters_is_refused(data):
-    message = f"{PARAMWISE}.custom_keys.A_lgo is part of no parameter, did you mean 'A_log'?"
+    message = f"{PARAMWISE}.custom_keys.A_lgo: no parameter has 'A_lgo' in its name, did you mean 'A_log'?"
     assert answer(data, f'{PARAMWISE}.custom_keys.A_lgo.decay_mult=0') == message
     # a parameter of two words; and names of another network's are free
     model = MODELS.build(dict(type='DefMamba', arch=dict(embed_dims=(8,), depths=(1,)), out_indices=0))
     for name, near in (('stages.O', 'stages.0'), ('absolute_pos_embed', None)):
         custom = dict(paramwise_cfg=dict(custom_keys={name: dict(lr_mult=0.1)}))
         runner = SimpleNamespace(model=model, cfg=Config(dict(optim_wrapper=custom)))
-        with pytest.raises(ValueError, match=f'{name} .*{near}') if near else contextlib.nullcontext():
+        with pytest.raises(ValueError, match=f'{name}: .*{near}') if near else contextlib.nullcontext():
             CustomKeysHook().before_train(runner)
 
 
@@ -176,6 +180,65 @@ def test_configs_of_the_libraries_are_taken(request):
     assert taken > 0.9 * len(sample)
 
 
+class OwnHook(Hook):
+    def __init__(self, interval='epoch', seed='today'):
+        self.interval = interval
+
+
+HOOKS.register_module(module=OwnHook)
+
+
+@pytest.mark.parametrize(
+    'free',
+    [
+        dict(custom_hooks=[dict(type='OwnHook', interval='epoch', seed='today')]),
+        dict(custom_hooks=[dict(type=OwnHook, interval='epoch')]),
+        dict(default_hooks=dict(mine=dict(type='OwnHook', interval='epoch'))),
+        dict(model=dict(type='MyModel', in_channels='auto', num_classes='auto', drop_path_rate='linear')),
+        dict(my_settings=dict(interval='weekly', lr='fast', seed='none')),
+        dict(train_dataloader=dict(dataset=dict(type='MyDataset', batch_size='auto'))),
+        dict(default_scope='my_project'),
+        dict(default_scope='mmpretrian'),
+        dict(train_dataloader_2=dict(dataset=dict()), val_evaluator2=dict()),
+    ],
+)
+def test_words_and_names_of_the_users_own_are_free(free):
+    check_keys(Config(free))
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'place'),
+    [
+        (dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval='epoch'))), 'interval'),
+        (dict(default_hooks=dict(checkpoint=dict(type='SafeCheckpointHook', interval='epoch'))), 'interval'),
+        (dict(custom_hooks=[dict(type='mmengine.EMAHook', interval='x')]), 'custom_hooks.0.interval'),
+        (dict(custom_hooks=[dict(type=LoggerHook, interval='x')]), 'custom_hooks.0.interval'),
+        (dict(optim_wrapper=dict(optimizer=dict(type='AdamW', lr='fast'))), 'optim_wrapper.optimizer.lr'),
+        (dict(model=dict(backbone=dict(type='DefMamba', in_channels='3'))), 'model.backbone.in_channels'),
+        (dict(default_scope='mmdet', model=dict(type='RPNHead', num_classes='ten')), 'model.num_classes'),
+        (dict(model=dict(type='mmseg.FCNHead', num_classes='ten')), 'model.num_classes'),
+        (dict(train_cfg=dict(max_iters='many')), 'train_cfg.max_iters'),
+        (dict(randomness=dict(seed='today')), 'randomness.seed'),
+    ],
+)
+def test_words_where_the_libraries_need_numbers_are_refused(wrong, place):
+    with pytest.raises(ValueError, match=rf'{re.escape(place)} must be a number, got'):
+        check_keys(Config(wrong))
+
+
+def test_a_hook_of_ones_own_is_trained_with(data):
+    """As a user runs it, through the tool."""
+    hook = dict(type='OwnHook', interval='epoch')
+    data.config.write_text(data.config.read_text() + f'custom_hooks = [*_base_.custom_hooks, {hook!r}]\n')
+    assert len(data.train()) == 2
+
+
+def test_a_similar_default_scope_is_a_warning(told):
+    check_keys(Config(dict(default_scope='mmpretrian')))
+    check_keys(Config(dict(default_scope='my_project')))
+    assert told == [('WARNING', "default_scope 'mmpretrian' is not an installed package, did you mean 'mmpretrain'?")]
+
+
 def test_an_assertion_is_given_words():
     extractor = dict(type='mmdet.SingleRoIExtractor', roi_layer=dict(type='RoIAlgin'), out_channels=4)
     words = r"SingleRoIExtractor cannot be built: assert hasattr\(ops, layer_type\)\. Given: .*'type': 'RoIAlgin'"
@@ -186,7 +249,7 @@ def test_an_assertion_is_given_words():
 def test_a_layer_of_mmcv_that_is_none_is_named():
     norm = dict(type='BM', requires_grad=True)
     cfg = Config(dict(norm_cfg=norm))
-    with pytest.raises(ValueError, match=r"norm_cfg\.type: 'BM' is no registered model"), explain_errors(cfg):
+    with pytest.raises(ValueError, match=r"norm_cfg\.type: 'BM' is not a registered model"), explain_errors(cfg):
         build_norm_layer(norm, 4)
 
 
@@ -206,7 +269,7 @@ def test_a_loader_without_data_is_named():
 )
 def test_an_option_without_effect_is_refused(data, option, hint):
     found = answer(data, option)
-    assert re.match(rf'--cfg-options {option.partition("=")[0]}: \'\w+\' is read by nobody', found)
+    assert re.match(rf'--cfg-options {option.partition("=")[0]}: no component reads the key \'\w+\'', found)
     assert re.search(hint, found)
 
 
@@ -220,17 +283,17 @@ def test_an_option_that_cannot_be_parsed_is_refused(value, capsys):
 FILES = {
     'syntax': ('a = (\n', r'config \S+syntax\.py cannot be read: SyntaxError: .*never closed'),
     'name': ('a = 1\nb = nosuch\n', r'config \S+name\.py cannot be read, line 2: NameError: .*nosuch'),
-    'base': ("_base_ = 'nosuch.py'\n", r'config \S+/nosuch\.py \(which \S+base\.py is based on\) cannot be read'),
+    'base': ("_base_ = 'nosuch.py'\n", r'config \S+/nosuch\.py \(a base of \S+base\.py\) cannot be read'),
     'package': ("_base_ = 'mmdet::_base_/nosuch.py'\n", r'config \S+package\.py cannot be read: .*nosuch\.py'),
     'scope': ("_base_ = 'mmdetx::_base_/default_runtime.py'\n", r'scope\.py cannot be read: .*mmdetx'),
-    'itself': ("_base_ = 'itself.py'\n", r'config \S+itself\.py is based on itself'),
+    'itself': ("_base_ = 'itself.py'\n", r'config \S+itself\.py is its own base'),
     'basekey': (
         "_base_ = 'good.py'\nb = _base_.nosuch\n",
         r'basekey\.py cannot be read, line 2: AttributeError: .*nosuch',
     ),
     'basesyntax': (
         "_base_ = 'syntax.py'\n",
-        r'config \S+syntax\.py \(which \S+basesyntax\.py is based on\) cannot be read',
+        r'config \S+syntax\.py \(a base of \S+basesyntax\.py\) cannot be read',
     ),
     'merge': ("_base_ = 'good.py'\nloaders = dict(a=1)\n", r'merge\.py cannot be read: TypeError: loaders=.*list'),
     'imports': (

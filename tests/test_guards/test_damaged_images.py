@@ -1,4 +1,6 @@
+import io
 import logging
+import urllib.error
 
 import cv2
 import mmcv
@@ -6,8 +8,11 @@ import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
+from PIL import Image, UnidentifiedImageError
 
 from mmdefmamba.guards import damaged_images
+
+pytestmark = pytest.mark.usefixtures('loading_guards')
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +39,7 @@ DAMAGE = {
     'cut.jpg': (lambda picture: encoded(picture, '.jpg')[:-400], 'a JPEG of .* whose end is missing'),
     'cut.png': (lambda picture: encoded(picture, '.png')[:-400], 'a PNG of .* whose end is missing'),
     'empty.jpg': (lambda picture: b'', 'the file is empty'),
-    'page.jpg': (lambda picture: b'<html>not found</html>', '22 bytes that no decoder takes for an image'),
+    'page.jpg': (lambda picture: b'<html>not found</html>', 'no decoder can read these 22 bytes as an image'),
 }
 
 
@@ -84,5 +89,63 @@ def test_training_goes_on_without_them_where_the_config_says_so(picture, tmp_pat
         Pictures(tmp_path, pipeline=[LoadImageFromFile(ignore_empty=True)], test_mode=True)[0]
 
 
-def test_it_is_applied_once():
-    assert damaged_images.apply() is None
+def jpeg(picture, **options):
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, 'JPEG', **options)
+    return file.getvalue()
+
+
+def with_thumbnail(picture):
+    """A JPEG whose EXIF data hold another whole JPEG, with an end marker of its own."""
+    exif = Image.Exif()
+    exif[0x010E] = 'x' * 10
+    inner = jpeg(picture[::4, ::4])
+    return jpeg(picture, exif=exif.tobytes() + inner)
+
+
+WHOLE = {
+    'plain': jpeg,
+    'progressive': lambda picture: jpeg(picture, progressive=True),
+    'restart markers': lambda picture: jpeg(picture, restart_marker_blocks=1),
+    'thumbnail': with_thumbnail,
+    'PNG': lambda picture: encoded(picture, '.png'),
+}
+
+
+@pytest.mark.parametrize('appended', [b'', bytes(10_000), b'a video' * 100_000, b'\xff\xd8\xff' + bytes(5000)])
+@pytest.mark.parametrize('kind', WHOLE)
+def test_data_after_the_end_of_a_whole_image_is_free(picture, kind, appended):
+    """Phones write such files: a second image, a depth map or a video follows."""
+    whole = WHOLE[kind](picture)
+    assert np.array_equal(mmcv.imfrombytes(whole + appended), mmcv.imfrombytes(whole))
+    assert damaged_images.image_damage(whole + appended) is None
+
+
+@pytest.mark.parametrize('kind', WHOLE)
+def test_an_image_cut_anywhere_is_noticed(picture, kind):
+    whole = WHOLE[kind](picture)
+    for end in range(8, len(whole) - 1, 7):
+        assert damaged_images.image_damage(whole[:end]) is not None, f'{end} of {len(whole)} bytes'
+    # also where what was cut off had an end marker in its middle
+    cut = whole[: len(whole) // 2]
+    assert damaged_images.image_damage(cut) is not None
+
+
+@pytest.mark.parametrize(
+    ('error', 'kind'),
+    [
+        (urllib.error.HTTPError('http://x/a.png', 404, 'Not Found', {}, None), OSError),
+        (urllib.error.URLError('no route'), OSError),
+        (FileNotFoundError(2, 'No such file', 'a.png'), FileNotFoundError),
+        (PermissionError('no'), PermissionError),
+        (UnidentifiedImageError('x'), OSError),
+    ],
+)
+def test_errors_of_every_kind_name_the_file(error, kind, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr('mmengine.fileio.get', fail)
+    with pytest.raises(kind, match=r'http://x/a\.png could not be loaded: ') as raised:
+        LoadImageFromFile().transform({'img_path': 'http://x/a.png'})
+    assert str(error) in str(raised.value) and raised.value.__cause__ is error

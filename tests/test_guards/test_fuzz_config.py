@@ -50,6 +50,7 @@ def is_free(path):
 
 
 BUILT = (
+    'custom_hooks',
     'data_preprocessor',
     'default_hooks',
     'default_scope',

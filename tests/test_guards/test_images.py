@@ -163,7 +163,7 @@ def test_annotations_of_an_image_before_its_exif_turn_are_refused(tiny):
         image.write_bytes(turned(cv2.imread(str(image))))
     ignore = 'train_dataloader.dataset.pipeline.0.color_type=color_ignore_orientation'
     with pytest.raises(
-        Exception, match=r'\.png has 32 x 40 pixels, its annotations are of an image with 40 x 32 .*EXIF'
+        Exception, match=r'\.png has 32 x 40 pixels, but its annotations belong to an image of 40 x 32 .*EXIF'
     ):
         data.train()
     assert len(data.train(ignore)) == 2

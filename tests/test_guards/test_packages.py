@@ -48,7 +48,7 @@ def test_scikit_learn(without):
 
 
 @pytest.mark.parametrize(('backend', 'package'), [('tifffile', 'tifffile'), ('turbojpeg', 'PyTurboJPEG')])
-def test_image_decoders(backend, package, tmp_path, monkeypatch):
+def test_image_decoders(backend, package, tmp_path, monkeypatch, loading_guards):
     import cv2
     import mmcv
     from mmcv.transforms import LoadImageFromFile

@@ -1,4 +1,4 @@
-"""What MMEngine, mmpretrain, mmdet and mmseg ask of every backbone, detector and segmentor in their own test suites."""
+"""Checks that MMEngine, mmpretrain, mmdet and mmseg make of backbones, detectors and segmentors in their own tests."""
 
 from pathlib import Path
 
@@ -37,11 +37,11 @@ def pico(path):
     return cfg.model
 
 
-# -- MMEngine: a model in its Runner, by epoch and by iteration, resumed, averaged
+# -- MMEngine: a model in its Runner, by epoch and by iteration, resumed, with averaged weights.
 
 
 class TestRunner(RunnerTestCase):
-    """MMEngine's own case: its data, metric and configs, and a model whose first part is the backbone."""
+    """MMEngine's own test case with its data, metric and configs, and a model that begins with the backbone."""
 
     def model(self):
         class Regressor(BaseModel):
@@ -51,7 +51,7 @@ class TestRunner(RunnerTestCase):
                 self.fc = torch.nn.Linear(DIMS[-1], 1)
 
             def forward(self, inputs, data_samples=None, mode='tensor'):
-                if isinstance(inputs, list):  # what no data preprocessor of its own has stacked
+                if isinstance(inputs, list):  # without a data preprocessor, inputs are not stacked
                     inputs, data_samples = torch.stack(inputs), torch.stack(data_samples)
                 images = inputs.view(-1, 1, 1, 2).expand(-1, 3, 6, 2)
                 outputs = self.fc(self.backbone(images)[0].mean((2, 3))).squeeze(1)
@@ -146,7 +146,7 @@ def test_classifier_learns_by_its_own_train_step():
 
 
 def test_learning_rates_decay_with_depth():
-    """mmpretrain's constructor asks the backbone how deep a parameter lies."""
+    """mmpretrain's constructor asks the backbone for the depth of each parameter."""
     model = in_scope('mmpretrain', {**pico('classification/defmamba_pico_digits.py')})
     wrapper = dict(
         constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
@@ -215,7 +215,7 @@ def test_detector_losses_predictions_and_tensors(name, num_items):
     total, _ = model.parse_losses(losses)
     total.backward()
     assert total.isfinite()
-    # what DistributedDataParallel asks: each rank reaches every parameter, with or without an object in its images
+    # DistributedDataParallel needs this: each parameter gets a gradient, with or without objects in the images
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
 
     model.eval()
@@ -294,7 +294,7 @@ def test_segmentor_losses_predictions_and_tensors(changes):
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
 def test_deterministic_gradients_are_equal_bit_for_bit(task):
-    """As under ``randomness=dict(seed=0, deterministic=True)``: nothing refuses to run on a CPU, whatever the task."""
+    """The mode of ``randomness=dict(seed=0, deterministic=True)``: each operator of both tasks runs on a CPU."""
     from mmdet.testing import demo_mm_inputs
 
     runs = []

@@ -4,9 +4,11 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmdefmamba.models import DMBlock
-from mmdefmamba.scans import ScanContext
+from mmdefmamba.ops.sequence_scan import blockwise
+from mmdefmamba.scans import SCANS, ScanContext
 
 PICO = {'embed_dims': (8, 16, 32, 64), 'depths': (1, 2, 1, 1)}
 
@@ -47,7 +49,7 @@ def test_one_registration_serves_all_three_libraries(scope):
 
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
 @pytest.mark.parametrize('size', [(1, 1), (3, 65), (33, 47), (64, 32)], ids=str)
-def test_any_size(size, formulation):
+def test_images_may_have_any_size(size, formulation):
     model = build(formulation=formulation, pretrain_img_size=32).double()
     outs = model(torch.randn(2, 3, *size, dtype=torch.float64))
     for out, dims, stride in zip(outs, PICO['embed_dims'], (4, 8, 16, 32), strict=True):
@@ -63,7 +65,7 @@ def test_every_parameter_gets_a_gradient(formulation):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_images_of_a_batch_do_not_see_each_other():
+def test_images_of_a_batch_do_not_influence_each_other():
     model = build().double().eval()
     x = torch.randn(3, 3, 40, 56, dtype=torch.float64)
     for together, alone in zip(model(x), zip(*(model(image[None]) for image in x), strict=True), strict=True):
@@ -79,7 +81,7 @@ def test_autocast_trains_close_to_float32(dtype):
         outs = model(x)
     sum(out.float().square().sum() for out in outs).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-    # the first stage only: later orders may differ by a token, which is no error of precision
+    # the first stage only: later orders may differ by one token, which is not an error of precision
     assert (outs[0] - expected[0]).abs().max() < 0.1 * expected[0].abs().max()
 
 
@@ -88,7 +90,7 @@ def test_nan_is_not_hidden():
     x = torch.zeros(2, 3, 64, 64)
     x[0, 0, 10, 10] = float('nan')
     for out in model(x):
-        assert out[0].isnan().all(), 'a state space model carries it to every token'
+        assert out[0].isnan().all(), 'a state space model carries NaN to every token'
         assert out[1].isfinite().all()
 
 
@@ -117,7 +119,7 @@ def test_initialisation_survives_init_weights():
 
 
 def test_without_depthwise_convolution_only_scans_mix_tokens():
-    """Scans that walk a map of one column from the top: a token feels those before it, and none after."""
+    """With scans from the top of a map of one column, a token depends on the tokens before it and on no later one."""
     names = {name for name, _ in build().named_parameters()}
     model = build(dw_conv=False)
     missing = names - {name for name, _ in model.named_parameters()}
@@ -143,6 +145,26 @@ def test_with_cp_changes_nothing_but_memory():
         torch.testing.assert_close(grads[0][name], grads[1][name], msg=name)
 
 
+def test_with_cp_keeps_no_state_of_a_scan_after_the_forward(monkeypatch):
+    """The storage of each state that a block starts from is gone before the backward, and made again in it."""
+    run, states = blockwise._Recurrence.run, []
+
+    def recorded(self, delta, delta_u, B, state):
+        states.append(StorageWeakRef(state.untyped_storage()))
+        return run(self, delta, delta_u, B, state)
+
+    monkeypatch.setattr(blockwise._Recurrence, 'run', recorded)
+    x = torch.randn(1, 3, 32, 32)
+    alive = {}
+    for with_cp in (False, True):
+        states.clear()
+        outs = build(with_cp=with_cp, pretrain_img_size=32)(x)
+        alive[with_cp] = [not state.expired() for state in states]
+        outs[-1].sum().backward()
+    assert alive[False] and all(alive[False])
+    assert len(alive[True]) == len(alive[False]) and not any(alive[True])
+
+
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 3, 4])
 def test_frozen_stages(frozen_stages):
     model = build(frozen_stages=frozen_stages).train()
@@ -163,6 +185,20 @@ def test_out_indices():
     assert {name for name, _ in model.named_children() if name.startswith('norm')} == {'norm1', 'norm3'}
 
 
+@pytest.mark.parametrize('stages', [1, 3, 5])
+def test_all_stages_are_returned_by_default(stages):
+    arch = {'embed_dims': (4, 6, 8, 10, 12)[:stages], 'depths': (1,) * stages}
+    for kwargs in ({}, {'out_indices': None}):
+        model = build(arch, pretrain_img_size=32, **kwargs)
+        assert model.out_indices == tuple(range(stages))
+        assert [out.shape[1] for out in model(torch.zeros(1, 3, 32, 32))] == list(arch['embed_dims'])
+
+
+@pytest.mark.parametrize(('given', 'returned'), [(0, (0,)), (-1, (3,)), ([2, 0], (0, 2)), ((-4, 3), (0, 3))], ids=str)
+def test_out_indices_may_be_a_number_a_list_or_negative(given, returned):
+    assert build(out_indices=given).out_indices == returned
+
+
 def test_layer_depth():
     model = build()
     depth = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.') for name, _ in model.named_parameters()}
@@ -180,7 +216,7 @@ def test_layer_depth():
     assert model.get_layer_depth('head.fc.weight', 'backbone.') == (6, 7)
 
 
-def test_gradient_flows_through_every_scan_of_any_number():
+def test_every_scan_gets_a_gradient_for_any_number_of_scans():
     for scans in (['raster'], ['deformable'], ['raster', 'deformable', 'raster_reverse', 'deformable', 'raster']):
         torch.manual_seed(0)
         block = DMBlock(ScanContext(8), scans).double()
@@ -189,6 +225,26 @@ def test_gradient_flows_through_every_scan_of_any_number():
         assert x.grad.any()
         assert block.dssm.A_log.shape == (len(scans) * 8, 16)
         assert all(rows.any() for rows in block.dssm.A_log.grad.chunk(len(scans)))
+
+
+@pytest.mark.parametrize('mode', [torch.inference_mode, torch.no_grad], ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize(
+    ('formulation', 'order_gradient'), [('paper', 'paper'), ('released', 'released'), ('paper', 'swap')], ids=str
+)
+def test_a_model_first_used_in_evaluation_trains_as_a_fresh_one(formulation, order_gradient, mode):
+    every = [name for name in SCANS.module_dict if name != 'deformable']
+    scans = (*every, dict(type='deformable', order_gradient=order_gradient))
+    arch = {'embed_dims': (4,), 'depths': (1,)}
+    x = torch.randn(1, 3, 20, 12)
+    grads = []
+    for evaluated in (False, True):
+        model = build(arch, formulation=formulation, scans=scans, pretrain_img_size=16)
+        if evaluated:
+            with mode():
+                model.eval()(x)
+        sum(out.square().sum() for out in model.train()(x)).backward()
+        grads.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(fresh, evaluated) for fresh, evaluated in zip(*grads, strict=True))
 
 
 def test_model_can_be_pickled_after_a_forward():
@@ -203,7 +259,7 @@ def test_model_can_be_pickled_after_a_forward():
     ('kwargs', 'message'),
     [
         ({'arch': 'tny'}, "unknown arch 'tny', did you mean 'tiny'"),
-        ({'arch': {'embed_dims': (8,)}}, 'exactly embed_dims and depths'),
+        ({'arch': {'embed_dims': (8,)}}, 'exactly the keys embed_dims and depths'),
         ({'arch': {'embed_dims': (8, 16), 'depths': (1,)}}, r'got \(8, 16\) and \(1,\)'),
         ({'arch': {'embed_dims': (8, 16), 'depths': (1, 0)}}, 'positive integers'),
         ({'arch': {'embed_dims': (9, 16), 'depths': (1, 1)}}, 'must be even.* got 9'),
@@ -217,7 +273,7 @@ def test_model_can_be_pickled_after_a_forward():
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
 )
-def test_wrong_arguments_are_named(kwargs, message):
+def test_wrong_arguments_are_refused_with_their_value(kwargs, message):
     with pytest.raises(ValueError, match=message):
         build(**kwargs)
 
@@ -228,13 +284,13 @@ def test_unknown_backend_is_refused_at_the_first_image():
 
 
 @pytest.mark.parametrize('shape', [(3, 32, 32), (1, 1, 32, 32), (1, 3, 0, 32), (0, 3, 32, 32)], ids=str)
-def test_wrong_images_are_named(shape):
+def test_wrong_images_are_refused_with_their_shape(shape):
     with pytest.raises(ValueError, match=rf'images must be .* got \({shape[0]}, {shape[1]}, {shape[2]}'):
         build()(torch.zeros(shape))
 
 
 def test_weights_of_the_other_formulation_are_refused():
-    """MMEngine's loader alone would warn and leave the tables at random."""
+    """MMEngine's loader alone would only warn and keep the random tables."""
     weights = build(formulation='released').state_dict()
     with pytest.raises(ValueError, match=r'table is \(8, 7, 7\) in the checkpoint and \(8, 56, 56\) in the model'):
         load_state_dict(build(), weights)

@@ -1,4 +1,4 @@
-"""Numbers hold: in half precision, over long sequences, with ties, twice in a row, whatever else is in a batch."""
+"""Numbers stay right in half precision, over long sequences, with ties, in repeated runs and in any batch."""
 
 from functools import cache
 from pathlib import Path
@@ -29,10 +29,10 @@ def build(device, arch=PICO, **kwargs):
 
 
 def assert_finite(model, images, dtype, halvings=0):
-    """One step in mixed precision: finite maps at once, finite gradients once GradScaler has found its scale.
+    """Check one step in mixed precision: maps are finite, and so are gradients after GradScaler has found its scale.
 
     Args:
-        halvings: how often at most it may halve what it starts from, 65,536.
+        halvings: how often GradScaler may halve its first scale, 65,536.
     """
     device = images.device.type
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
@@ -66,9 +66,9 @@ def test_large_images_stay_finite(device, dtype):
 @HALF
 @DEVICE
 def test_large_activations_stay_finite(device, dtype):
-    """What the state space models see is ten thousand times as large; they multiply four such numbers.
+    """The inputs of the state space models are ten thousand times as large, and the models multiply four of them.
 
-    Gradients of 1e8 and more are beyond float16 under any scale of 1 or more: the scaler has some way to go.
+    Gradients of 1e8 and more exceed float16 under any scale of 1 or more, so GradScaler halves its scale many times.
     """
     model = build(device)
     for name, parameter in model.named_parameters():
@@ -91,7 +91,7 @@ def test_large_time_steps_stay_finite(device, dtype, step):
 @HALF
 @DEVICE
 def test_long_sequences_stay_finite(device, dtype):
-    """65,536 tokens: more than float16 can count, which it would take for infinity."""
+    """65,536 tokens: in float16 this number is infinity."""
     model = build(device, dict(embed_dims=(2,), depths=(1,)), out_indices=0)
     (out,) = assert_finite(model, torch.randn(1, 3, 1024, 1024, device=device), dtype)
     assert out.shape[-2:] == (256, 256)
@@ -106,12 +106,12 @@ def digits(device, count):
 
 @cache
 def train_on_digits(device, dtype, steps, seed):
-    """Train a small classifier with the pico config's loss and optimizer, in batches of 16.
+    """Train a small classifier with the loss and optimizer of the pico config, in batches of 16.
 
-    The seed draws its weights, the batches and the paths that are dropped.
+    The seed determines the weights, the batches and the dropped paths.
 
     Returns:
-        Mean loss over the last fifth of the steps, and how many the GradScaler skipped.
+        Mean loss over the last fifth of the steps, and the number of steps that GradScaler skipped.
     """
     from mmpretrain.structures import DataSample
 
@@ -148,8 +148,8 @@ def train_on_digits(device, dtype, steps, seed):
 @HALF
 @DEVICE
 def test_mixed_precision_learns_as_float32(device, dtype, request):
-    """The loss after few steps. ``--steps 200`` is what the promise is about: there it is the mean over eight seeds,
-    since a training that rounds otherwise soon goes a way of its own, to a loss that is higher or lower by chance.
+    """The loss after a few steps. The promise is about ``--steps 200``, where the test compares means over eight seeds:
+    with other rounding a training soon takes another course, and its loss is higher or lower by chance.
     """
     steps = request.config.getoption('--steps')
     differences = []
@@ -164,7 +164,7 @@ def test_mixed_precision_learns_as_float32(device, dtype, request):
     assert abs(mean) <= 0.02
 
 
-# -- ties
+# -- Ties.
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
@@ -172,11 +172,11 @@ def test_mixed_precision_learns_as_float32(device, dtype, request):
 @DEVICE
 @pytest.mark.parametrize('size', [(5, 13), (1, 257), (1, 65537)], ids=str)
 def test_ties_are_broken_by_place_on_every_device_and_in_every_dtype(size, device, formulation, dtype):
-    """Offsets of -1, 0 and 1: one token in six comes to stand where another one stands."""
+    """With offsets of -1, 0 and 1, about one token in six gets the same key as another token."""
     scan = build_scan(dict(type='deformable', points=False, offset_bias=False), ScanContext(2, 1, (8, 6), formulation))
     length = size[0] * size[1]
     offset = torch.randint(-1, 2, (2, length), generator=torch.Generator().manual_seed(0))
-    raw = (offset * 100).view(2, 1, *size).to(device, dtype)  # tanh makes 1 of it, exactly
+    raw = (offset * 100).view(2, 1, *size).to(device, dtype)  # tanh gives exactly 1
     scan.offset_network.forward = lambda u: raw
     _, order = scan(torch.zeros(2, 2, *size, device=device, dtype=dtype))
     for found, offsets in zip(order.order.tolist(), offset.tolist(), strict=True):
@@ -185,12 +185,12 @@ def test_ties_are_broken_by_place_on_every_device_and_in_every_dtype(size, devic
         assert found == sorted(range(length), key=place.__getitem__)  # Python's sort is stable
 
 
-# -- the same numbers again
+# -- The same numbers in each run.
 
 
 @pytest.fixture
 def deterministic():
-    """As MMEngine's ``randomness=dict(seed=0, deterministic=True)``."""
+    """The mode that MMEngine sets for ``randomness=dict(seed=0, deterministic=True)``."""
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     set_random_seed(0, deterministic=True)
     yield
@@ -202,7 +202,7 @@ def deterministic():
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
 @DEVICE
 def test_deterministic_runs_are_equal_bit_for_bit(device, formulation, scans, deterministic):
-    """Memory that is not written before it is read comes filled with NaN in this mode."""
+    """In this mode new memory is filled with NaN, so a read before the first write is seen."""
     runs = []
     for _ in range(2):
         model = build(device, formulation=formulation, scans=scans, drop_path_rate=0.3)
@@ -216,7 +216,7 @@ def test_deterministic_runs_are_equal_bit_for_bit(device, formulation, scans, de
     assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(*runs, strict=True))
 
 
-# -- an image alone and among others
+# -- An image alone and in a batch.
 
 
 @DEVICE

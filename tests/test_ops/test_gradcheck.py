@@ -1,4 +1,4 @@
-"""torch.autograd.gradcheck on every operator, torch.library.opcheck on every registered one: none is left out."""
+"""gradcheck of every operator, opcheck of every registered one. A test checks that no operator is missing here."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def permutation(function):
 
 
 def learned_order():
-    # the offsets' gradient is made, not derived: test_token_order.py works it out by hand
+    # the gradient of the offsets is a surrogate: test_token_order.py checks it by hand
     offset, order = torch.zeros(BATCH, LENGTH, dtype=torch.float64), learned()
     return lambda x: ops.learned_order(x, offset, order), [randn(BATCH, CHANNELS, HEIGHT, WIDTH)]
 
@@ -88,11 +88,12 @@ CASES = {
 }
 
 
-def test_every_operator_is_here():
-    assert set(CASES) == set(ops.__all__) - {'TokenOrder'}
+def test_every_operator_has_a_case():
+    choice_of_backend = {'BACKENDS', 'auto_backend', 'unavailable_reason', 'use_backend'}
+    assert set(CASES) == set(ops.__all__) - choice_of_backend - {'TokenOrder'}
     names = [name.split('::') for name in torch._C._dispatch_get_all_op_names()]
     registered = {name for space, name in names if space == 'mmdefmamba'}
-    assert registered == {'multi_scan', 'merge_scans', *REGISTERED}  # the first two: test_triton_scan.py
+    assert registered == {'multi_scan', 'merge_scans', *REGISTERED}  # test_triton_scan.py checks the first two
 
 
 @pytest.mark.parametrize('deterministic', [False, True], ids=['', 'deterministic'])
@@ -105,6 +106,42 @@ def test_gradcheck(name, deterministic):
         assert torch.autograd.gradcheck(function, inputs)
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def nodes_of(tensor):
+    """All nodes of the graph that made a tensor."""
+    found, waiting = [], [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.append(node)
+            waiting += [before for before, _ in node.next_functions]
+    return found
+
+
+def tensors_in(value):
+    """Tensors among a value and what it contains."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+def check_nodes(y):
+    """What a node keeps beside its saved tensors stays alive under activation checkpointing."""
+    nodes = nodes_of(y)
+    assert nodes
+    for node in nodes:
+        assert tensors_in(getattr(node, '__dict__', {})) == [], f'{node} keeps tensors of its own'
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_operators_keep_tensors_only_through_autograd(name):
+    function, inputs = CASES[name]()
+    y = function(*inputs)
+    check_nodes(y)
+    y.sum().backward()
+    assert [x._version for x in inputs] == [0] * len(inputs), 'an operator changes its inputs'
 
 
 def registered_multi_scan():

@@ -1,4 +1,4 @@
-"""The multi-scan against its contract, written out a second time as a walk from place to place."""
+"""The multi-scan against its contract, which is written a second time here as a walk from place to place."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_multi_scan_walks_each_map_in_its_order(backend, kinds, sources, batch, 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda a: a.update(orders=a['orders'][:1]), 'every map needs an order .* got 2 and 1'),
+        (lambda a: a.update(orders=a['orders'][:1]), 'one order per map, got 2 maps and 1 orders'),
         (lambda a: a.update(maps=[m[0] for m in a['maps']]), r'maps must be \(batch, L, channels\), got \(5, 3\)'),
         (lambda a: a['maps'].__setitem__(1, a['maps'][1].float()), 'maps must share shape and dtype'),
         (lambda a: a.update(delta=a['delta'][:, :1]), r'delta must be \(2, 2, 5, 3\) to fit 2 maps'),
@@ -94,7 +94,7 @@ def test_multi_scan_walks_each_map_in_its_order(backend, kinds, sources, batch, 
         (lambda a: a['orders'].__setitem__(0, TokenOrder.from_order(torch.arange(4))), r'an order must be \(5,\) or'),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_inputs_that_do_not_fit_are_refused_with_their_sizes(change, message):
     _, maps, (delta, A, B, C, D, delta_bias) = make_inputs(2, 2, 5)
     arguments = dict(maps=maps, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, orders=[None, None])
     change(arguments)

@@ -1,4 +1,4 @@
-"""What float16 cannot hold comes out as its largest number, from every operator and backend; NaN stays NaN."""
+"""An overflow of float16 becomes its largest number, in every operator and backend. NaN stays NaN."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ BACKENDS = ['reference', 'blockwise', pytest.param('triton', marks=NEEDS_TRITON)
 LIMIT = 65504.0
 
 
-def test_saturation_passes_numbers_and_nan_and_no_gradient_where_it_cuts():
+def test_saturate_clamps_float16_and_clamped_values_get_no_gradient():
     nan, inf = float('nan'), float('inf')
     x = torch.tensor([1.0, -6e4, inf, -inf, nan], dtype=torch.float16, requires_grad=True)
     y = saturate(x)
@@ -28,8 +28,8 @@ def test_saturation_passes_numbers_and_nan_and_no_gradient_where_it_cuts():
 
 @pytest.mark.usefixtures('quick_interpreter')
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_no_operator_hands_on_an_overflow(backend):
-    """u = B = C = 1e3 and a time step of 1e3 make 1e12 of each token; float16 ends at 65504, bfloat16 does not."""
+def test_no_operator_returns_an_overflow(backend):
+    """u = B = C = 1e3 and a time step of 1e3 give 1e12 or more, which bfloat16 holds and float16 does not."""
 
     def full(*shape, value=1e3):
         return torch.full(shape, value, device=DEVICE, dtype=dtype, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Random shapes and values, ``--cases N`` of them: every backend against the reference and the formula written out."""
+"""Every backend against the reference and against its formula, for ``--cases N`` random shapes and values."""
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,14 @@ from mmdefmamba.ops.sequence_scan import use_backend
 
 
 def check_all(check, strategy, request, share=1):
-    """Run ``check`` on as many cases as asked for, over ``share``; the same ones every time."""
+    """Run ``check`` on ``--cases`` / ``share`` cases. They are the same in each run."""
     count = max(3, request.config.getoption('--cases') // share)
     settings(max_examples=count, deadline=None, database=None, derandomize=True)(given(strategy)(check))()
 
 
 @st.composite
 def scans(draw):
-    """Inputs of a selective scan, float32 or float64; magnitudes from tiny to large, sizes from 1 up, any layout."""
+    """Inputs of a selective scan in float32 or float64, of tiny to large magnitude, any size and layout."""
     batch, groups = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     channels, states, length = draw(st.integers(1, 6)), draw(st.integers(1, 17)), draw(st.integers(1, 100))
     dtype = draw(st.sampled_from([torch.float64, torch.float32]))
@@ -49,7 +49,7 @@ def scans(draw):
 
 
 def with_export(u, delta, A, B, C, D, delta_bias, softplus):
-    """Add a token for each state, which takes no time and reads this state alone: y ends in the last state."""
+    """Append one token per state with time step 0, which reads this state alone. So y ends with the last state."""
     states = A.shape[1]
     if softplus:
         still = delta.new_full((1,), -1e4)
@@ -69,16 +69,17 @@ def with_export(u, delta, A, B, C, D, delta_bias, softplus):
 
 
 def last_state(u, delta, A, B, delta_bias, softplus):
-    """The state after the last token as a sum over tokens, float64, and the scale of its rounding errors.
+    """Return the state after the last token as a sum over tokens, and the scale of its rounding errors.
 
-    Both (batch, channels, N). The relative error of an exponential is the absolute one of its exponent.
+    Both are (batch, channels, N) in float64. The relative error of an exponential is the absolute error of its
+    exponent.
     """
     u, delta, A, B = (x.double() for x in (u, delta, A, B))
     if delta_bias is not None:
         delta = delta + delta_bias.double().unsqueeze(-1)
     if softplus:
         delta = F.softplus(delta)
-    # time from each token to the end; its own not subtracted from a sum, in which a large one would drown the rest
+    # time from each token to the end; summed from the end, because subtracting a large step would lose the small ones
     later = F.pad(delta.flip(-1).cumsum(-1)[..., :-1], (1, 0)).flip(-1)
     exponent = later.unsqueeze(2) * A.view(1, *A.shape, 1)
     B = B.repeat_interleave(u.shape[1] // B.shape[1], dim=1)
@@ -91,7 +92,7 @@ def leaf(x):
 
 
 def magnitudes(inputs, softplus):
-    """What y would be if nothing cancelled, the scale of its rounding errors, and the leaves it is a function of.
+    """Return y as if no terms cancelled, the scale of its rounding errors, and the leaves from which it is computed.
 
     Both scales are (batch, channels, length). The second counts each term of a state with its exponent, as
     :func:`last_state` does. A time step appears twice among the inputs, where it decays a state and where it drives
@@ -159,7 +160,7 @@ def assert_close_to(actual, expected, scale, tolerance):
 
 @st.composite
 def walks(draw):
-    """Inputs of a multi-scan in float64: maps that scans share or not, orders of every kind."""
+    """Inputs of a multi-scan in float64: shared maps and separate maps, orders of every kind."""
     batch, length = draw(st.integers(1, 3)), draw(st.integers(1, 70))
     channels, states = draw(st.integers(1, 5)), draw(st.integers(1, 16))
     kinds = draw(st.lists(st.sampled_from(['forward', 'backward', 'static', 'learned']), min_size=1, max_size=5))

@@ -33,7 +33,7 @@ def test_gradients_reach_map_and_points():
 
 
 def test_half_precision_maps_keep_the_precision_of_the_points():
-    # at three tenths between an odd and an even pixel; bfloat16 tells positions there half a pixel apart
+    # at 0.3 between an odd and an even pixel, where neighbouring bfloat16 positions are half a pixel apart
     x = (torch.arange(257) % 2).view(1, 1, 1, -1).bfloat16()
     points = torch.tensor([0.0, 201.3 / 128 - 1]).view(1, 1, 1, 2)
     read = sample_points(x, points)
@@ -46,10 +46,10 @@ def test_half_precision_maps_keep_the_precision_of_the_points():
     [
         ((3, 4, 4), (1, 4, 4, 2), r'got \(3, 4, 4\)'),
         ((1, 3, 4, 4), (1, 4, 4, 3), r'and \(1, 4, 4, 3\)'),
-        ((2, 3, 4, 4), (1, 4, 4, 2), 'a batch of 2, points of 1'),
+        ((2, 3, 4, 4), (1, 4, 4, 2), 'x has a batch of 2, points have 1'),
     ],
 )
-def test_wrong_shapes_are_named(x_shape, points_shape, message):
+def test_wrong_shapes_are_refused_with_their_sizes(x_shape, points_shape, message):
     with pytest.raises(ValueError, match=message):
         sample_points(torch.zeros(x_shape), torch.zeros(points_shape))
 
@@ -63,7 +63,7 @@ def deterministic():
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 6), (5, 4)], ids=str)
 def test_deterministic_reads_are_the_same(size, monkeypatch):
-    """On CUDA grid_sample has no deterministic gradient: it is not called then, here neither."""
+    """grid_sample has no deterministic gradient on CUDA, so it must not be called in this mode, on no device."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     points = torch.rand(2, 7, 2, 2, dtype=torch.float64) * 3 - 1.5

@@ -1,4 +1,4 @@
-"""Every backend of the selective scan is held to the reference, and the reference to a loop of its own."""
+"""Every backend of the selective scan against the reference, and the reference against a loop written here."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ import torch
 from mmdefmamba.ops import selective_scan
 from mmdefmamba.ops.sequence_scan import BACKENDS, blockwise, interface, mamba_ssm, unavailable_reason, use_backend
 
-# batch, groups, channels a group, states, length
+# batch, groups, channels per group, states, length
 SHAPES = {
     'L1': (2, 3, 4, 5, 1),
     'L7': (1, 1, 3, 2, 7),
@@ -52,7 +52,7 @@ def relative(actual, expected):
 
 
 def by_hand(u, delta, A, B, C, D, delta_bias):
-    """The formulas, number by number."""
+    """The formulas of the selective scan, computed number by number."""
     batch, dims, length = u.shape
     groups, states = B.shape[1], A.shape[1]
     y = torch.zeros_like(u)
@@ -68,14 +68,29 @@ def by_hand(u, delta, A, B, C, D, delta_bias):
     return y
 
 
-def test_reference_is_the_definition():
+@pytest.fixture
+def logged():
+    """What the package's logger receives: (level, text) pairs."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append((record.levelname, record.getMessage()))
+    logger = logging.getLogger('mmdefmamba')
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield records
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+def test_reference_matches_a_loop_over_single_numbers():
     inputs = {name: x.detach() for name, x in make_inputs((2, 2, 3, 2, 5)).items()}
     assert relative(selective_scan(**inputs, backend='reference'), by_hand(**inputs)) < 1e-12
 
 
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
 def test_blockwise_matches_reference(shape, monkeypatch):
-    # several parts and several blocks, the last one ragged, at sizes a test can afford
+    # several parts and several blocks, the last one shorter, at small sizes
     monkeypatch.setattr(blockwise, 'STATE_ELEMENTS', 24)
     monkeypatch.setattr(blockwise, 'BLOCK_ELEMENTS', 24 * 8)
     inputs = make_inputs(shape)
@@ -119,7 +134,7 @@ def test_strides_do_not_matter():
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_keeps_the_state_in_float32(dtype):
-    # slow decay: the state sums 500 products of about 1, which half precision stops adding to
+    # slow decay: the state sums 500 products of about 1, which half precision cannot do
     inputs = {name: x.detach().to(dtype) for name, x in make_inputs((1, 1, 4, 4, 500)).items()}
     inputs['A'] = inputs['A'] * 1e-3
     exact = selective_scan(**{name: x.double() for name, x in inputs.items()}, backend='reference')
@@ -171,28 +186,35 @@ def test_nan_is_not_hidden():
         assert y[0, 1, :3].isfinite().all() and y[0, [0, 2]].isfinite().all()
 
 
-def test_memory_of_training_does_not_grow_with_the_states():
-    """What the backward keeps is the inputs and one state a block, not a state a token."""
+def test_training_keeps_the_inputs_and_one_state_per_block():
+    """Not one state per token. All of it passes through autograd's hooks, which can move it or drop it."""
     saved = []
     inputs = make_inputs((1, 1, 8, 16, 2048), torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
-        y = selective_scan(**inputs, backend='blockwise')
-    starts = sum(state.numel() for part in y.grad_fn.starts for state in part)
-    assert sum(saved) == sum(x.numel() for x in inputs.values())
-    assert starts == 2048 // blockwise.MAX_BLOCK_TOKENS * 8 * 16
+        selective_scan(**inputs, backend='blockwise')
+    states = 2048 // blockwise.MAX_BLOCK_TOKENS * 8 * 16
+    assert sum(saved) == sum(x.numel() for x in inputs.values()) + states
 
 
-# -- choosing a backend
+# -- The choice of a backend.
 
 
-def test_auto_on_cpu_is_blockwise_and_logged_once(monkeypatch):
-    messages = []
+def test_auto_on_cpu_is_blockwise_and_logged_once(monkeypatch, logged):
     monkeypatch.setattr(interface, '_logged_choices', set())
-    monkeypatch.setattr(interface, 'print_log', lambda message, logger, level: messages.append((message, level)))
     inputs = make_inputs(SHAPES['L7'])
     y = [selective_scan(**inputs) for _ in range(2)]
     assert torch.equal(y[0], selective_scan(**inputs, backend='blockwise'))
-    assert messages == [('selective_scan: backend blockwise (tensors on cpu)', logging.INFO)]
+    assert logged == [('INFO', 'selective_scan: backend blockwise (tensors on cpu)')]
+
+
+def test_blockwise_on_cuda_is_logged_as_a_warning(monkeypatch, logged):
+    """It is slow there. A stand-in for a CUDA tensor: the choice reads its device and dtype alone."""
+    monkeypatch.setattr(interface, '_logged_choices', set())
+    monkeypatch.setattr(mamba_ssm, 'INSTALLED', False)
+    on_cuda = types.SimpleNamespace(is_cuda=True, dtype=torch.float64, device=torch.device('cuda'))
+    assert [interface.choose_backend('auto', on_cuda) for _ in range(2)] == ['blockwise', 'blockwise']
+    [(level, text)] = logged
+    assert level == 'WARNING' and text.startswith('selective_scan: backend blockwise (slow on CUDA; ')
 
 
 def test_named_backend_that_cannot_run_says_why():
@@ -219,18 +241,18 @@ def test_use_backend_overrides_and_restores():
     ('change', 'error', 'message'),
     [
         ({'u': torch.zeros(2, 15, dtype=torch.float64)}, ValueError, r'u must be .* got \(2, 15\)'),
-        ({'u': torch.zeros(2, 15, 0, dtype=torch.float64)}, ValueError, r'none of them 0, got \(2, 15, 0\)'),
+        ({'u': torch.zeros(2, 15, 0, dtype=torch.float64)}, ValueError, r'all of them at least 1, got \(2, 15, 0\)'),
         ({'delta': torch.zeros(2, 15, 62, dtype=torch.float64)}, ValueError, r'delta must be \(2, 15, 63\).*got'),
         ({'B': torch.zeros(2, 4, 4, 63, dtype=torch.float64)}, ValueError, r'C must be \(2, 4, 4, 63\)'),
         ({'A': torch.zeros(15, dtype=torch.float64)}, ValueError, r'A must be \(channels, N\)'),
         ({'D': torch.zeros(14, dtype=torch.float64)}, ValueError, r'D must be \(15,\)'),
         ({'u': torch.zeros(2, 15, 63, dtype=torch.int64)}, TypeError, 'u must be a floating point tensor'),
         ({'u': torch.zeros(2, 15, 63)}, TypeError, r"\['u'\] are not"),
-        ({'B': torch.zeros(2, 3, 4, 63, device='meta', dtype=torch.float64)}, ValueError, 'B is on meta, u on cpu'),
+        ({'B': torch.zeros(2, 3, 4, 63, device='meta', dtype=torch.float64)}, ValueError, 'B is on meta, u is on cpu'),
     ],
     ids=['ndim', 'empty', 'length', 'groups', 'A', 'D', 'integer', 'mixed', 'device'],
 )
-def test_wrong_inputs_are_named(change, error, message):
+def test_wrong_inputs_are_refused_with_their_name(change, error, message):
     with pytest.raises(error, match=message):
         selective_scan(**{**make_inputs(SHAPES['L63']), **change})
 
@@ -238,16 +260,16 @@ def test_wrong_inputs_are_named(change, error, message):
 def test_groups_must_divide_the_channels():
     inputs = make_inputs((1, 1, 5, 2, 3))
     inputs['B'] = inputs['C'] = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
-    with pytest.raises(ValueError, match='5 channels of u cannot be divided into the 2 groups'):
+    with pytest.raises(ValueError, match='5 channels of u cannot be divided equally among the 2 groups'):
         selective_scan(**inputs)
 
 
-# -- the adapter onto mamba-ssm, on a stand-in of its extension that checks what the kernel demands
+# -- The adapter to mamba-ssm, with a stand-in for its extension that checks the demands of the kernel.
 
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """A stand-in for selective_scan_cuda: the kernel's signature and demands, the reference's numbers."""
+    """A stand-in for selective_scan_cuda with the signature and demands of the kernel and the reference's numbers."""
     calls = []
 
     def check(u, delta, A, B, C, D, delta_bias):
@@ -297,8 +319,8 @@ def test_mamba_ssm_adapter_matches_reference(kernel, dtype, optional):
     assert kernel == [(2, 128), (2, 128)], 'the kernel was not called once each way on its even path'
 
 
-def test_mamba_ssm_adapter_makes_what_the_kernel_wants_of_any_strides_and_dtypes(kernel):
-    """Under autocast some inputs come in half precision and others do not; all come channel-last."""
+def test_mamba_ssm_adapter_converts_strides_and_dtypes_for_the_kernel(kernel):
+    """Under autocast some inputs are in half precision and others are not; all are channel-last."""
     inputs = {name: x.detach() for name, x in make_inputs((1, 2, 3, 4, 128), torch.float32).items()}
     expected = selective_scan(**inputs, backend='reference')
     for name in ('u', 'delta', 'B', 'C'):
@@ -316,10 +338,10 @@ def test_mamba_ssm_adapter_refuses_too_many_states(kernel):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 def test_mamba_ssm_packs_short_sequences(kernel, dtype):
-    """Five images, three a sequence and room for a sixth: the state starts anew at each, and so do the gradients."""
+    """Five images, three per sequence, one place empty: states and gradients of an image are its own."""
     assert mamba_ssm.images_per_sequence(5, 30) == 3
     inputs = make_inputs((5, 2, 3, 4, 30), dtype)
-    inputs['A'] = (inputs['A'].detach() * 1e-4).requires_grad_()  # decays so slow that only a true reset hides them
+    inputs['A'] = (inputs['A'].detach() * 1e-4).requires_grad_()  # slow decay: without a reset the images would mix
     expected = selective_scan(**inputs, backend='reference')
     actual = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True, pack=True)
     tolerance = 16 * torch.finfo(dtype).eps
@@ -340,7 +362,7 @@ def test_mamba_ssm_does_not_pack_float16(kernel):
     ('batch', 'length', 'images'),
     [(128, 49, 5), (128, 196, 5), (128, 784, 1), (1, 49, 1), (5, 49, 5), (8, 3136, 1), (2, 127, 1)],
 )
-def test_packing_walks_fewer_tokens_or_does_not_happen(batch, length, images):
+def test_images_are_packed_only_if_that_saves_tokens(batch, length, images):
     packed = mamba_ssm.images_per_sequence(batch, length)
     assert packed == images
     if packed > 1:
@@ -351,7 +373,7 @@ def test_packing_walks_fewer_tokens_or_does_not_happen(batch, length, images):
 @pytest.mark.parametrize(
     ('length', 'padded'), [(1, 128), (49, 128), (196, 256), (784, 1024), (2048, 2048), (3136, 4096), (64000, 65536)]
 )
-def test_padding_takes_the_even_path(length, padded):
+def test_padded_lengths_need_no_bounds_checks(length, padded):
     assert mamba_ssm.padded_length(length) == padded
 
 

@@ -1,4 +1,4 @@
-"""The gradient of an order by swaps, against swaps that are made."""
+"""The gradient of an order by swaps, against the loss when two tokens are really swapped."""
 
 import pytest
 import torch
@@ -34,8 +34,8 @@ def swapped(order, i):
 
 
 def measured_gains(inputs, order, grad):
-    """<grad, y> of each image with two steps swapped, less that without: (batch, L - 1)."""
-    # the learned order is the second scan's, the first walks row by row
+    """<grad, y> of each image with two steps swapped, minus <grad, y> without: (batch, L - 1)."""
+    # the second scan has the learned order, the first runs row by row
     base = (multi_scan(*inputs, [None, TokenOrder.from_order(order)]) * grad).sum((1, 2, 3))
     gains = []
     for i in range(order.shape[1] - 1):
@@ -44,7 +44,7 @@ def measured_gains(inputs, order, grad):
 
 
 @pytest.mark.parametrize('length', [1, 2, 7])
-def test_gains_are_those_of_swaps_that_are_made(length):
+def test_gains_equal_the_change_of_the_loss_when_tokens_are_swapped(length):
     inputs, keys, grad = make(length)
     maps, delta, A, B, C, _, bias = inputs
     order = keys.argsort()
@@ -80,7 +80,7 @@ def test_keys_receive_the_gradient_of_the_smoothed_loss(length):
     torch.testing.assert_close(received, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_other_gradients_are_as_without_keys():
+def test_keys_do_not_change_the_other_gradients():
     grads = []
     for with_keys in (False, True):
         (maps, *rest), keys, grad = make(6)

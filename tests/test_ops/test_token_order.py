@@ -10,7 +10,7 @@ def make(batch=2, channels=3, length=7, shared=False):
     return tokens, TokenOrder.from_order(order[0] if shared else order)
 
 
-@pytest.mark.parametrize('shared', [True, False], ids=['one order', 'an order each'])
+@pytest.mark.parametrize('shared', [True, False], ids=['one order', 'one order per image'])
 def test_permute_and_restore(shared):
     tokens, order = make(shared=shared)
     sequence = permute_tokens(tokens, order)
@@ -28,7 +28,7 @@ def test_no_order_leaves_tokens_where_they_are():
 
 
 def test_gradient_of_the_order_by_hand():
-    """Three tokens a, b, c scanned as c, a, b; the gradient at their places is chosen, the rest worked out by hand."""
+    """Three tokens a, b, c are scanned as c, a, b. The gradient at their places is chosen, the rest follows by hand."""
     x = torch.tensor([[[[1.0, 2.0, 3.0]], [[4.0, 5.0, 6.0]]]], requires_grad=True)
     offset = torch.zeros(1, 3, requires_grad=True)
     order = TokenOrder.from_order(torch.tensor([[2, 0, 1]]))

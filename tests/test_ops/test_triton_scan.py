@@ -1,4 +1,4 @@
-"""The Triton kernels, on a GPU or in Triton's interpreter, held to the float64 reference: values and every gradient."""
+"""The Triton kernels, on a GPU or in Triton's interpreter, against the float64 reference: values and all gradients."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmdefmamba.models import DefMamba
 from mmdefmamba.ops import TokenOrder, merge_scans, multi_scan, selective_scan
 from mmdefmamba.ops.tensors import check_offsets
-from mmdefmamba.ops.triton_scan import multi_scan_triton, op, unavailable_reason
+from mmdefmamba.ops.triton_scan import layout, multi_scan_triton, op, unavailable_reason
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 REASON = unavailable_reason(torch.zeros(1, device=DEVICE))
@@ -31,7 +31,7 @@ def make_orders(kinds, batch, length):
 
 
 def make_inputs(kinds, sources, batch, length, channels, states, dtype=torch.float32):
-    """Distinct maps, all other inputs, and orders; values that ``dtype`` holds exactly, parameters in float32."""
+    """Distinct maps, all other inputs, and orders. Values are exact in ``dtype``; parameters are float32."""
     torch.manual_seed(0)
     scans = len(kinds)
 
@@ -54,12 +54,12 @@ NAMES = ('delta', 'A', 'B', 'C', 'D', 'delta_bias')
 
 
 def relative(actual, expected):
-    """Largest error against the largest value."""
+    """The largest error, relative to the largest value."""
     return ((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
 
 
 def compare(kinds, sources, sizes, dtype=torch.float32, chunk_length=0, tolerance=2e-6):
-    """Run the kernels and the plain path in float64 on the same numbers; values and all gradients must agree."""
+    """Compare the kernels with the reference in float64 on the same numbers: values and all gradients."""
     maps, others, orders = make_inputs(kinds, sources, *sizes, dtype=dtype)
     exact = [x.detach().double().requires_grad_() for x in maps + others]
     exact_maps = [exact[i] for i in sources]
@@ -108,14 +108,14 @@ def test_keys_of_a_learned_order_get_their_gradient():
     assert relative(received['triton'], received['reference']) < 1e-5
 
 
-def test_segments_between_checkpoints(monkeypatch):
-    monkeypatch.setattr(op, 'CHECKPOINT', 8)
+def test_several_checkpoints_match_reference(monkeypatch):
+    monkeypatch.setattr(layout, 'CHECKPOINT', 8)
     compare(['backward', 'learned'], [0, 1], (1, 19, 3, 4))
 
 
 @pytest.mark.parametrize('length', [16, 21])
 def test_chunks_match_reference(length, monkeypatch):
-    monkeypatch.setattr(op, 'CHECKPOINT', 8)
+    monkeypatch.setattr(layout, 'CHECKPOINT', 8)
     compare(['forward', 'backward', 'learned'], [0, 0, 1], (1, length, 3, 5), chunk_length=8)
 
 
@@ -138,7 +138,7 @@ def test_state_is_float32():
 
 
 def test_small_time_steps_keep_their_digits():
-    """log2(1 + e) would lose them: at delta = 1e-6 half a digit would be left."""
+    """log2(1 + e) would round them away: at delta = 1e-6 hardly one digit would be right."""
     raw = torch.tensor([-14.0, -7.0, -1.0, 0.0, 1.0, 30.0], device=DEVICE)
     u = torch.ones(1, 1, 6, device=DEVICE)
     ones, zero = torch.ones(1, 1, 1, 1, device=DEVICE), torch.zeros(6, device=DEVICE)
@@ -166,8 +166,8 @@ def test_strides_do_not_matter():
 
 @pytest.mark.parametrize('chunk_length', [0, 8])
 def test_scans_may_lie_further_apart_than_32_bits_reach(chunk_length, monkeypatch):
-    """As those of an image of 14,000 x 14,000 pixels do. Of the 4 GiB between them a CPU never touches a page."""
-    monkeypatch.setattr(op, 'CHECKPOINT', 8)
+    """As with an image of 14,000 x 14,000 pixels. The 4 GiB between them are never touched, so they need no memory."""
+    monkeypatch.setattr(layout, 'CHECKPOINT', 8)
     kinds = ['forward', 'learned', 'backward']
     maps, others, orders = make_inputs(kinds, [0], 1, 11, 3, 4, torch.float16)
     near = others[0].detach()
@@ -238,7 +238,7 @@ def test_autocast_does_not_lower_the_precision():
     assert torch.equal(gradient, torch.autograd.grad(expected.sum(), maps[0])[0])
 
 
-def test_no_gradients_no_checkpoints():
+def test_states_are_saved_only_for_gradients():
     maps, others, _ = make_inputs(['forward'], [0], 1, 2, 3, 4)
     arguments = [[maps[0].unsqueeze(1)], *others, None, [0], True, 0]
     with torch.no_grad():
@@ -248,7 +248,7 @@ def test_no_gradients_no_checkpoints():
     assert torch.equal(y, saved_y)
 
 
-def test_operator_keeps_the_rules_of_torch_library():
+def test_multi_scan_passes_opcheck():
     maps, others, orders = make_inputs(['backward', 'learned'], [0, 1], 2, 3, 5, 4)
     order = orders[1].order.unsqueeze(0).int()
     sources = [u.unsqueeze(1) for u in maps]
@@ -257,7 +257,7 @@ def test_operator_keeps_the_rules_of_torch_library():
     torch.library.opcheck(op._multi_scan, ([bare[0]], *bare[1:], None, None, None, [0, 0], False, 0, False))
 
 
-def test_without_checkpoints_there_is_no_backward():
+def test_backward_without_saved_states_is_refused():
     maps, others, _ = make_inputs(['forward'], [0], 1, 2, 3, 4)
     y, _ = torch.ops.mmdefmamba.multi_scan([maps[0].unsqueeze(1)], *others, None, [0], True, 0, False)
     with pytest.raises(RuntimeError, match='save_states=False'):
@@ -280,7 +280,7 @@ def test_backbone_compiles_as_one_graph():
         torch.testing.assert_close(got, want)
 
 
-def test_what_cannot_run_says_why():
+def test_a_refusal_says_why():
     maps, others, orders = make_inputs(['forward'], [0], 1, 2, 1, 1)
     wide = [x.detach().double() for x in maps + others]
     with pytest.raises(RuntimeError, match="'triton' cannot run: it computes in float32, these are float64"):
@@ -295,7 +295,7 @@ def test_what_cannot_run_says_why():
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('sizes', [(2, 3, 35, 40), (1, 1, 1, 1), (1, 5, 7, 2)], ids=str)
-def test_merge_matches_plain(sizes, dtype):
+def test_merge_matches_reference(sizes, dtype):
     torch.manual_seed(0)
     batch, _, length, channels = sizes
     y = torch.randn(sizes).to(DEVICE, dtype).requires_grad_()
@@ -314,12 +314,12 @@ def test_merge_matches_plain(sizes, dtype):
         assert got.dtype == dtype and relative(got, want) < tolerance
 
 
-def test_merge_keeps_the_rules_of_torch_library():
+def test_merge_passes_opcheck():
     y, z = torch.randn(2, 3, 5, 4, device=DEVICE), torch.randn(2, 5, 4, device=DEVICE)
     torch.library.opcheck(torch.ops.mmdefmamba.merge_scans.default, (y.requires_grad_(), z.requires_grad_()))
 
 
-def test_merge_names_what_does_not_fit():
+def test_merge_refuses_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match=r'got \(2, 3, 5, 4\) and \(2, 5, 3\)'):
         merge_scans(torch.zeros(2, 3, 5, 4), torch.zeros(2, 5, 3))
 

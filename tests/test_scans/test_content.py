@@ -1,4 +1,4 @@
-"""Orders that follow from the features, against plain loops."""
+"""Orders that are computed from the features, against plain loops."""
 
 import sys
 from collections import deque
@@ -54,7 +54,7 @@ def test_quadtree_cuts_the_window_that_varies_most(size, levels):
         assert [divmod(place, size[1]) for place in places] == leaves(image, 0, 0, *size, cuts)
 
 
-def test_quadtree_cuts_where_the_map_is_busy():
+def test_quadtree_cuts_where_the_map_varies():
     x = torch.zeros(1, 1, 8, 8)
     x[0, 0, 0, 4:] = torch.arange(4.0)
     order = build_scan('quadtree', None).order(x)[0].view(4, 16)
@@ -115,7 +115,7 @@ def test_every_image_has_its_own_order(name, size):
     assert order.dtype == torch.int64 and order.shape == (3, size[0] * size[1])
     assert torch.equal(order, torch.cat([scan.order(image[None]) for image in x]))
     assert torch.equal(order, scan.order(x)), 'deterministic'
-    # all weights are equal: still one order, the same everywhere
+    # all weights are equal: the order is still defined, the same for each image
     constant = scan.order(torch.zeros(2, 1, *size))
     assert torch.equal(constant[0], constant[1])
 
@@ -150,7 +150,7 @@ def test_content_dependent_scans_train_in_a_backbone():
     assert (counted['params'], counted['scan_flops']) == (static['params'], static['scan_flops'])
 
 
-def test_a_missing_scipy_is_named(monkeypatch):
+def test_missing_scipy_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, 'scipy.sparse', None)
     with pytest.raises(ImportError, match='the spanning_tree scan needs SciPy: pip install scipy'):
         build_scan('spanning_tree', None)(torch.zeros(1, 1, 2, 2))

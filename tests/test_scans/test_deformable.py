@@ -1,4 +1,4 @@
-"""The deformable scan against the formulas of the paper and of the released code, written out a second time here."""
+"""The deformable scan against the formulas of the paper and of the released code, written a second time here."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_reference_points_and_index():
 
 
 def test_offset_bias_is_read_at_half_the_displacement():
-    """A table that is linear in its position tells where it was read."""
+    """The values of a table that is linear in its position show where it was read."""
     scan = make_scan()
     height, width = scan.offset_bias.table.shape[-2:]
     y = torch.linspace(-1, 1, height, dtype=torch.float64).view(-1, 1)
@@ -91,7 +91,7 @@ def test_offset_bias_of_the_released_formulation_measures_from_its_own_keys():
 
 def test_order_sorts_reference_plus_offset_and_is_stable():
     scan = make_scan()
-    # reference -1, -1/3, 1/3, 1: the second is pushed behind the third, the last ties with the second
+    # reference -1, -1/3, 1/3, 1: the second token moves behind the third, and the last ties with the second
     offset = torch.tensor([[0.0, 2 / 3 + 0.1, 0.0, -2 / 3 + 0.1]], dtype=torch.float64)
     assert scan.token_order(offset).order.tolist() == [[0, 2, 1, 3]]
     assert scan.token_order(
@@ -145,7 +145,7 @@ def test_every_order_gradient_reaches_the_offset_network(order_gradient):
     torch.manual_seed(0)
     scan = dict(type='deformable', points=False, offset_bias=False, order_gradient=order_gradient)
     dssm = DSSM(ScanContext(DIMS, 1, (8, 6)), ['raster', scan]).double()
-    # L = 1 as well: nothing to order, and a gradient of zero at most
+    # With L = 1 there is nothing to order: 'swap' gives a gradient of zero.
     for size in ((5, 4), (1, 1)):
         dssm.zero_grad()
         dssm(torch.randn(2, *size, DIMS, dtype=torch.float64)).square().sum().backward()

@@ -1,4 +1,4 @@
-"""The scan that docs/concepts.md writes works as it says, and the page names every scan."""
+"""The example scan of docs/concepts.md works as the page says, and the page lists every scan."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ SECTION = (ROOT / 'docs/concepts.md').read_text().partition('\n## Scans\n')[2].p
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """The page's scan in a file that can be imported, and the page's config beside it."""
+    """The scan of the page in a module that can be imported, and the config of the page next to it."""
     scan, config = (block.partition('```')[0] for block in SECTION.split('```python\n')[1:])
     (tmp_path / 'my_scans.py').write_text(scan)
     path = tmp_path / 'config.py'

@@ -1,4 +1,4 @@
-"""Each static scan's order against a definition of its own, written out here a second time."""
+"""The order of each static scan against its definition, written a second time here."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ STATIC = sorted(name for name, scan in SCANS.module_dict.items() if issubclass(s
 
 
 def visited(cfg, height, width):
-    """The places (row, column) that a scan visits, in turn."""
+    """The places (row, column) that a scan visits, in order."""
     order = build_scan(cfg, None).token_order(height, width, torch.device('cpu'))
     indices = range(height * width) if order is None else order.order.tolist()
     return [divmod(index, width) for index in indices]
@@ -85,8 +85,8 @@ def test_atrous_walks_subset_by_subset(stride, start, size):
     assert visited(dict(type='atrous', stride=stride, start=start), *size) == expected
 
 
-def test_zigzag_is_that_of_jpeg():
-    # ITU-T T.81, figure A.6: where the coefficients of a block stand in the sequence, its first three rows
+def test_zigzag_matches_the_jpeg_standard():
+    # ITU-T T.81, figure A.6: the index of each coefficient in the sequence, for rows 0, 1 and 7 of a block
     sequence = {place: i for i, place in enumerate(visited('zigzag', 8, 8))}
     assert [sequence[0, column] for column in range(8)] == [0, 1, 5, 6, 14, 15, 27, 28]
     assert [sequence[1, column] for column in range(8)] == [2, 4, 7, 13, 16, 26, 29, 42]
@@ -101,7 +101,7 @@ def test_zigzag_walks_the_diagonals_without_a_jump(size):
         assert all(max(step) == 1 for step in steps('zigzag', *size))
 
 
-def test_hilbert_steps_to_a_neighbour_where_that_can_be():
+def test_hilbert_steps_to_a_neighbour_where_possible():
     for height in range(1, 21):
         for width in range(1, 21):
             longer, shorter = max(height, width), min(height, width)
@@ -144,6 +144,6 @@ def test_hilbert_is_the_classic_curve_on_powers_of_two():
         (dict(type='quadtree', levels=0), 'levels must be positive, got 0'),
     ],
 )
-def test_wrong_arguments_are_named(cfg, message):
+def test_wrong_arguments_are_refused_with_their_value(cfg, message):
     with pytest.raises(ValueError, match=message):
         build_scan(cfg, None)

@@ -40,7 +40,7 @@ def test_raster_orders():
     assert build_scan('raster_reverse', CONTEXT)(torch.zeros(1, 1, 1, 1))[1] is None
 
 
-def test_a_scan_of_ones_own():
+def test_a_user_defined_scan_can_be_registered():
     class Columns(StaticScan):
         def order(self, height, width):
             return torch.arange(height * width).view(height, width).t().flatten()
@@ -53,7 +53,7 @@ def test_a_scan_of_ones_own():
     assert order.order.tolist() == [0, 3, 1, 4, 2, 5] and not order.backwards
 
 
-def test_an_order_that_is_no_permutation_is_refused():
+def test_an_order_that_is_not_a_permutation_is_refused():
     class Twice(StaticScan):
         def order(self, height, width):
             return torch.zeros(height * width, dtype=torch.long)
@@ -72,11 +72,50 @@ def test_cached_orders_are_bounded(monkeypatch):
     assert scan.token_order(2, 7, torch.device('cpu')) is first
 
 
+@pytest.mark.parametrize('mode', [torch.inference_mode, torch.no_grad], ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize('name', sorted(SCANS.module_dict))
+def test_a_scan_first_used_in_evaluation_can_be_trained_later(name, mode):
+    """As PyTorch Lightning does, whose ``validate()`` runs in inference mode: cached orders must be usual tensors."""
+    scan = build_scan(name, CONTEXT)
+    x = torch.randn(2, 4, 8, 9)
+    with mode():
+        scan(x)
+    x.requires_grad_()
+    read, order = scan(x)
+    tokens = read.flatten(2).transpose(1, 2)
+    restore_tokens(permute_tokens(tokens, order).square(), order).sum().backward()
+    assert x.grad.any()
+    # the same gradient as of a scan that was never evaluated
+    if isinstance(scan, StaticScan):
+        torch.testing.assert_close(x.grad, 2 * x.detach())
+
+
+@pytest.mark.parametrize('mode', [torch.inference_mode, torch.no_grad], ids=lambda mode: mode.__name__)
+def test_a_scan_built_in_evaluation_caches_usual_tensors(mode):
+    class Kept(StaticScan):
+        """A scan that makes its order when it is built."""
+
+        def __init__(self):
+            super().__init__()
+            self.places = torch.tensor([2, 0, 1])
+
+        def order(self, height, width):
+            return self.places
+
+    with mode():
+        scan = Kept()
+        scan(torch.zeros(1, 1, 1, 3))
+    x = torch.randn(1, 3, 1, requires_grad=True)
+    permute_tokens(x, scan(torch.zeros(1, 1, 1, 3))[1]).sum().backward()
+    assert x.grad.eq(1).all()
+
+
 @pytest.mark.parametrize(
     ('cfg', 'message'),
     [
-        ('rastr', "unknown scan 'rastr', did you mean 'raster'?"),
-        ({'points': False}, 'unknown scan None'),
+        ('rastr', r"^unknown scan 'rastr', did you mean 'raster'\? Registered scans: atrous, column, "),
+        ('xyz', r"^unknown scan 'xyz'\. Registered scans: atrous, column, "),
+        ({'points': False}, r'^unknown scan None\. Registered scans: '),
         ({'type': 'deformable', 'points': False}, 'offset_bias=True needs points=True'),
         (
             {'type': 'deformable', 'points': False, 'order': False, 'offset_bias': False},
@@ -86,7 +125,7 @@ def test_cached_orders_are_bounded(monkeypatch):
         ({'type': 'deformable', 'kernel_size': 4}, 'kernel_size must be odd and positive, got 4'),
     ],
 )
-def test_wrong_scans_are_named(cfg, message):
+def test_wrong_scans_are_refused_with_their_value(cfg, message):
     with pytest.raises(ValueError, match=message):
         build_scan(cfg, CONTEXT)
 

@@ -34,8 +34,9 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_hook_takes_these_options():
-    cfg = Config.fromstring(HOOK, '.py')
-    (hook,) = cfg.custom_hooks
+    cfg = Config.fromstring(HOOK.replace("'configs/", f"'{ROOT}/configs/"), '.py')
+    *inherited, hook = cfg.custom_hooks
+    assert 'mmdefmamba.guards.GuardsHook' in [base.type for base in inherited]
     assert hook.pop('type') == 'ScanVisualizationHook'
     assert ScanVisualizationHook(**hook).interval == 10
 

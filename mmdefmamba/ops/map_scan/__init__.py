@@ -1,4 +1,4 @@
-"""Selective scans of several maps, each walked in an order of its own, behind one function, :func:`multi_scan`."""
+"""The multi-scan: selective scans of several maps, each in its own order. One function, :func:`multi_scan`."""
 
 from .multi import multi_scan
 

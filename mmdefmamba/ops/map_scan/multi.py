@@ -1,4 +1,4 @@
-"""The contract of the multi-scan, and its checks."""
+"""The multi-scan for callers: its contract, its checks, and the choice between kernels and plain PyTorch."""
 
 import torch
 
@@ -10,7 +10,7 @@ from .swap_gradient import swap_gradient
 
 
 def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
-    """Walk K maps, each in its own order, through a selective scan each; every result stays at its token's place.
+    """Run a selective scan on each of K maps, each in its own order. Each result stays at the place of its token.
 
     Per map k and channel, step i visits place p = orders[k].order[i], with a state h of N numbers starting at zero::
 
@@ -18,29 +18,32 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
         h = exp(delta_p * A) * h + delta_p * B_p * u_p
         y_p = <C_p, h> + D * u_p
 
-    State and exponentials are float32 at least, under autocast too.
+    State and exponentials are computed in float32 or wider, under autocast too.
 
     Args:
-        maps: K tensors u, (batch, L, channels), row by row, any floating dtype. Scans that read the same map are
-            best given the same tensor.
-        delta: time step before bias and softplus, (batch, K, L, channels), any strides, as all that follow.
+        maps: K tensors u, (batch, L, channels), tokens in row-major order, any floating dtype. Scans that read the
+            same map should be given the same tensor object, which saves memory.
+        delta: time step before bias and softplus, (batch, K, L, channels). This tensor and those below may have any
+            strides.
         A: decay rates, negative, (K*channels, N).
         B: input weights, (batch, K, L, N).
         C: output weights, (batch, K, L, N).
         D: weight of the skip, (K*channels,).
         delta_bias: (K*channels,).
-        orders: K entries, a :class:`~mmdefmamba.ops.TokenOrder` of (L,) or (batch, L) each, or None: row by row.
-            Where one has ``keys`` these get the gradient of :func:`.swap_gradient.swap_gradient`.
-        backend: see :func:`~mmdefmamba.ops.selective_scan`. 'triton' reads and writes in the scans' orders itself;
-            for any other the tokens are brought into order and back.
+        orders: K entries. Each is a :class:`~mmdefmamba.ops.TokenOrder` of (L,) or (batch, L), or None for row by row.
+            If an order has ``keys``, they get the gradient of :func:`.swap_gradient.swap_gradient`.
+        backend: see :func:`~mmdefmamba.ops.selective_scan`. 'triton' reads and writes in the scans' orders itself. For
+            any other backend the tokens are brought into order and back.
 
     Returns:
-        y, (batch, K, L, channels), dtype of the maps; in float16 at most 65504, not infinity.
+        y, (batch, K, L, channels), dtype of the maps. In float16 an overflow becomes 65504, not infinity.
 
     Raises:
-        ValueError: shapes that do not fit, or what :func:`~mmdefmamba.ops.selective_scan` refuses.
+        ValueError: the shapes do not fit each other, or the backend is unknown.
+        TypeError: a tensor is not floating point, or some tensors are float64 and others are not.
+        RuntimeError: the named backend cannot run here; the message says why.
 
-    Source: DefMamba, section 3.2, with the orders inside instead of around.
+    Source: DefMamba, section 3.2. There the tokens are reordered before and after the scans; here the scans do it.
     """
     _check(maps, delta, A, B, C, D, delta_bias, orders)
     if choose_backend(backend, maps[0]) == 'triton':
@@ -66,7 +69,9 @@ def _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders):
 
 def _check(maps, delta, A, B, C, D, delta_bias, orders):
     if not maps or len(orders) != len(maps):
-        raise ValueError(f'every map needs an order and there must be one at least, got {len(maps)} and {len(orders)}')
+        raise ValueError(
+            f'there must be at least one map and one order per map, got {len(maps)} maps and {len(orders)} orders'
+        )
     if maps[0].ndim != 3:
         raise ValueError(f'maps must be (batch, L, channels), got {tuple(maps[0].shape)}')
     batch, length, channels = maps[0].shape

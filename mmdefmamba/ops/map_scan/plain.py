@@ -1,4 +1,4 @@
-"""The multi-scan in three plain steps: tokens into their order, one grouped selective scan, and back."""
+"""The multi-scan in three steps: tokens into their orders, one grouped selective scan, tokens back to their places."""
 
 import torch
 
@@ -7,9 +7,9 @@ from ..token_order import permute_tokens, restore_tokens
 
 
 def multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend):
-    """Multi-scan by any backend of the selective scan; arguments as in :func:`..interface.multi_scan`."""
+    """Run a multi-scan with any backend of the selective scan; arguments as of :func:`.multi.multi_scan`."""
 
-    def in_order(x_K):  # K tensors (B, L, X) -> (B, K*X, L), stored channel-last as the CPU's scan reads it
+    def in_order(x_K):  # K tensors (B, L, X) -> (B, K*X, L), stored channel-last, as the scan for CPUs reads it
         sequences = [permute_tokens(x, order) for x, order in zip(x_K, orders, strict=True)]
         return torch.stack(sequences, dim=2).flatten(2).transpose(1, 2)
 

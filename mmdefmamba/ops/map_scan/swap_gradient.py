@@ -1,4 +1,4 @@
-"""A gradient for a learned order: what the loss gains when two tokens that follow each other change places."""
+"""A gradient for a learned order: how the loss changes when two neighbouring tokens of the order change places."""
 
 import torch
 import torch.nn.functional as F
@@ -7,31 +7,31 @@ from ..precision import at_least_float32
 
 
 def swap_gradient(y, u, delta, A, B, C, delta_bias, order):
-    """Let the result of a scan pass unchanged, and give the keys that made its order a gradient.
+    """Return the result of a scan unchanged, and give the keys that made its order a gradient.
 
-    The loss is constant in the keys s between two orders. Smoothed by noise it is not: with logistic noise of scale
-    tau on the gap of two tokens that follow each other, they change places with probability sigmoid(-gap / tau). To
-    first order in these probabilities the smoothed loss is
+    The loss does not change with the keys s as long as the order stays the same. A loss smoothed by noise does: with
+    logistic noise of scale tau on the gap between two neighbours of the order, they change places with probability
+    sigmoid(-gap / tau). To first order in these probabilities the smoothed loss is
 
         loss + sum_i sigmoid((s_i - s_(i+1)) / tau) * gain_i
 
-    over the steps i of the scan, where gain_i is the change of the loss when steps i and i + 1 change places; its
-    gradient is what the keys receive. tau is 2 / (L - 1), one place of the reference index.
+    summed over the steps i of the scan, where gain_i is the change of the loss when steps i and i + 1 change places.
+    The keys receive the gradient of this smoothed loss. tau is 2 / (L - 1), one place of the reference index.
 
-    gain_i follows from the state space model in closed form, exact but for the loss itself being linearised in y. Let
-    a, b be the tokens of the two steps, h the state before them, w = exp(delta A) a token's decay, v = delta B u its
-    input, g the gradient of y, and m the gradient that the state after both receives from later steps. Then
+    gain_i follows from the state space model in closed form. It is exact, except that the loss is linearised in y. Let
+    a, b be the tokens of the two steps, h the state before them, w = exp(delta A) the decay of a token, v = delta B u
+    its input, g the gradient of y, and m the gradient that later steps send to the state after both. Then
 
         gain = g_a C_a w_a ((w_b - 1) h + v_b) + g_b C_b w_b ((1 - w_a) h - v_a) + m ((w_a - 1) v_b + (1 - w_b) v_a)
 
-    summed over channels and states. The skip D stays at its token and changes nothing.
+    summed over channels and states. The skip D stays at its token and adds nothing.
 
-    Plain PyTorch, a loop over tokens: for comparisons on small maps, not for training on large ones. Needs memory for
-    a few times batch * L * channels * N numbers.
+    This is a loop over tokens in PyTorch: it is meant for comparisons on small maps, not for training on large maps. It
+    needs memory for a few times batch * L * channels * N numbers.
 
     Args:
-        y: result of the scan at the tokens' places, (batch, L, channels).
-        u, delta, A, B, C, delta_bias: what the scan was given, at the tokens' places: (batch, L, channels) twice,
+        y: result of the scan, each token at its own place, (batch, L, channels).
+        u, delta, A, B, C, delta_bias: inputs of the scan, each token at its own place: (batch, L, channels) twice,
             (channels, N), (batch, L, N) twice, (channels,).
         order: its :class:`~mmdefmamba.ops.TokenOrder` with ``keys``, (batch, L).
 
@@ -69,16 +69,18 @@ class _SwapGradient(torch.autograd.Function):
 
 
 def swap_gains(u, delta, A, B, C, grad):
-    """Change of <grad, y> when steps i and i + 1 of a selective scan change places, for each i.
+    """Return the change of <grad, y> when steps i and i + 1 of a selective scan change places, for each i.
+
+    A token takes its time step, B, C and the gradient of its result with it.
 
     Args:
         u, delta, grad: inputs, time steps after softplus, and gradient of the result, in scan order,
             (batch, L, channels).
         A: decay rates, (channels, N).
-        B, C: (batch, L, N).
+        B, C: input and output weights in scan order, (batch, L, N).
 
     Returns:
-        (batch, L - 1): each token keeps its time step, B and C and takes its result with it.
+        (batch, L - 1).
     """
     decay = torch.exp(delta.unsqueeze(-1) * A)  # (batch, L, channels, N), as all below
     inflow = (delta * u).unsqueeze(-1) * B.unsqueeze(2)

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba (S6) behind one function, :func:`selective_scan`, with exchangeable backends."""
+"""The selective scan of Mamba (S6): one function, :func:`selective_scan`, with several backends."""
 
 from .interface import BACKENDS, auto_backend, selective_scan, unavailable_reason, use_backend
 

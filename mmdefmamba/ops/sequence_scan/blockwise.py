@@ -1,10 +1,11 @@
-"""Selective scan in blocks of tokens: plain PyTorch vector operations with a backward of their own; the CPU default.
+"""The blockwise backend, the default on a CPU: PyTorch operations on blocks of tokens, with a backward of its own.
 
-Within a block everything that does not depend on the state is computed for all its tokens at once; the recurrence
-is then one fused multiply-add a token. The forward keeps only the state at the start of each block; the backward
+Within a block, everything that does not depend on the state is computed for all tokens at once. The recurrence is then
+one fused multiply-add per token. The forward keeps only the state at the start of each block, and the backward
 recomputes a block from there. Working memory is a few blocks, whatever the length.
 """
 
+import itertools
 import math
 
 import torch
@@ -12,26 +13,26 @@ import torch.nn.functional as F
 
 from ..precision import at_least_float32
 
-# Elements of one work buffer (tokens x rows x states x channels) that stay in a core's cache; measured, see
-# benchmarks/selective_scan.py.
+# Elements of one work buffer (tokens x rows x states x channels), so that it stays in the cache of a core. Measured
+# with benchmarks/selective_scan.py.
 BLOCK_ELEMENTS = 1 << 19
-# Elements of one token's state up to which it pays to scan several images and groups side by side; beyond it they
-# are scanned one after another.
+# Elements of one token's state up to which scanning several images and groups side by side is faster. Beyond this
+# number they are scanned one after another.
 STATE_ELEMENTS = 1 << 16
 MAX_BLOCK_TOKENS = 64
 
 
 def selective_scan_blockwise(u, delta, A, B, C, D, delta_bias, delta_softplus):
-    """Selective scan in blocks; arguments as in :func:`..interface.selective_scan`, checked there."""
+    """Run a selective scan in blocks; arguments as of :func:`.interface.selective_scan`, checked there."""
     return _BlockwiseScan.apply(u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
 class _Problem:
-    """The inputs of one scan, cut into parts of images and groups, and each part into blocks of tokens.
+    """The inputs of one scan, cut into parts (some images and groups), and each part into blocks of tokens.
 
-    Shapes: b images and k groups of a part, d channels of a group, n states, l length, t tokens of a block. Inside
-    a block the channel is the last dimension, (b, t, k, n, d), whatever the strides outside: inputs that are stored
-    channel-last are read as they lie.
+    Shapes: b images and k groups of a part, d channels of a group, n states, l length, t tokens of a block. Inside a
+    block the channel is the last dimension, (b, t, k, n, d), whatever the strides outside. Inputs that are stored
+    channel-last are read where they lie.
     """
 
     def __init__(self, u, delta, A, B, C, D, delta_bias, delta_softplus):
@@ -41,7 +42,7 @@ class _Problem:
         self.u, self.delta = self.grouped(u), self.grouped(delta)
         self.B, self.C = (x.permute(0, 3, 1, 2) for x in (B, C))  # (b, l, k, n)
         self.A = at_least_float32(A).unflatten(0, (self.groups, -1)).transpose(1, 2).contiguous()  # (k, n, d)
-        # exp(delta * A) = exp2(delta * A * log2(e)): exp2 takes half the time of exp on a CPU
+        # exp(delta * A) = exp2(delta * A * log2(e)), and exp2 takes half the time of exp on a CPU
         self.A_log2e = self.A * math.log2(math.e)
         self.D, self.bias = (
             None if x is None else at_least_float32(x).unflatten(0, (self.groups, -1)) for x in (D, delta_bias)
@@ -49,11 +50,11 @@ class _Problem:
         self.delta_softplus = delta_softplus
 
     def grouped(self, x):
-        """(b, k*d, l) -> (b, l, k, d), a view."""
+        """Return a view: (b, k*d, l) -> (b, l, k, d)."""
         return x.transpose(1, 2).unflatten(2, (self.groups, -1))
 
     def parts(self):
-        """Slices of images and groups that are scanned side by side, with their block length in tokens."""
+        """Yield slices of images and of groups that are scanned side by side, and the block length in tokens."""
         batch, _, groups, channels = self.u.shape
         row = self.A.shape[1] * channels
         rows = max(1, STATE_ELEMENTS // row)
@@ -65,24 +66,24 @@ class _Problem:
                 yield bs, ks, min(self.length, MAX_BLOCK_TOKENS, max(1, BLOCK_ELEMENTS // state))
 
     def block(self, x, bs, ks, ts):
-        """The part of an input (b, l, k, d or n) that belongs to a block, float32 at least."""
+        """Return the part of an input (b, l, k, d or n) that belongs to a block, in float32 or wider."""
         return x[bs, ts, ks].to(self.dtype)
 
     def time_step(self, bs, ks, ts):
-        """delta of a block after bias and softplus, and before the softplus, (b, t, k, d)."""
+        """Return delta of a block with bias, after the softplus and before it, (b, t, k, d) each."""
         raw = self.block(self.delta, bs, ks, ts)
         if self.bias is not None:
             raw = raw + self.bias[ks]
         return (F.softplus(raw) if self.delta_softplus else raw), raw
 
     def buffer(self, bs, ks, tokens, states=None):
-        """An uninitialised work buffer, (b, t, k, n, d)."""
+        """Return an uninitialised work buffer, (b, t, k, n, d)."""
         shape = (bs.stop - bs.start, tokens, ks.stop - ks.start, states or self.A.shape[1], self.A.shape[2])
         return self.u.new_empty(shape, dtype=self.dtype)
 
 
 class _Recurrence:
-    """Work buffers for the decays and states of one block, with a view of every token made once."""
+    """Work buffers for the decays and states of one block. The view of each token is made once."""
 
     def __init__(self, problem, bs, ks, tokens):
         self.decay = problem.buffer(bs, ks, tokens)
@@ -91,7 +92,7 @@ class _Recurrence:
         self.decay_t, self.hidden_t = self.decay.unbind(1), self.hidden.unbind(1)
 
     def run(self, delta, delta_u, B, state):
-        """Fill the buffers for one block that starts from ``state``; returns them, cut to its length."""
+        """Fill the buffers for one block that starts from ``state``, and return them cut to its length."""
         size = delta.shape[1]
         decay, hidden = self.decay[:, :size], self.hidden[:, :size]
         torch.mul(delta.unsqueeze(-2), self.A_log2e, out=decay).exp2_()
@@ -106,7 +107,7 @@ def _blocks(length, tokens):
 
 
 def _empty_channel_last(like):
-    """An empty (b, channels, l) stored as (b, l, channels): what is written channel-last and read so by callers."""
+    """Return an empty tensor (b, channels, l) that is stored as (b, l, channels), as it is written and read."""
     return like.new_empty(like.shape[0], like.shape[2], like.shape[1]).transpose(1, 2)
 
 
@@ -122,21 +123,20 @@ class _BlockwiseScan(torch.autograd.Function):
             recurrence = _Recurrence(p, bs, ks, tokens)
             y_buffer = p.buffer(bs, ks, tokens, states=1)
             state = torch.zeros_like(recurrence.hidden_t[0])
-            part_starts = []
             for ts in _blocks(p.length, tokens):
                 u_t, B_t, C_t = (p.block(x, bs, ks, ts) for x in (p.u, p.B, p.C))
                 delta_t, _ = p.time_step(bs, ks, ts)
                 if keep_states:
-                    part_starts.append(state)
+                    starts.append(state)
                 _, hidden = recurrence.run(delta_t, delta_t * u_t, B_t, state)
-                state = hidden[:, -1].clone()  # the next block overwrites the buffer
+                state = hidden[:, -1].clone()  # a copy: the next block overwrites the buffer
                 y_t = torch.matmul(C_t.unsqueeze(-2), hidden, out=y_buffer[:, : hidden.shape[1]]).squeeze(-2)
                 if p.D is not None:
                     y_t.addcmul_(u_t, p.D[ks])
                 y_grouped[bs, ts, ks] = y_t
-            starts.append(part_starts)
-        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
-        ctx.starts, ctx.delta_softplus = starts, delta_softplus
+        # The states go through save_for_backward as well: only then can activation checkpointing drop them.
+        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias, *starts)
+        ctx.delta_softplus = delta_softplus
         return y
 
     @staticmethod
@@ -147,7 +147,7 @@ class _BlockwiseScan(torch.autograd.Function):
 
 
 def _backward(ctx, grad_y):
-    u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
+    u, delta, A, B, C, D, delta_bias, *starts = ctx.saved_tensors
     p = _Problem(u, delta, A, B, C, D, delta_bias, ctx.delta_softplus)
     grad_y = p.grouped(grad_y)
     grad_u, grad_delta = _empty_channel_last(u), _empty_channel_last(delta)
@@ -156,13 +156,16 @@ def _backward(ctx, grad_y):
     grad_A = torch.zeros_like(p.A)
     grad_D, grad_bias = (None if x is None else torch.zeros_like(x) for x in (p.D, p.bias))
 
-    for (bs, ks, tokens), starts in zip(p.parts(), ctx.starts, strict=True):
+    starts = iter(starts)
+    for bs, ks, tokens in p.parts():
         recurrence = _Recurrence(p, bs, ks, tokens)
         g_buffer = torch.empty_like(recurrence.hidden)
         g_tokens = g_buffer.unbind(1)
-        # gradient of the state that reaches this block from the tokens after it
+        # gradient of the state after this block, from the tokens that follow
         g_after = torch.zeros_like(g_tokens[0])
-        for ts, start in reversed(list(zip(_blocks(p.length, tokens), starts, strict=True))):
+        blocks = _blocks(p.length, tokens)
+        starts_of_part = list(itertools.islice(starts, len(blocks)))
+        for ts, start in zip(reversed(blocks), reversed(starts_of_part), strict=True):
             u_t, B_t, C_t, dy_t = (p.block(x, bs, ks, ts) for x in (p.u, p.B, p.C, grad_y))
             delta_t, raw_t = p.time_step(bs, ks, ts)
             delta_u = delta_t * u_t
@@ -188,7 +191,7 @@ def _backward(ctx, grad_y):
             grad_A[ks] += torch.mul(exponent, delta_t.unsqueeze(-2), out=g).sum((0, 1))
             grad_delta_t = exponent.mul_(p.A[ks]).sum(-2).addcmul_(grad_delta_u, u_t)
             if ctx.delta_softplus:
-                # not sigmoid(raw): beyond its threshold of 20 PyTorch's softplus, like mamba-ssm's, is the identity
+                # Not sigmoid(raw): above its threshold of 20, softplus is the identity in PyTorch and in mamba-ssm.
                 grad_delta_t = torch.ops.aten.softplus_backward(grad_delta_t, raw_t, 1, 20)
             grad_u_t = grad_delta_u.mul_(delta_t)
             if p.D is not None:

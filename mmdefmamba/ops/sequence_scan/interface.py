@@ -1,29 +1,29 @@
-"""One contract for the selective scan, its checks, and the choice of a backend."""
+"""The selective scan for callers: its contract, its checks, and the choice of a backend."""
 
 import contextlib
 import logging
 
 import torch
-from mmengine.logging import print_log
 
 from ..precision import saturate
 from . import blockwise, mamba_ssm
 from . import triton_backend as triton
 from .reference import selective_scan_reference
 
-#: name -> (function, reason why it cannot run on these tensors or None)
+#: name -> (scan function, function that returns why the backend cannot run on tensors like its argument, or None)
 BACKENDS = {
     'reference': (selective_scan_reference, lambda u: None),
     'blockwise': (blockwise.selective_scan_blockwise, lambda u: None),
     'mamba_ssm': (mamba_ssm.selective_scan_mamba_ssm, mamba_ssm.unavailable_reason),
     'triton': (triton.selective_scan_triton, triton.unavailable_reason),
 }
+_logger = logging.getLogger('mmdefmamba')
 _forced_backend = None
 _logged_choices = set()
 
 
 def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus=True, backend='auto'):
-    """Selective scan of K groups of channels at once.
+    """Run a selective scan on K groups of channels at once.
 
     Per channel d of group k, with a state h of N numbers starting at zero::
 
@@ -31,7 +31,8 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
         h_t = exp(delta_t * A_d) * h_{t-1} + delta_t * B_t * u_t
         y_t = <C_t, h_t> + D_d * u_t
 
-    State and exponentials are float32 at least, under autocast too; half precision inputs are widened inside.
+    State and exponentials are computed in float32 or wider, under autocast too. Half precision inputs are converted
+    inside.
 
     Args:
         u: input, (batch, K*channels, length), any floating dtype, any strides.
@@ -43,15 +44,15 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
         delta_bias: (K*channels,), or None.
         delta_softplus: whether delta passes through a softplus.
         backend: 'auto', or one of ``BACKENDS``: 'reference', 'blockwise', 'mamba_ssm', 'triton'. 'auto' takes
-            blockwise on a CPU; for CUDA tensors mamba_ssm where its kernel is installed, else triton, else blockwise;
-            and logs the choice once.
+            blockwise on a CPU. For CUDA tensors it takes mamba_ssm if its kernel is installed, else triton, else
+            blockwise. It logs each choice once, to the logger 'mmdefmamba'.
 
     Returns:
-        y, (batch, K*channels, length), dtype of ``u``; in float16 at most 65504, not infinity.
+        y, (batch, K*channels, length), dtype of ``u``. In float16 an overflow becomes 65504, not infinity.
 
     Raises:
-        ValueError: shapes that do not fit, or an unknown backend.
-        TypeError: a tensor that is not floating point, or float64 beside narrower inputs.
+        ValueError: the shapes do not fit each other, or the backend is unknown.
+        TypeError: a tensor is not floating point, or some tensors are float64 and others are not.
         RuntimeError: the named backend cannot run here; the message says why.
 
     Source: Mamba (Gu and Dao, 2023), algorithm 2; argument names as in mamba-ssm.
@@ -64,10 +65,10 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
 
 
 def unavailable_reason(backend, u):
-    """Why ``backend`` cannot run on a tensor like ``u``, or None if it can.
+    """Return why ``backend`` cannot run on a tensor like ``u``, or None if it can.
 
     Raises:
-        ValueError: unknown backend.
+        ValueError: the backend is unknown.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {backend!r}")
@@ -76,10 +77,10 @@ def unavailable_reason(backend, u):
 
 @contextlib.contextmanager
 def use_backend(backend):
-    """Within the block every selective scan uses ``backend``, whatever its caller asked for.
+    """Make every selective scan within the block use ``backend``, whatever its caller asked for.
 
-    For debugging (``with use_backend('reference'): model(x)``), for measuring, and for trying a scan of one's own.
-    Not thread-safe.
+    This serves debugging (``with use_backend('reference'): model(x)``), measurements, and trials of your own scan. It
+    is not thread-safe.
 
     Args:
         backend: a name as in :func:`selective_scan`, or a function (u, delta, A, B, C, D, delta_bias,
@@ -94,10 +95,10 @@ def use_backend(backend):
 
 
 def auto_backend(u):
-    """What 'auto' chooses for a tensor like ``u``: the backend's name, and why."""
+    """Return what 'auto' chooses for a tensor like ``u``: the name of the backend, and the reason."""
     if not u.is_cuda:
         return 'blockwise', f'tensors on {u.device.type}'
-    # mamba-ssm's kernels have years of use behind them; the Triton ones stand behind until measured on GPUs.
+    # mamba-ssm's kernels have been in use for years. The Triton kernels come second until they are measured on GPUs.
     reasons = {}
     for name in ('mamba_ssm', 'triton'):
         reasons[name] = unavailable_reason(name, u)
@@ -107,17 +108,17 @@ def auto_backend(u):
 
 
 def choose_backend(backend, u):
-    """The backend that runs for a tensor like ``u`` where a caller asks for ``backend``.
+    """Return the backend that runs for a tensor like ``u`` when a caller asks for ``backend``.
 
     Args:
-        backend: as in :func:`selective_scan`; :func:`use_backend` overrides it.
+        backend: as of :func:`selective_scan`; :func:`use_backend` overrides it.
         u: a tensor of the kind that will be scanned.
 
     Returns:
         A name of ``BACKENDS``, or the function that was given to :func:`use_backend`.
 
     Raises:
-        ValueError: unknown backend.
+        ValueError: the backend is unknown.
         RuntimeError: the named backend cannot run here; the message says why.
     """
     backend = _forced_backend or backend
@@ -128,7 +129,7 @@ def choose_backend(backend, u):
         if not torch.compiler.is_compiling() and (backend, why) not in _logged_choices:
             _logged_choices.add((backend, why))
             level = logging.WARNING if u.is_cuda and backend == 'blockwise' else logging.INFO
-            print_log(f'selective_scan: backend {backend} ({why})', logger='current', level=level)
+            _logger.log(level, 'selective_scan: backend %s (%s)', backend, why)
         return backend
     reason = unavailable_reason(backend, u)
     if reason is not None:
@@ -137,17 +138,25 @@ def choose_backend(backend, u):
 
 
 def check_kinds(tensors):
-    """Raise unless all tensors, a dict by name, are floating point, on one device, and all or none of them float64."""
+    """Check the tensors of a call: floating point, on one device, and float64 only if all of them are.
+
+    Args:
+        tensors: name -> tensor.
+
+    Raises:
+        TypeError: a tensor is not floating point, or some tensors are float64 and others are not.
+        ValueError: the tensors are on different devices.
+    """
     first, u = next(iter(tensors.items()))
     for name, x in tensors.items():
         if not x.is_floating_point():
             raise TypeError(f'{name} must be a floating point tensor, got {x.dtype}')
         if x.device != u.device:
-            raise ValueError(f'{name} is on {x.device}, {first} on {u.device}: all tensors must share a device')
+            raise ValueError(f'{name} is on {x.device}, {first} is on {u.device}: all tensors must be on one device')
     wide = [name for name, x in tensors.items() if x.dtype == torch.float64]
     if wide and len(wide) < len(tensors):
         narrow = sorted(set(tensors) - set(wide))
-        raise TypeError(f'{wide} are float64 and {narrow} are not: convert all of them, or none')
+        raise TypeError(f'{wide} are float64 and {narrow} are not: convert them to one dtype')
 
 
 def _check(u, delta, A, B, C, D, delta_bias):
@@ -156,7 +165,7 @@ def _check(u, delta, A, B, C, D, delta_bias):
     check_kinds(tensors)
 
     if u.ndim != 3 or 0 in u.shape:
-        raise ValueError(f'u must be (batch, channels, length), none of them 0, got {tuple(u.shape)}')
+        raise ValueError(f'u must be (batch, channels, length), all of them at least 1, got {tuple(u.shape)}')
     batch, channels, length = u.shape
     if A.ndim != 2 or B.ndim != 4:
         raise ValueError(
@@ -178,4 +187,4 @@ def _check(u, delta, A, B, C, D, delta_bias):
                 f'got {tuple(tensors[name].shape)}'
             )
     if groups == 0 or channels % groups:
-        raise ValueError(f'the {channels} channels of u cannot be divided into the {groups} groups of B')
+        raise ValueError(f'the {channels} channels of u cannot be divided equally among the {groups} groups of B')

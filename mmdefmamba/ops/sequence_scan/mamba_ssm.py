@@ -1,6 +1,6 @@
-"""Adapter onto the CUDA kernel of mamba-ssm, its extension module ``selective_scan_cuda``.
+"""The mamba_ssm backend: an adapter to the CUDA kernel of mamba-ssm, its extension module ``selective_scan_cuda``.
 
-The extension itself, not ``import mamba_ssm``: that needs transformers and more, for nothing used here.
+Only the extension is imported. ``import mamba_ssm`` would need transformers and more, which the kernel does not use.
 """
 
 import importlib
@@ -10,31 +10,31 @@ import torch
 import torch.nn.functional as F
 
 EXTENSION = 'selective_scan_cuda'
-# Asked once: torch.compile of PyTorch 2.7 does not trace through the question.
+# Looked up once, at import: torch.compile of PyTorch 2.7 cannot trace find_spec.
 INSTALLED = importlib.util.find_spec(EXTENSION) is not None
 MAX_STATES = 256  # a limit compiled into the kernel
-# Items a block of threads works through at a time, by length. Where the length is a multiple, the kernel takes its
-# path of wide loads without bounds checks.
+# Number of tokens that a block of threads processes at a time, by length. If the length is a multiple of it, the
+# kernel uses wide loads without bounds checks.
 CHUNKS = (128, 256, 512, 1024, 2048)
-# Time step of a token that resets the state: exp(1e20 * A) is 0 for any decay there is. With u = B = C = 0 the token
-# adds nothing and all its gradients are 0; 1e20 leaves them room to be computed in float32.
+# Time step of a token that resets the state: exp(1e20 * A) is 0 for every decay rate in use. With u = B = C = 0 the
+# token adds nothing and all its gradients are 0. A time step of 1e20 does not overflow their float32 computation.
 SEPARATOR = 1e20
-INSTALL = '`make mamba-recipe` or docs/install.md tells how to build it'
+INSTALL = '`make mamba-recipe` and docs/install.md show how to build it'
 
 
 def unavailable_reason(u):
-    """Why the kernel cannot run on tensors like ``u``, or None."""
+    """Return why the kernel cannot run on tensors like ``u``, or None if it can."""
     if not u.is_cuda:
         return f'it needs CUDA tensors, these are on {u.device.type}'
     if u.dtype == torch.float64:
-        return 'it has no float64'
+        return 'it does not support float64'
     if not INSTALLED:
         return f'its extension module {EXTENSION} is not installed: {INSTALL}'
     return None
 
 
 def padded_length(length):
-    """The next length on the kernel's even path: 49 -> 128, 784 -> 1024, 3136 -> 4096."""
+    """Return the next length that needs no bounds checks: 49 -> 128, 784 -> 1024, 3136 -> 4096."""
     chunk = next((chunk for chunk in CHUNKS if length <= chunk), CHUNKS[-1])
     return -(-length // chunk) * chunk
 
@@ -64,7 +64,10 @@ class _KernelScan(torch.autograd.Function):
 
 
 def images_per_sequence(batch, length):
-    """How many images to lay end to end, a separator after each, so that the kernel walks the fewest tokens in all."""
+    """Return how many images to join into one sequence so that the kernel processes the fewest tokens in total.
+
+    A separator token follows each image. The result is 1 where joining saves nothing.
+    """
 
     def tokens(images):
         return -(-batch // images) * padded_length(images * (length + 1))
@@ -75,28 +78,29 @@ def images_per_sequence(batch, length):
 
 
 def _pack(x, images, separator):
-    """(b, ..., l) -> (b / images, ..., images * (l + 1)), a separator after each image; the last row filled up."""
+    """Join images, with a separator after each: (b, ..., l) -> (ceil(b / images), ..., images * (l + 1))."""
     missing = -len(x) % images
     x = F.pad(F.pad(x, (0, 1), value=separator), (0, 0) * (x.ndim - 1) + (0, missing))
     return x.unflatten(0, (-1, images)).movedim(1, -2).flatten(-2)
 
 
 def _unpack(y, images, batch, length):
-    """The inverse of :func:`_pack`, separators dropped."""
+    """Undo :func:`_pack` and drop the separators."""
     y = y[..., : images * (length + 1)].unflatten(-1, (images, length + 1))[..., :length]
     return y.movedim(-2, 1).flatten(0, 1)[:batch]
 
 
 def selective_scan_mamba_ssm(u, delta, A, B, C, D, delta_bias, delta_softplus, pack=False):
-    """Selective scan by mamba-ssm's kernel; arguments as in :func:`..interface.selective_scan`, checked there.
+    """Run a selective scan with mamba-ssm's kernel; arguments as of :func:`.interface.selective_scan`, checked there.
 
     Args:
-        pack: lay short sequences end to end, with a token between them that resets the state. The kernel gives a
-            sequence of 49 tokens as much room as one of 128, so a model expects half the time or less; not the default
-            because no GPU has measured it yet. Not in float16, which cannot hold the separator.
+        pack: join short sequences into long ones, with a token between them that resets the state. The kernel takes as
+            long for a sequence of 49 tokens as for one of 128, so an estimate expects half the time or less. It is not
+            the default because it has not been measured on a GPU. float16 is never packed: it cannot hold the
+            separator.
 
     Raises:
-        ValueError: more than 256 states, the kernel's limit.
+        ValueError: there are more than 256 states, the limit of the kernel.
     """
     if A.shape[1] > MAX_STATES:
         raise ValueError(f'mamba_ssm takes at most {MAX_STATES} states, got {A.shape[1]}')
@@ -106,8 +110,8 @@ def selective_scan_mamba_ssm(u, delta, A, B, C, D, delta_bias, delta_softplus, p
     tail = padded_length(tokens) - tokens
 
     def prepare(x, separator=0.0):
-        # The kernel wants u, delta, B and C in one dtype with unit last stride. A tail of zeros changes nothing
-        # before it and receives no gradient: there u = B = C = 0 and the gradient of y is cut off by the slice.
+        # The kernel needs u, delta, B and C in one dtype with unit last stride. The zeros at the end change nothing
+        # before them and receive no gradient: there u = B = C = 0, and the slice below cuts off the gradient of y.
         x = x.to(u.dtype)
         if images > 1:
             x = _pack(x, images, separator)

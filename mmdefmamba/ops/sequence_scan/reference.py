@@ -1,4 +1,4 @@
-"""The definition: one token after another, differentiated by autograd. Slow, and what all backends are held to."""
+"""The reference backend, to which tests hold all others: one token after another, differentiated by autograd. Slow."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from ..precision import at_least_float32
 
 
 def selective_scan_reference(u, delta, A, B, C, D, delta_bias, delta_softplus):
-    """Selective scan as a loop over tokens; arguments as in :func:`..interface.selective_scan`, checked there."""
+    """Run a selective scan as a loop over tokens; arguments as of :func:`.interface.selective_scan`, checked there."""
     out_dtype = u.dtype
     u, delta, A, B, C = (at_least_float32(x) for x in (u, delta, A, B, C))
     groups = B.shape[1]
@@ -18,7 +18,7 @@ def selective_scan_reference(u, delta, A, B, C, D, delta_bias, delta_softplus):
 
     # b batch, k groups, d channels of a group, n states
     A = A.unflatten(0, (groups, -1))
-    # unbind, not indexing: the gradient of x[..., t] is a whole tensor of zeros for each t, O(L^2) in all
+    # unbind, not indexing: the gradient of x[..., t] would be a whole tensor of zeros for each t, O(L^2) in total
     u_t, delta_t = (x.unflatten(1, (groups, -1)).unbind(-1) for x in (u, delta))
     B_t, C_t = B.unbind(-1), C.unbind(-1)
     state = u.new_zeros(u.shape[0], *A.shape)

@@ -1,4 +1,4 @@
-"""Adapter onto the Triton kernels of the multi-scan: K groups, each walked row by row."""
+"""The Triton backend: an adapter to the kernels of the multi-scan, with K groups, each in its given order."""
 
 from ..triton_scan import grouped_scan_triton, unavailable_reason
 
@@ -6,13 +6,13 @@ __all__ = ['selective_scan_triton', 'unavailable_reason']
 
 
 def selective_scan_triton(u, delta, A, B, C, D, delta_bias, delta_softplus):
-    """Selective scan by Triton kernels; arguments as in :func:`..interface.selective_scan`, checked there.
+    """Run a selective scan with the Triton kernels; arguments as of :func:`.interface.selective_scan`, checked there.
 
-    The kernels are channel-last. Inputs that are stored so, channel-first by shape alone, are read as they lie; others
-    are copied.
+    The kernels read channel-last tensors. An input that is stored channel-last is read where it lies, whatever its
+    shape says; any other input is copied.
 
     Raises:
-        ValueError: more than 256 states, or a tensor too large for 32-bit offsets.
+        ValueError: there are more than 256 states, or a tensor is too large for 32-bit offsets.
     """
     groups = B.shape[1]
 

@@ -1,9 +1,10 @@
-"""The multi-scan as Triton kernels: nothing to compile at installation, no gathered copies, channel-last throughout.
+"""The multi-scan as Triton kernels: channel-last, without gathered copies, and with nothing to compile at installation.
 
-- ``blocks``, ``forward``, ``backward``, ``chunks``: the kernels;
-- ``launch``: their grids, buffers and strides; imported, and Triton with it, when a kernel is first needed;
-- ``op``: registration with PyTorch (fake tensors, autograd), and the function that callers use;
-- ``merge``, ``merge_op``: the same for the mean over scans and its gate.
+- ``blocks``, ``forward``, ``backward``, ``chunks``: the kernels.
+- ``launch``: grids, buffers and strides of the kernels. It imports Triton, and is imported when a kernel first runs.
+- ``layout``: limits, and the layout of the results.
+- ``op``: registration with PyTorch (fake tensors, autograd), and the functions that callers use.
+- ``merge_kernels``, ``merge_op``: the same for the mean over scans and its gate.
 """
 
 from .merge_op import merge_scans_triton

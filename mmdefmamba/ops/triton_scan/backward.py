@@ -1,4 +1,4 @@
-"""Backward kernel: states recomputed from checkpoints a tile at a time, gradients on the way back."""
+"""The backward kernel. It recomputes the states from checkpoints, tile by tile, and carries the gradients backwards."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from .blocks import LN_2, LOG2_E, row, scan_source, scan_walk, sigmoid_of, time_
 
 @triton.jit
 def spread_channels(x_tc, N_HIGH: tl.constexpr, N_LOW: tl.constexpr, C_HIGH: tl.constexpr, C_LOW: tl.constexpr):
-    """(t, c) -> (t, n_high, c_high, n_low, c_low)."""
+    """Broadcast (t, c) -> (t, n_high, c_high, n_low, c_low)."""
     T: tl.constexpr = x_tc.shape[0]
     x = tl.reshape(x_tc, [T, C_HIGH, C_LOW])[:, None, :, None, :]
     return tl.broadcast_to(x, [T, N_HIGH, C_HIGH, N_LOW, C_LOW])
@@ -16,7 +16,7 @@ def spread_channels(x_tc, N_HIGH: tl.constexpr, N_LOW: tl.constexpr, C_HIGH: tl.
 
 @triton.jit
 def spread_states(x_tn, N_HIGH: tl.constexpr, N_LOW: tl.constexpr, C_HIGH: tl.constexpr, C_LOW: tl.constexpr):
-    """(t, n) -> (t, n_high, c_high, n_low, c_low)."""
+    """Broadcast (t, n) -> (t, n_high, c_high, n_low, c_low)."""
     T: tl.constexpr = x_tn.shape[0]
     x = tl.reshape(x_tn, [T, N_HIGH, N_LOW])[:, :, None, :, None]
     return tl.broadcast_to(x, [T, N_HIGH, C_HIGH, N_LOW, C_LOW])
@@ -24,13 +24,16 @@ def spread_states(x_tn, N_HIGH: tl.constexpr, N_LOW: tl.constexpr, C_HIGH: tl.co
 
 @triton.jit
 def pick(tile, index, i: tl.constexpr, AXIS: tl.constexpr):
-    """Like ``row``, along another axis that lies in one lane's registers."""
+    """Return element ``i`` along AXIS, as ``row`` does along axis 0; the axis lies in the registers of one lane."""
     return tl.sum(tl.where(index == i, tile.to(tl.int32, bitcast=True), 0), AXIS).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def dot_channels(x, y):
-    """Sum of x * y, (n_high, c_high, n_low, c_low) -> (n_high, n_low); fused within a lane, then between lanes."""
+    """Return the sum of x * y over channels, (n_high, c_high, n_low, c_low) -> (n_high, n_low).
+
+    Multiply-adds are fused within a lane; lanes are added up last.
+    """
     index = tl.arange(0, x.shape[1])[None, :, None, None]
     total = pick(x, index, 0, 1) * pick(y, index, 0, 1)
     for i in tl.static_range(1, x.shape[1]):
@@ -40,7 +43,7 @@ def dot_channels(x, y):
 
 @triton.jit
 def dot_states(x, y):
-    """Sum of x * y, (n_high, c_high, n_low, c_low) -> (c_high, c_low)."""
+    """Return the sum of x * y over states, (n_high, c_high, n_low, c_low) -> (c_high, c_low)."""
     index = tl.arange(0, x.shape[0])[:, None, None, None]
     total = row(x, index, 0) * row(y, index, 0)
     for i in tl.static_range(1, x.shape[0]):
@@ -128,12 +131,12 @@ def scan_backward(
     HAS_ORDER: tl.constexpr,
     HAS_AFTER: tl.constexpr,
 ):
-    """Gradients of one chunk of one scan for a block of channels.
+    """Compute the gradients of one chunk of one scan for a block of channels.
 
-    Sums run both ways here: over channels for dB and dC, over states for du and ddelta. A lane therefore holds a square
-    of states and channels (n_high x c_high), and lanes form a rectangle (n_low x c_low): both sums are mostly within a
-    lane. With a channel's states all in one lane, as in the forward kernel, dB and dC alone would take 20
-    instructions a state element.
+    There are sums over channels, for dB and dC, and sums over states, for du and ddelta. Each lane therefore holds a
+    square of states and channels (n_high x c_high), and the lanes form a rectangle (n_low x c_low), so that both sums
+    are mostly within a lane. If one lane held all states of a channel, as in the forward kernel, dB and dC alone would
+    take 20 instructions per element of the state.
     """
     C_BLOCK: tl.constexpr = C_HIGH * C_LOW
     N_PADDED: tl.constexpr = N_HIGH * N_LOW
@@ -167,9 +170,9 @@ def scan_backward(
     dC += (bk * blocks + block) * length * N + n
     states += bk * tl.cdiv(length, CHECKPOINT) * N * channels
 
-    # Elements of the state in the order (n_high, c_high, n_low, c_low), loaded as a row and then cut: lanes take
-    # neighbours in a row, and the cuts leave each element where it is. Of a load of four dimensions Triton before 3.7
-    # gives the lanes other ones than of the arithmetic, and every use costs an exchange.
+    # Elements of the state in the order (n_high, c_high, n_low, c_low). They are loaded as one row and then reshaped:
+    # lanes take neighbours in a row, and reshaping leaves each element in its lane. For a load of four dimensions,
+    # Triton before 3.7 assigns elements to lanes in another way than for the arithmetic, so each use costs an exchange.
     SQUARE: tl.constexpr = [N_HIGH, C_HIGH, N_LOW, C_LOW]
     element = tl.arange(0, N_PADDED * C_BLOCK)
     n_row = element // (C_BLOCK * N_LOW) * N_LOW + element // C_LOW % N_LOW
@@ -185,7 +188,7 @@ def scan_backward(
     D_c = tl.load(D + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_D else 0.0
     bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
 
-    # gradient of the state before the tokens seen so far, and sums over tokens
+    # the gradient of the state before the tokens processed so far, and sums over tokens
     if HAS_AFTER:
         g = tl.load(after + (bk * chunks + chunk) * N * channels + state_row, mask=in_row, other=0.0)
         g = tl.reshape(g, SQUARE)
@@ -202,7 +205,7 @@ def scan_backward(
         segment = begin + (segments - 1 - step) * CHECKPOINT
         tiles = tl.cdiv(tl.minimum(segment + CHECKPOINT, end) - segment, T)
 
-        # On to the segment's end once, for the state at the start of each tile.
+        # Walk forwards to the end of the segment once, to store the state at the start of each tile.
         checkpoint = states + segment // CHECKPOINT * N * channels
         h = tl.reshape(tl.load(checkpoint + state_row, mask=in_row, other=0.0), SQUARE)
         for i_tile in range(tiles - 1):
@@ -219,7 +222,7 @@ def scan_backward(
                 decay = tl.exp2(row(delta_sq, t_tile, i) * A_square)
                 h = decay * h + row(delta_u_sq, t_tile, i) * row(B_sq, t_tile, i)
         tl.store(tile_states + (tiles - 1) * N_PADDED * C_BLOCK, tl.reshape(h, [N_PADDED * C_BLOCK]))
-        tl.debug_barrier()  # read below by whichever lane
+        tl.debug_barrier()  # other lanes read this below
 
         for back in range(tiles):
             i_tile = tiles - 1 - back
@@ -269,7 +272,7 @@ def scan_backward(
             tl.store(dB + place[:, None] * N, dB_tn, mask=in_tn)
             tl.store(dC + place[:, None] * N, dC_tn, mask=in_tn)
             ddelta_u_tc = tl.reshape(ddelta_u_tc, [T, C_BLOCK])
-            # A is in units of log2(e) here
+            # A_square contains the factor log2(e), which LN_2 removes
             ddelta_tc = tl.reshape(dexponent_tc, [T, C_BLOCK]) * LN_2 + ddelta_u_tc * u_tc
             if SOFTPLUS:
                 ddelta_tc *= sigmoid_of(raw_tc + bias_c)
@@ -280,7 +283,7 @@ def scan_backward(
                 dD_c += tl.sum(dy_tc * u_tc, 0)
             if HAS_BIAS:
                 dbias_c += tl.sum(tl.where(inside, ddelta_tc, 0.0), 0)
-        tl.debug_barrier()  # before the next segment overwrites them
+        tl.debug_barrier()  # the next segment overwrites these states
 
     part = bk * chunks + chunk
     tl.store(dA + part * N * channels + state_row, tl.reshape(dA_square, [N_PADDED * C_BLOCK]), mask=in_row)

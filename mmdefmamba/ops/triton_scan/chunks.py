@@ -1,8 +1,9 @@
-"""Kernels that carry states from chunk to chunk, where a sequence is cut so that more programs can work on it.
+"""Kernels that carry states from chunk to chunk. A sequence is cut into chunks so that more programs can work on it.
 
-The recurrence is linear: what a chunk leaves behind is what it makes of a zero state plus its decay times the state
-that reaches it. So all chunks are walked at once from zero, the states are passed on, and the forward or backward
-kernel then walks each chunk from its true start. All exponents are of sums of delta * A, never above zero.
+The recurrence is linear: the state after a chunk is the state that the chunk computes from zero, plus the decay of the
+chunk times the state before it. So all chunks are first processed at the same time, each from a zero state. Then the
+states are carried from chunk to chunk. Then the forward or backward kernel processes each chunk from its true state.
+All exponents are sums of delta * A, which are never above zero.
 """
 
 import triton
@@ -51,10 +52,10 @@ def chunk_ends(
     HAS_ORDER: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
-    """What each chunk makes of a zero state, and the sum of its time steps.
+    """Write the state that each chunk computes from zero, and the sum of its time steps.
 
-    ADJOINT False: the state at its end, with W = B. True: the gradient of the state at its start, walking backwards,
-    with W = C and the gradient of y in place of u.
+    Without ADJOINT this is the state at the end of the chunk, with W = B. With ADJOINT it is the gradient of the state
+    at the start of the chunk: the kernel walks backwards, with W = C and the gradient of y in place of u.
     """
     blocks = tl.cdiv(channels, C_BLOCK)
     chunk = tl.program_id(0) // blocks
@@ -121,7 +122,10 @@ def pass_carries(
     C_BLOCK: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
-    """Turn what each chunk makes of zero, in place, into the state that reaches it; from the last one on if ADJOINT."""
+    """Replace the state that each chunk computes from zero by the state that reaches the chunk.
+
+    With ADJOINT the chunks are processed from the last to the first.
+    """
     k = tl.program_id(1).to(tl.int64)
     bk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + k
     c = tl.program_id(0) * C_BLOCK + tl.arange(0, C_BLOCK)

@@ -1,4 +1,4 @@
-"""Forward kernel: one program walks 32 channels of one scan of one image token by token, states in registers."""
+"""The forward kernel. One program processes 32 channels of one scan of one image, with the states in registers."""
 
 import triton
 import triton.language as tl
@@ -8,8 +8,8 @@ from .blocks import LOG2_E, dot_states, row, scan_source, scan_walk, time_step, 
 
 @triton.jit(
     do_not_specialize=['walks'],
-    # Without a promise of alignment a lane reads its own channel of each token, as the recurrence wants it. With one,
-    # Triton reads vectors and exchanges them between lanes, which takes longer than the narrow reads.
+    # Without a promise of alignment each lane reads its own channel of each token, as the recurrence needs it. With a
+    # promise Triton reads vectors and exchanges them between lanes, which takes longer than the narrow reads.
     do_not_specialize_on_alignment=['u0', 'u1', 'u2', 'u3', 'delta', 'A', 'D', 'bias', 'starts', 'y', 'states'],
 )
 def scan_forward(
@@ -82,7 +82,7 @@ def scan_forward(
         order += ((walk >> 3) - 1) * order_k + b * order_b
     state_nc = n[:, None] * channels + c[None, :]
 
-    # states beyond N: A = 0 keeps them at 1 * 0 + 0
+    # states beyond N stay zero: there A = 0, so the update is 1 * 0 + 0
     A_nc = tl.load(A + k * N * channels + state_nc, mask=in_nc, other=0.0) * LOG2_E
     D_c = tl.load(D + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_D else 0.0
     bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
@@ -97,7 +97,7 @@ def scan_forward(
     begin = chunk * chunk_length
     end = tl.minimum(begin + chunk_length, length)
 
-    # Everything of a tile is read one tile ahead, its places two ahead: a warp has few neighbours to hide behind.
+    # A tile is read one tile ahead, and its places two ahead: too few warps run to hide the latency of memory.
     t = begin + t_row
     place = token_places(walk, order, t, t < end, length, HAS_ORDER)
     in_tc = (t < end)[:, None] & in_c[None, :]

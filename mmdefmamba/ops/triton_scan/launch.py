@@ -1,4 +1,4 @@
-"""Grids, buffers and strides of the kernels."""
+"""Launches of the kernels: their grids, buffers and strides."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 import triton
 
 from ..tensors import channel_last, check_offsets
-from . import op
+from . import layout
 from .backward import scan_backward
 from .chunks import chunk_ends, pass_carries
 from .forward import scan_forward
@@ -16,16 +16,16 @@ INTERPRETED = not isinstance(scan_forward, triton.JITFunction)
 
 C_BLOCK = 32
 T = 4  # tokens of a tile
-# The backward's lanes: rectangles of 4 states by 8 channels, each lane a square of n / 4 states and 4 channels.
+# The lanes of the backward form a rectangle of 4 states by 8 channels. Each lane holds n / 4 states by 4 channels.
 N_LOW, C_LOW = 4, 8
-# A warp has about enough to do by itself to keep a quarter of its share of the special function units busy.
+# One warp alone keeps about a quarter of its share of the special function units busy.
 WARPS_PER_MULTIPROCESSOR = 8
 MIN_CHUNK = 256
 
 
 @dataclass
 class _Grid:
-    """Sizes of one call and what follows from them."""
+    """Sizes of one call, and the numbers of blocks, chunks and warps that follow from them."""
 
     batch: int
     scans: int
@@ -38,7 +38,7 @@ class _Grid:
         self.states_padded = max(N_LOW, triton.next_power_of_2(self.states))
         self.blocks = triton.cdiv(self.channels, C_BLOCK)
         self.chunks = triton.cdiv(self.length, self.chunk_length)
-        # 16 numbers of a state a lane, as many as registers can hold with all that goes with them
+        # 16 numbers of a state per lane: the registers hold no more beside the other values
         self.warps = max(1, self.states_padded * C_BLOCK // 512)
 
     def __call__(self, chunks=None):
@@ -50,9 +50,9 @@ class _Grid:
 
 
 def choose_chunk_length(programs, length, device):
-    """Tokens that one program walks: all of them, unless there would be too few programs to fill the card.
+    """Return how many tokens one program processes: all of them, unless too few programs would run to fill the GPU.
 
-    Chunks take two walks instead of one, so they must double the number of programs at least.
+    With chunks, tokens are processed twice instead of once. So chunks must at least double the number of programs.
     """
     if device.type != 'cuda':
         return length
@@ -60,13 +60,13 @@ def choose_chunk_length(programs, length, device):
     if programs * 2 > wanted:
         return length
     chunk_length = max(MIN_CHUNK, triton.cdiv(length, wanted // programs))
-    return min(length, triton.cdiv(chunk_length, op.CHECKPOINT) * op.CHECKPOINT)
+    return min(length, triton.cdiv(chunk_length, layout.CHECKPOINT) * layout.CHECKPOINT)
 
 
 def _grid(delta, A, chunk_length):
     batch, scans, length, channels = delta.shape
-    if chunk_length % op.CHECKPOINT:
-        raise ValueError(f'chunk_length must be a multiple of {op.CHECKPOINT}, got {chunk_length}')
+    if chunk_length % layout.CHECKPOINT:
+        raise ValueError(f'chunk_length must be a multiple of {layout.CHECKPOINT}, got {chunk_length}')
     programs = batch * scans * triton.cdiv(channels, C_BLOCK)
     chunk_length = min(chunk_length, length) or choose_chunk_length(programs, length, delta.device)
     return _Grid(batch, scans, length, channels, A.shape[1], chunk_length)
@@ -77,7 +77,7 @@ def _packed(walks):
 
 
 class _Inputs:
-    """Inputs as the kernels want them, and the arguments that all kernels share."""
+    """Inputs in the layout that the kernels need, and the arguments that all kernels share."""
 
     def __init__(self, sources, delta, A, B, C, D, delta_bias, order, walks):
         self.sources = [channel_last(u) for u in sources]
@@ -88,12 +88,12 @@ class _Inputs:
         self.A = A.float().unflatten(0, (scans, -1)).transpose(1, 2).contiguous()
         self.D, self.delta_bias = (None if x is None else x.contiguous() for x in (D, delta_bias))
         self.order, self.walks = order, _packed(walks)
-        self.walks_of_dy = _packed([walk & ~3 for walk in walks])  # one tensor for all scans in place of the maps
+        self.walks_of_dy = _packed([walk & ~3 for walk in walks])  # the gradient of y is the only source
         for name, x in (('maps', self.sources[0]), ('delta', self.delta), ('B', self.B), ('C', self.C)):
             check_offsets(name, x)
 
     def pointers(self, x, sources=None):
-        """Four sources, whether there are so many or not."""
+        """Return four sources and then ``x``: with fewer sources the last one is repeated."""
         sources = sources or self.sources
         return *(sources[min(i, len(sources) - 1)] for i in range(4)), *x
 
@@ -114,7 +114,10 @@ def _strides(x):
 
 
 def _carries(grid, inputs, sources, u_strides, W, delta_softplus, adjoint):
-    """The state that reaches each chunk, (B, K, chunks, N, C); of the gradient, from behind, if ``adjoint``."""
+    """Return the state that reaches each chunk, (B, K, chunks, N, C).
+
+    With ``adjoint`` it is the gradient of the state, which reaches a chunk from the chunks after it.
+    """
     x = inputs
     shape = (grid.batch, grid.scans, grid.chunks, grid.states, grid.channels)
     ends = x.delta.new_empty(shape, dtype=torch.float32)
@@ -145,9 +148,9 @@ def _carries(grid, inputs, sources, u_strides, W, delta_softplus, adjoint):
 
 
 def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states):
-    """y and the states at checkpoints; arguments as in the operator's schema."""
+    """Return y and the states at checkpoints; arguments as in the schema of the operator."""
     grid = _grid(delta, A, chunk_length)
-    y, states = op.empty_results(sources, delta, A, save_states)
+    y, states = layout.empty_results(sources, delta, A, save_states)
     x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
     check_offsets('y', y)
     if save_states:
@@ -164,7 +167,7 @@ def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_s
             N_PADDED=grid.states_padded,
             C_BLOCK=C_BLOCK,
             T=T,
-            CHECKPOINT=op.CHECKPOINT,
+            CHECKPOINT=layout.CHECKPOINT,
             SOFTPLUS=delta_softplus,
             HAS_D=x.D is not None,
             HAS_BIAS=x.delta_bias is not None,
@@ -177,10 +180,11 @@ def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_s
 
 
 def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length):
-    """Gradients of u by scan (B, K, L, C), delta, A, B, C, D, delta_bias; empty where there is no D or delta_bias.
+    """Return the gradients of u for each scan (B, K, L, C), and of delta, A, B, C, D and delta_bias.
 
-    Sums over programs (over images for A, D and the bias, over blocks of channels for B and C) are written in parts
-    and added up here: no atomics, so every run gives the same bits.
+    The layout is that of :func:`.layout.empty_gradients`. Sums over programs (over images for A, D and the bias, over
+    blocks of channels for B and C) are written in parts and added up here. There are no atomics, so every run gives the
+    same bits.
     """
     grid = _grid(delta, A, chunk_length)
     x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
@@ -195,7 +199,7 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
     dA = parts(*batch_scans, grid.chunks, grid.states, grid.channels)
     dD, dbias = (None if p is None else parts(*batch_scans, grid.chunks, grid.channels) for p in (D, delta_bias))
     dB, dC = (parts(*batch_scans, grid.blocks, grid.length, grid.states) for _ in range(2))
-    tiles = triton.cdiv(min(op.CHECKPOINT, grid.length), T)
+    tiles = triton.cdiv(min(layout.CHECKPOINT, grid.length), T)
     scratch = parts(grid.programs, tiles, grid.states_padded, C_BLOCK)
     with torch.cuda.device_of(du):
         after = None
@@ -212,7 +216,7 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
             C_LOW=C_LOW,
             T=T,
             TILES=tiles,
-            CHECKPOINT=op.CHECKPOINT,
+            CHECKPOINT=layout.CHECKPOINT,
             SOFTPLUS=delta_softplus,
             HAS_D=x.D is not None,
             HAS_BIAS=x.delta_bias is not None,
@@ -220,12 +224,6 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
             HAS_AFTER=after is not None,
             num_warps=grid.warps,
         )
-    return (
-        du,
-        ddelta,
-        dA.sum((0, 2)).transpose(1, 2).flatten(0, 1).to(A.dtype),
-        dB.sum(2).to(B.dtype),
-        dC.sum(2).to(C.dtype),
-        delta.new_empty(0) if D is None else dD.sum((0, 2)).flatten().to(D.dtype),
-        delta.new_empty(0) if delta_bias is None else dbias.sum((0, 2)).flatten().to(delta_bias.dtype),
-    )
+    sums = [(dA.sum((0, 2)).transpose(1, 2), A), (dB.sum(2), B), (dC.sum(2), C)]
+    sums += [(None if p is None else p.sum((0, 2)), of) for p, of in ((dD, D), (dbias, delta_bias))]
+    return du, ddelta, *(delta.new_empty(0) if total is None else layout.row_major(total, of) for total, of in sums)

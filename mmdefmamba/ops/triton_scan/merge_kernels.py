@@ -1,4 +1,4 @@
-"""Kernels that average the scans and gate them, in one pass over memory each way."""
+"""Kernels that average the scans and gate the mean: one pass over memory forward and one backward."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from .blocks import sigmoid_of
 
 @triton.jit
 def merge_forward(y, z, out, size, channels, z_b, z_l, K: tl.constexpr, BLOCK: tl.constexpr):
-    """out = mean over scans of y * SiLU(z), for a block of tokens x channels of one image."""
+    """Compute out = (mean of y over scans) * SiLU(z) for a block of tokens x channels of one image."""
     b = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
@@ -22,7 +22,7 @@ def merge_forward(y, z, out, size, channels, z_b, z_l, K: tl.constexpr, BLOCK: t
 
 @triton.jit
 def merge_backward(dout, y, z, dy, dz, size, channels, z_b, z_l, K: tl.constexpr, BLOCK: tl.constexpr):
-    """Gradients of z and of y; the latter is the same for every scan and written once."""
+    """Compute the gradients of z and of y. The gradient of y is the same for each scan and is written once."""
     b = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size

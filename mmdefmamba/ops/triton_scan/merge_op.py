@@ -70,5 +70,5 @@ _merge.register_autograd(_backward, setup_context=_save)
 
 
 def merge_scans_triton(y, z):
-    """Mean over scans times SiLU(z) by Triton kernels; arguments as in :func:`..merge.merge_scans`, checked there."""
+    """Return mean_k(y_k) * SiLU(z) from Triton kernels; arguments as of :func:`~mmdefmamba.ops.merge_scans`."""
     return torch.ops.mmdefmamba.merge_scans(y, z)

@@ -1,19 +1,14 @@
-"""The Triton multi-scan as an operator of PyTorch: what torch.compile, autograd and callers see of the kernels."""
+"""The Triton multi-scan as an operator of PyTorch, for torch.compile, autograd and callers."""
 
 import importlib.util
 
 import torch
 
 from ..tensors import distinct
+from .layout import MAX_SCANS, MAX_SOURCES, MAX_STATES, empty_gradients, empty_results
 
-# Asked once: torch.compile of PyTorch 2.7 does not trace through the question.
+# Looked up once, at import: torch.compile of PyTorch 2.7 cannot trace find_spec.
 INSTALLED = importlib.util.find_spec('triton') is not None
-# Rows that share one set of checkpoints of the state; the backward recomputes the states between them.
-CHECKPOINT = 64
-# Limits of the integer that tells a kernel what each of its scans reads, and of the kernel's arguments.
-MAX_SCANS = 7
-MAX_SOURCES = 4
-MAX_STATES = 256
 
 SCHEMA = (
     '(Tensor[] sources, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, Tensor? order, '
@@ -27,7 +22,7 @@ BACKWARD_SCHEMA = (
 
 
 def unavailable_reason(u):
-    """Why the kernels cannot run on tensors like ``u``, or None."""
+    """Return why the kernels cannot run on tensors like ``u``, or None if they can."""
     if u.dtype == torch.float64:
         return 'it computes in float32, these are float64'
     if not INSTALLED:
@@ -40,8 +35,9 @@ def unavailable_reason(u):
     return None
 
 
-# -- the operator. Sources are (B, 1, L, C), or (B, K, L, C) with a map a scan; walks say which source a scan reads
-# (bits 0, 1), whether backwards (bit 2) and, from bit 3 on, 1 + its row of ``order``, (rows, 1 or B, L) int32.
+# -- The operator. Sources are maps (B, 1, L, C), or one tensor (B, K, L, C) with one map per scan. Each scan has an
+# integer in ``walks``: bits 0 and 1 are the index of its source, bit 2 is set if it runs backwards, and the bits from
+# 3 on are 1 + its row of ``order``, (rows, 1 or B, L) int32, or 0 without an order.
 
 
 @torch.library.custom_op('mmdefmamba::multi_scan', mutates_args=(), schema=SCHEMA)
@@ -58,15 +54,6 @@ def _(sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chun
     return empty_results(sources, delta, A, save_states)
 
 
-def empty_results(sources, delta, A, save_states):
-    """y, (B, K, L, C), and the states at checkpoints, (B, K, L / CHECKPOINT, N, C) float32, or (0,)."""
-    batch, scans, length, channels = delta.shape
-    y = sources[0].new_empty(delta.shape)
-    checkpoints = (length + CHECKPOINT - 1) // CHECKPOINT
-    shape = (batch, scans, checkpoints, A.shape[1], channels) if save_states else (0,)
-    return y, delta.new_empty(shape, dtype=torch.float32)
-
-
 @torch.library.custom_op('mmdefmamba::multi_scan_backward', mutates_args=(), schema=BACKWARD_SCHEMA)
 def _multi_scan_backward(
     dy, states, sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length
@@ -80,10 +67,7 @@ def _multi_scan_backward(
 
 @_multi_scan_backward.register_fake
 def _(dy, states, sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length):
-    def like(x):
-        return delta.new_empty(0) if x is None else x.new_empty(x.shape)
-
-    return sources[0].new_empty(delta.shape), *(like(x) for x in (delta, A, B, C, D, delta_bias))
+    return empty_gradients(sources, delta, A, B, C, D, delta_bias)
 
 
 def _save(ctx, inputs, output):
@@ -99,7 +83,7 @@ def _backward(ctx, dy, _):
     if dy is None:
         return (None,) * 12
     if not states.numel():
-        raise RuntimeError('the multi-scan ran with save_states=False: there is nothing to differentiate it with')
+        raise RuntimeError('the multi-scan ran with save_states=False, so it cannot be differentiated: pass True')
     du, ddelta, dA, dB, dC, dD, dbias = torch.ops.mmdefmamba.multi_scan_backward(
         dy, states, sources, delta, A, B, C, D, delta_bias, order, ctx.walks, ctx.delta_softplus, ctx.chunk_length
     )
@@ -114,7 +98,7 @@ def _backward(ctx, dy, _):
 
 
 def _sum_of_scans(du, scans):
-    """Sum (B, K, L, C) over some scans, (B, 1, L, C); always in the same order, float32 inside."""
+    """Sum (B, K, L, C) over some scans to (B, 1, L, C). The order is always the same, and the sum is in float32."""
     of_scans = [du[:, k : k + 1] for k in scans]
     return of_scans[0] if len(scans) == 1 else torch.cat(of_scans, dim=1).sum(1, keepdim=True)
 
@@ -122,22 +106,24 @@ def _sum_of_scans(du, scans):
 _multi_scan.register_autograd(_backward, setup_context=_save)
 
 
-# -- what callers use
+# -- The functions that callers use.
 
 
 def multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders, delta_softplus=True, chunk_length=0):
-    """Multi-scan by the Triton kernels; arguments as in :func:`..multi_scan.interface.multi_scan`, checked there.
+    """Run a multi-scan with the Triton kernels; arguments as of :func:`~mmdefmamba.ops.multi_scan`, checked there.
 
     Args:
-        chunk_length: tokens that one program walks, a multiple of ``CHECKPOINT``; 0 lets the size of the card decide.
+        chunk_length: number of tokens that one program processes, a multiple of ``CHECKPOINT``. With 0 it depends on
+            the size of the GPU.
 
     Raises:
-        ValueError: more than 256 states, or a tensor too large for 32-bit offsets.
+        ValueError: there are more than 256 states, a tensor is too large for 32-bit offsets, or ``chunk_length`` is
+            not a multiple of ``CHECKPOINT``.
     """
     found, reads = distinct(maps)
     if len(found) <= MAX_SOURCES:
         sources = [u.unsqueeze(1) for u in found]
-    else:  # a copy of the maps, rare enough
+    else:  # more maps than a kernel takes, which is rare: copy them into one tensor
         sources, reads = [torch.stack(maps, dim=1)], [0] * len(maps)
     walks, rows = [], []
     for read, order in zip(reads, orders, strict=True):
@@ -151,7 +137,15 @@ def multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders, delta_softplu
 
 
 def grouped_scan_triton(u, delta, A, B, C, D, delta_bias, delta_softplus, chunk_length=0):
-    """K groups row by row, everything channel-last: u, delta (B, K, L, C), B, C (B, K, L, N). Returns y like u."""
+    """Run the scans of K groups in the given order of tokens, all channel-last.
+
+    Args:
+        u, delta: (B, K, L, C).
+        B, C: (B, K, L, N).
+
+    Returns:
+        y, (B, K, L, C).
+    """
     return _scan([u], delta, A, B, C, D, delta_bias, [], [0] * delta.shape[1], delta_softplus, chunk_length)
 
 

@@ -1,0 +1,152 @@
+"""Whether a checkpoint fits a model: the model's own loading hooks count."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.runner import BaseLoop
+from torch import nn
+
+import mmdefmamba
+from mmdefmamba.checkpoints import fit, state_dict_of
+from mmdefmamba.guards import CheckpointFitHook
+
+
+def vit(size):
+    from mmpretrain.models import VisionTransformer
+
+    arch = dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8)
+    return VisionTransformer(arch, img_size=size, patch_size=16)
+
+
+class Renaming(nn.Module):
+    """Takes entries of an earlier version of itself, as many modules do."""
+
+    def __init__(self):
+        super().__init__()
+        self.new = nn.Linear(2, 2)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in ('weight', 'bias'):
+            if f'{prefix}old.{name}' in state_dict:
+                state_dict[f'{prefix}new.{name}'] = state_dict.pop(f'{prefix}old.{name}')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Refusing(nn.Linear):
+    def _load_from_state_dict(self, *args):
+        raise KeyError('version 1 is too old')
+
+
+def hook_of(model, training=False, resume=False):
+    runner = SimpleNamespace(model=model, _load_from='x.pth', _resume=resume)
+    runner._train_loop = BaseLoop.__new__(Loop) if training or resume else {}
+    return lambda state: CheckpointFitHook().after_load_checkpoint(runner, dict(state_dict=state))
+
+
+class Loop(BaseLoop):
+    def run(self):
+        pass
+
+
+def test_entries_that_a_loading_hook_resizes_or_renames_fit():
+    old, model = vit(64).state_dict(), vit(128)
+    found = fit(model, old)
+    assert found.complete and found.matched == found.total == len(old) and not found.unused
+    hook_of(model)(old)
+    renamed = {f'old.{name}': value for name, value in Renaming().new.state_dict().items()}
+    assert fit(Renaming(), renamed).complete and not fit(Renaming(), renamed).unused
+    hook_of(Renaming())(renamed)
+    hook_of(nn.ModuleList([Renaming()]))({f'0.{name}': value for name, value in renamed.items()})
+
+
+def test_resuming_needs_every_entry_as_it_is():
+    """The state of the optimizer belongs to shapes and names as they were."""
+    with pytest.raises(ValueError, match=r'1 with another shape there: pos_embed \(1, 17, 8\) instead of \(1, 65, 8\)'):
+        hook_of(vit(128), resume=True)(vit(64).state_dict())
+
+
+def test_neither_the_model_nor_the_entries_change():
+    model, old = vit(128), vit(64).state_dict()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    shapes = {name: value.shape for name, value in old.items()}
+    fit(model, old)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert shapes == {name: value.shape for name, value in old.items()}
+
+
+def test_an_error_of_a_loading_hook_is_part_of_the_verdict():
+    found = fit(Refusing(2, 2), {'weight': torch.zeros(3, 3)})
+    assert not found.complete
+    assert str(found) == (
+        '1 missing in the checkpoint: bias; 1 with another shape there: weight (3, 3) instead of (2, 2); '
+        "KeyError: 'version 1 is too old'"
+    )
+
+
+@pytest.mark.parametrize(
+    ('state', 'expected'),
+    [
+        ({'weight': torch.zeros(2, 2), 'bias': torch.zeros(2)}, 'it fits exactly'),
+        (
+            {'weight': torch.zeros(2, 2), 'other': 3},
+            '1 missing in the checkpoint: bias; 1 in the checkpoint but not in',
+        ),
+        ({'weight': torch.zeros(4), 'bias': 'text'}, '1 with another shape there: weight (4,) instead of (2, 2)'),
+        ({}, '2 missing in the checkpoint: weight, bias'),
+    ],
+)
+def test_verdict_names_what_does_not_fit(state, expected):
+    assert expected in str(fit(nn.Linear(2, 2), state))
+
+
+def test_counters_of_batches_may_be_missing():
+    model = nn.BatchNorm2d(2)
+    state = {name: value for name, value in model.state_dict().items() if name != 'num_batches_tracked'}
+    assert fit(model, state).complete
+    assert not fit(model, dict(list(state.items())[1:])).complete
+
+
+def test_weights_of_every_kind_of_file_are_found():
+    weight = torch.zeros(1)
+    for checkpoint in ({'state_dict': {'a': weight}}, {'model': {'a': weight}}, {'a': weight}, {'module.a': weight}):
+        assert list(state_dict_of(checkpoint, 'x.pth')) == ['a']
+    for content in ([1], 3, {'state_dict': 'text'}):
+        with pytest.raises(ValueError, match=r'x\.pth must hold weights by name, but holds a (list|int|str)'):
+            state_dict_of(content, 'x.pth')
+
+
+def test_a_name_that_only_contains_module_keeps_it():
+    assert list(state_dict_of({'my_module.a': torch.zeros(1)}, 'x.pth')) == ['my_module.a']
+
+
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='VisionTransformer',
+        arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8),
+        img_size={size},
+        patch_size=16,
+    ),
+    head=dict(type='VisionTransformerClsHead', num_classes=2, in_channels=8),
+)
+"""
+
+
+def test_get_model_loads_as_the_library_does(tmp_path, told):
+    """A position embedding of another size is interpolated, as mmpretrain does; nothing stays random."""
+    paths = {size: tmp_path / f'{size}.py' for size in (64, 128)}
+    for size, path in paths.items():
+        path.write_text(CONFIG.format(size=size))
+    small = mmdefmamba.get_model(paths[64])
+    torch.save(dict(state_dict=small.state_dict()), tmp_path / 'x.pth')
+    loaded = [mmdefmamba.get_model(paths[128], tmp_path / 'x.pth').state_dict() for _ in range(2)]
+    for name, value in small.state_dict().items():
+        for state in loaded:
+            if name != 'backbone.pos_embed':
+                assert torch.equal(state[name], value), name
+    assert loaded[0]['backbone.pos_embed'].shape == (1, 65, 8)
+    assert torch.equal(loaded[0]['backbone.pos_embed'], loaded[1]['backbone.pos_embed'])
+    assert any(f'{tmp_path}/x.pth fills' in text and text.endswith('it fits exactly') for _, text in told)
