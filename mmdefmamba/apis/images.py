@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import cv2
-import mmcv
+
+from ..guards.damaged_images import decode
 
 EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -58,7 +59,7 @@ def read_image(path):
         OSError: the file cannot be read, is truncated, or is not an image. The message contains the path.
     """
     try:
-        return mmcv.imfrombytes(Path(path).read_bytes())
+        return decode(Path(path).read_bytes())
     except cv2.error as error:
         raise OSError(f'{path} could not be read: {error.err or error}') from error
     except OSError as error:

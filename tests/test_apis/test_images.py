@@ -111,7 +111,7 @@ def test_broken_image_is_refused_with_its_path(tmp_path):
     write_image(whole, np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8))
     for name, content, message in (
         ('cut.png', whole.read_bytes()[:-2000], 'whose end is missing'),
-        ('text.jpg', b'not an image', 'no decoder takes for an image'),
+        ('text.jpg', b'not an image', 'no decoder can read these 12 bytes as an image'),
         ('empty.png', b'', 'the file is empty'),
     ):
         (tmp_path / name).write_bytes(content)

@@ -62,7 +62,7 @@ def check_good_and_bad(code, document, out, folder, checkpoint, capsys):
     assert [Path(entry['path']).name for entry in document['images']] == list(GOOD)
     assert [Path(entry['path']).name for entry in document['skipped']] == list(BAD)
     assert 'whose end is missing' in document['skipped'][0]['error']
-    assert 'no decoder takes' in document['skipped'][1]['error']
+    assert 'no decoder can read these 12 bytes' in document['skipped'][1]['error']
     assert document['checkpoint'] == str(checkpoint)
     for entry in document['images']:
         assert entry['size'] == list(read_image(entry['path']).shape[:2])
@@ -209,8 +209,8 @@ def test_scores_that_are_not_finite_are_an_error(run, folder, pico_checkpoints, 
         (dict(images='nowhere.png'), 'no such file or folder: nowhere.png'),
         (dict(config='defmamba_pico_digit'), "did you mean 'defmamba_pico_digits'?"),
         (dict(config='nowhere.py'), 'config nowhere.py does not exist'),
-        (dict(checkpoint='nowhere.pth'), 'nowhere.pth can not be found'),
-        (dict(config='upernet_defmamba_pico_digits'), 'does not fit'),
+        (dict(checkpoint='nowhere.pth'), 'nowhere.pth does not exist'),
+        (dict(config='upernet_defmamba_pico_digits'), 'fills 130 of 205 parameters and buffers'),
         (dict(device='nowhere'), 'device string: nowhere'),
     ],
 )

@@ -59,7 +59,7 @@ def test_weights_without_a_checkpoint_are_random_with_a_warning(told):
 
 
 def test_checkpoint_that_does_not_fit_is_refused_with_the_differences(pico_checkpoints, tmp_path, told):
-    with pytest.raises(ValueError, match=rf'0 of \d+ parameters and buffers of {PICO} found in .*other\.pth'):
+    with pytest.raises(ValueError, match=rf'other\.pth fills 0 of \d+ parameters and buffers of {PICO}; '):
         torch.save(dict(state_dict={'x.weight': torch.ones(1)}), tmp_path / 'other.pth')
         mmdefmamba.get_model(PICO, tmp_path / 'other.pth')
     state = torch.load(pico_checkpoints['classification'][1])['state_dict']
@@ -70,19 +70,17 @@ def test_checkpoint_that_does_not_fit_is_refused_with_the_differences(pico_check
     torch.save(dict(state_dict={f'module.{key}': value for key, value in state.items()}), tmp_path / 'part.pth')
     with pytest.raises(ValueError) as refused:
         mmdefmamba.get_model(PICO, tmp_path / 'part.pth')
-    for part in (
-        f'{total - 2} of {total} parameters',
-        'not there: head.fc.bias;',
-        'another shape: head.fc.weight;',
-        'not in the model: more.',
-        'strict=False',
-    ):
+    differences = (
+        '1 missing in the checkpoint: head.fc.bias; 1 with another shape there: head.fc.weight (7, 128) instead of '
+        '(10, 128); 1 in the checkpoint but not in the model: more'
+    )
+    for part in (f'fills {total - 2} of {total} parameters', f'{differences}.', 'strict=False'):
         assert part in str(refused.value)
     model = mmdefmamba.get_model(PICO, tmp_path / 'part.pth', strict=False)
     assert torch.equal(model.backbone.stem[0].conv.weight, state['backbone.stem.0.conv.weight'])
     assert model.head.fc.weight.shape == (10, 128)
     [report] = [text for level, text in told if level == 'WARNING' and f'{total - 2} of {total}' in text]
-    assert 'kept their initial values: head.fc.bias; have another shape there: head.fc.weight; not used: more' in report
+    assert report.endswith(differences)
 
 
 def test_unreadable_config_is_refused_with_its_path(tmp_path):
@@ -96,7 +94,7 @@ def test_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match='cannot be read as a checkpoint'):
         mmdefmamba.get_model(PICO, tmp_path / 'text.pth')
     torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(ValueError, match=r'list\.pth holds no weights by name, but list'):
+    with pytest.raises(ValueError, match=r'list\.pth must hold weights by name, but holds a list'):
         mmdefmamba.get_model(PICO, tmp_path / 'list.pth')
     with pytest.raises(FileNotFoundError, match=r'gone\.pth'):
         mmdefmamba.get_model(PICO, tmp_path / 'gone.pth')

@@ -134,7 +134,7 @@ def test_a_report_folder_that_is_a_file_is_refused_before_the_run(tools, tool, c
     blocked = tmp_path / 'file'
     blocked.touch()
     checkpoint = [trained / 'epoch_2.pth'] if tool == 'test' else []
-    with pytest.raises(ValueError, match=r"--report takes a folder, '.*file' cannot be one: File exists"):
+    with pytest.raises(ValueError, match=r"--report needs a folder, but '.*file' cannot be made: File exists"):
         tools[tool](config, *checkpoint, '--work-dir', tmp_path / 'work', '--report', blocked)
     assert not (tmp_path / 'work').exists()
 
