@@ -3,19 +3,18 @@
 import difflib
 
 
-def near_name(name, known, otherwise='', cutoff=0.6):
-    """Return what an error adds about an unknown name, such as ``, did you mean 'raster'?``.
+def near_name(name, known, cutoff=0.6):
+    """Return what an error adds about an unknown name, such as ``, did you mean 'raster'?``; '' if no name is near.
 
     An error that goes on after this hint takes :func:`unknown_name`, which puts the punctuation.
 
     Args:
         name: the name that was given.
         known: the names that exist.
-        otherwise: what to return where no known name is near.
         cutoff: how similar a known name must be, from 0 to 1, as for ``difflib.get_close_matches``.
     """
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
-    return f', did you mean {near[0]!r}?' if near else otherwise
+    return f', did you mean {near[0]!r}?' if near else ''
 
 
 def unknown_name(problem, name, known, remedy='', cutoff=0.6):

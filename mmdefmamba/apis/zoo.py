@@ -16,7 +16,7 @@ from ..checkpoints.fit import fit, state_dict_of
 from ..config_tree import innermost_dataset
 from ..files import existing_file
 from ..guards.config_errors import explain_errors, read_config
-from ..names import near_name
+from ..names import unknown_name
 
 CLONE = Path(__file__).resolve().parents[2]
 # The task of each library, by the default_scope of a config.
@@ -106,11 +106,8 @@ def load_config(name_or_config):
         return read_config(existing_file(name, 'config'))
     configs = _configs()
     if name not in configs:
-        hint = near_name(name, configs, otherwise='.', cutoff=0.5)
-        raise ValueError(
-            f'unknown model {name!r}{hint} mmdefmamba.list_models() lists all names. The path of a .py config is '
-            'accepted as well.'
-        )
+        remedy = 'mmdefmamba.list_models() lists all names. The path of a .py config is accepted as well'
+        raise ValueError(unknown_name(f'unknown model {name!r}', name, configs, remedy, cutoff=0.5))
     return read_config(configs[name])
 
 

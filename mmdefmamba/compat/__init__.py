@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import wrapt
 
-from ..names import near_name
+from ..names import unknown_name
 
 VARIABLE = 'MMDEFMAMBA_COMPAT'
 
@@ -122,11 +122,9 @@ def _left_out(value):
         return set(MENDS)
     unknown = sorted(names - set(MENDS))
     if unknown:
-        raise ValueError(
-            f'environment variable {VARIABLE}={value!r}: there is no mend {unknown[0]!r}'
-            f'{near_name(unknown[0], MENDS)}. It takes "off" or the names of mends to leave out, separated by commas: '
-            f'{", ".join(MENDS)}'
-        )
+        problem = f'environment variable {VARIABLE}={value!r}: there is no mend {unknown[0]!r}'
+        remedy = f'It takes "off" or the names of mends to leave out, separated by commas: {", ".join(MENDS)}'
+        raise ValueError(unknown_name(problem, unknown[0], MENDS, remedy))
     return names
 
 

@@ -37,8 +37,8 @@ class StepSeedHook(Hook):
     """Seed each epoch and each iteration.
 
     Without this hook a resumed run draws other augmentations and drops other paths than an uninterrupted one. With it
-    and with ``randomness.seed`` set, both end with the same weights, bit for bit, on a CPU and with ``num_workers=0``. Data
-    workers have random numbers of their own, which persistent workers continue from epoch to epoch.
+    and with ``randomness.seed`` set, both end with the same weights, bit for bit, on a CPU and with ``num_workers=0``.
+    Data workers have random numbers of their own, which persistent workers continue from epoch to epoch.
     """
 
     def before_train_epoch(self, runner):

@@ -22,7 +22,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, Tes
 from torch.utils.data import DataLoader
 
 from ..config_tree import dicts_in
-from ..names import near_name
+from ..names import unknown_name
 from .config_keys import scope_hint
 
 # MMEngine calls these itself, not through a registry.
@@ -99,12 +99,10 @@ def _explain_type(error, cfg):
     while registry is not None:
         names |= set(registry.module_dict)
         registry = registry.parent
-    hint = near_name(name.split('.')[-1], names, otherwise='.')
     scope = scope_hint(cfg.get('default_scope'))
-    return ValueError(
-        f'{_place(cfg, lambda node: node.get("type") == name, "type")}{name!r} is not a registered {kind}{hint} '
-        'Import a class of your own in custom_imports of the config' + (f'. Note: {scope}' if scope else '')
-    )
+    problem = f'{_place(cfg, lambda node: node.get("type") == name, "type")}{name!r} is not a registered {kind}'
+    remedy = 'Import a class of your own in custom_imports of the config' + (f'. Note: {scope}' if scope else '')
+    return ValueError(unknown_name(problem, name.split('.')[-1], names, remedy))
 
 
 def _explain_argument(error, cfg):

@@ -18,7 +18,7 @@ from mmengine.registry import HOOKS, Registry
 from mmengine.runner import Runner
 
 from ..config_tree import dicts_in
-from ..names import near_name
+from ..names import near_name, unknown_name
 
 # Keys that Config itself, the tools, MMEngine beside its Runner's arguments, or all three libraries read.
 _READ_BESIDE_THE_RUNNER = {
@@ -218,8 +218,8 @@ def _check_paramwise(wrapper, place):
         return
     unknown = [key for key in wrapper['paramwise_cfg'] if key not in _PARAMWISE]
     if unknown:
-        hint = near_name(unknown[0], _PARAMWISE, otherwise=f'; it reads {", ".join(sorted(_PARAMWISE))}')
-        raise ValueError(f'no component reads the config key {f"{place}.{unknown[0]}"!r}{hint}')
+        problem = f'no component reads the config key {f"{place}.{unknown[0]}"!r}'
+        raise ValueError(unknown_name(problem, unknown[0], _PARAMWISE, f'Known keys: {", ".join(sorted(_PARAMWISE))}'))
     custom = wrapper['paramwise_cfg'].get('custom_keys')
     settings = {place: wrapper['paramwise_cfg']}
     for name, options in custom.items() if isinstance(custom, dict) else ():
@@ -259,8 +259,10 @@ def check_options(options):
     for option in options:
         key = option.split('.')[0]
         if key not in known:
+            remedy = (
+                'If it is a variable of the config, change it in the config file, or change here the keys that it went '
+                'into (for example train_cfg.max_epochs)'
+            )
             raise ValueError(
-                f'--cfg-options {option}: no component reads the key {key!r}{near_name(key, known, ".")} If it is a '
-                'variable of the config, change it in the config file, or change here the keys that it went into (for '
-                'example train_cfg.max_epochs)'
+                unknown_name(f'--cfg-options {option}: no component reads the key {key!r}', key, known, remedy)
             )

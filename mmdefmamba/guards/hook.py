@@ -5,7 +5,7 @@ import weakref
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..names import near_name
+from ..names import unknown_name
 from . import loading
 from .checkpoint_fit import CheckpointFitHook
 from .class_count import ClassCountHook
@@ -106,5 +106,6 @@ def check_names(names):
     """
     for name in names:
         if name not in GUARDS:
-            raise ValueError(f'there is no guard {name!r}{near_name(name, GUARDS)}; the guards are {", ".join(GUARDS)}')
+            remedy = f'The guards are {", ".join(GUARDS)}'
+            raise ValueError(unknown_name(f'there is no guard {name!r}', name, GUARDS, remedy))
     return tuple(names)

@@ -86,7 +86,7 @@ def test_each_guard_can_be_left_out(name):
 
 
 def test_unknown_name_of_a_guard_is_an_error():
-    with pytest.raises(ValueError, match=r"there is no guard 'clas_count', did you mean 'class_count'\?; the guards are"):
+    with pytest.raises(ValueError, match=r"there is no guard 'clas_count', did you mean 'class_count'\? The"):
         GuardsHook(leave_out=['clas_count'])
 
 

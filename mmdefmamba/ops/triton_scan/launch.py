@@ -102,6 +102,17 @@ class _Inputs:
         u = self.sources[0]
         return u.stride(0), u.stride(1) if u.shape[1] > 1 else 0, u.stride(2)
 
+    def constants(self, grid, delta_softplus):
+        """Return the compile-time arguments that every walk over the tokens takes, and its number of warps."""
+        return dict(
+            N=grid.states,
+            T=T,
+            SOFTPLUS=delta_softplus,
+            HAS_BIAS=self.delta_bias is not None,
+            HAS_ORDER=self.order is not None,
+            num_warps=grid.warps,
+        )
+
     @property
     def order_strides(self):
         if self.order is None:
@@ -126,15 +137,10 @@ def _carries(grid, inputs, sources, u_strides, W, delta_softplus, adjoint):
         *x.pointers((x.delta, x.A, W, x.delta_bias, x.order, ends, delta_sums), sources),
         *(x.walks_of_dy if adjoint else x.walks, grid.length, grid.channels, grid.chunk_length),
         *(*u_strides, *_strides(x.delta), *_strides(W), *x.order_strides),
-        N=grid.states,
         N_PADDED=grid.states_padded,
         C_BLOCK=C_BLOCK,
-        T=T,
-        SOFTPLUS=delta_softplus,
-        HAS_BIAS=x.delta_bias is not None,
-        HAS_ORDER=x.order is not None,
         ADJOINT=adjoint,
-        num_warps=grid.warps,
+        **x.constants(grid, delta_softplus),
     )
     pass_carries[grid(chunks=1)](
         *(ends, delta_sums, x.A, grid.chunks, grid.channels),
@@ -163,18 +169,13 @@ def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_s
             *x.pointers((x.delta, x.A, x.B, x.C, x.D, x.delta_bias, x.order, starts, y, states)),
             *(x.walks, grid.length, grid.channels, grid.chunk_length),
             *(*x.u_strides, *_strides(x.delta), *_strides(x.B), *_strides(x.C), *x.order_strides),
-            N=grid.states,
             N_PADDED=grid.states_padded,
             C_BLOCK=C_BLOCK,
-            T=T,
             CHECKPOINT=layout.CHECKPOINT,
-            SOFTPLUS=delta_softplus,
             HAS_D=x.D is not None,
-            HAS_BIAS=x.delta_bias is not None,
-            HAS_ORDER=x.order is not None,
             HAS_STARTS=starts is not None,
             SAVE_STATES=save_states,
-            num_warps=grid.warps,
+            **x.constants(grid, delta_softplus),
         )
     return y, states
 
@@ -209,20 +210,15 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
             *x.pointers((x.delta, x.A, x.B, x.C, x.D, x.delta_bias, x.order, dy, states, scratch, after)),
             *(du, ddelta, dA, dB, dC, dD, dbias, x.walks, grid.length, grid.channels, grid.chunk_length),
             *(*x.u_strides, *_strides(x.delta), *_strides(x.B), *_strides(x.C), *_strides(dy), *x.order_strides),
-            N=grid.states,
             N_HIGH=grid.states_padded // N_LOW,
             N_LOW=N_LOW,
             C_HIGH=C_BLOCK // C_LOW,
             C_LOW=C_LOW,
-            T=T,
             TILES=tiles,
             CHECKPOINT=layout.CHECKPOINT,
-            SOFTPLUS=delta_softplus,
             HAS_D=x.D is not None,
-            HAS_BIAS=x.delta_bias is not None,
-            HAS_ORDER=x.order is not None,
             HAS_AFTER=after is not None,
-            num_warps=grid.warps,
+            **x.constants(grid, delta_softplus),
         )
     sums = [(dA.sum((0, 2)).transpose(1, 2), A), (dB.sum(2), B), (dC.sum(2), C)]
     sums += [(None if p is None else p.sum((0, 2)), of) for p, of in ((dD, D), (dbias, delta_bias))]

@@ -1,12 +1,4 @@
 # Table 5 (3): deformable token order.
-_base_ = '../../defmamba_t_in1k.py'
+_base_ = ['../../defmamba_t_in1k.py', '../../../_base_/classification/table_scans.py']
 
-model = dict(
-    backbone=dict(
-        scans=(
-            'raster',
-            'raster_reverse',
-            dict(type='deformable', points=False, offset_bias=False, channel_attention=False),
-        )
-    )
-)
+model = dict(backbone=dict(scans=_base_.table_scans.fb_order))
