@@ -142,17 +142,17 @@ def _name(cfg):
 def _load(model, loaded, name, checkpoint, strict):
     state = state_dict_of(loaded, checkpoint)
     verdict = fit(model, state)
-    report = f'{checkpoint} fills {verdict.matched} of {verdict.total} parameters and buffers of {name}; {verdict}'
+    report = f'{verdict.matched} of {verdict.total} parameters and buffers of {name}; {verdict}'
     if not verdict.matched or (strict and not verdict.complete):
         raise ValueError(
-            f"{report}. Use the config that the checkpoint was made with; convert a file of the authors' code first "
-            '(tools/model_converters/convert_released.py)'
+            f'{checkpoint} does not fit: it fills {report}. Use the config that the checkpoint was made with; convert a '
+            "file of the authors' code first (tools/model_converters/convert_released.py)"
             + ('; get_model(..., strict=False) takes what fits' if verdict.matched else '')
         )
     # MMEngine's: PyTorch's own stops at a parameter of another shape, with and without strict
     load_state_dict(model, state, strict=False, logger='silent')
     level = logging.INFO if verdict.complete and not verdict.unused else logging.WARNING
-    print_log(report, 'current', level)
+    print_log(f'{checkpoint} fills {report}', 'current', level)
 
 
 def _dataset_meta(cfg, loaded):

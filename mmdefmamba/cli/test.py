@@ -4,6 +4,7 @@ import mmengine
 from mmengine.dist import is_main_process
 
 from .. import report
+from ..engine.distributed import end_distributed_run
 from ..guards.config_errors import explain_errors
 from . import run_options as cli
 
@@ -21,3 +22,4 @@ def main(argv=None):
         mmengine.dump(metrics, args.out)
     if args.report:
         report.write_test_report(runner, cases, metrics, args.report, args.tta, args.cfg_options)
+    end_distributed_run()

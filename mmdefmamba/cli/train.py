@@ -1,6 +1,7 @@
 """Train a model: classification, detection or segmentation."""
 
 from .. import report
+from ..engine.distributed import end_distributed_run
 from ..guards.config_errors import explain_errors
 from . import run_options as cli
 
@@ -13,3 +14,4 @@ def main(argv=None):
         runner.train()
     if args.report:
         report.write_train_report(runner, args.report)
+    end_distributed_run()

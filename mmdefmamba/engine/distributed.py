@@ -97,6 +97,17 @@ def init_without_gpu(cfg):
     return 'distributed over gloo on the CPU, with plain BN instead of SyncBN, because PyTorch finds no GPU'
 
 
+def end_distributed_run():
+    """Leave the process group after a run that succeeded.
+
+    A process that ends as a member of a gloo group can abort in the destructor of a thread, with exit code -6 (seen in
+    torch 2.14, on a busy machine). The launcher then reports a run as failed that has done all its work.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _on_any_device(wrapper, kind):
     wrapper = dict(wrapper or (dict(broadcast_buffers=False) if kind == 'DistributedDataParallel' else {}))
     if wrapper.get('type', f'MM{kind}') == f'MM{kind}':

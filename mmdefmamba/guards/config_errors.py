@@ -3,7 +3,7 @@
 MMEngine raises an error for a class that is not registered and for an argument that a class does not take, but without
 these two. It raises no error for keys that no component reads: see :mod:`.config_keys`.
 
-The explanations read local variables of MMEngine's functions from the traceback. tests/test_guards/test_upstream.py
+The explanations read local variables of MMEngine's functions from the traceback. tests/test_upstream.py
 fails where a release renames them.
 """
 

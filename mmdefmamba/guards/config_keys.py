@@ -5,6 +5,7 @@ optimizer of the base config, for days. The same holds for keys that the librari
 ``model.test_cfg``.
 """
 
+import importlib
 import importlib.util
 import inspect
 import logging
@@ -184,6 +185,8 @@ def _is_of_libraries(kind, scope):
 def _class_in(root, name, scope):
     """Return the class of a name in a root registry, or in that of a scope, or None; warns of nothing."""
     scope, name = name.split('.', 1) if '.' in name else (scope, name)
+    if scope in _LIBRARIES and importlib.util.find_spec(scope) is not None:
+        importlib.import_module(f'{scope}.registry')  # adds the library's own registries to the roots
     child = root.children.get(scope)
     if child is not None:
         child.import_from_location()

@@ -76,9 +76,9 @@ def test_malformed_options_are_named(args, message, capsys):
 
 
 def test_slips_in_keys_are_named(write):
-    with pytest.raises(ValueError, match=r"'optim_wraper' is read by nobody, did you mean 'optim_wrapper'"):
+    with pytest.raises(ValueError, match="no component reads the config key 'optim_wraper', did you mean"):
         train_config(write(optim_wraper=dict(optimizer=dict(lr=1.0))))
-    with pytest.raises(ValueError, match=r"'train_dataloaders' .* did you mean 'train_dataloader'"):
+    with pytest.raises(ValueError, match=r"'train_dataloaders', did you mean 'train_dataloader'"):
         train_config(write(), '--cfg-options', 'train_dataloaders.batch_size=4')
     # a config's own variables, and what only the libraries read, pass
     assert (
@@ -89,8 +89,11 @@ def test_slips_in_keys_are_named(write):
 @pytest.mark.parametrize(
     ('backbone', 'message'),
     [
-        (dict(drop_path_rat=0.1), r"DefMamba takes no argument 'drop_path_rat'. Did you mean 'drop_path_rate'\?"),
-        (dict(zzz=0.1), r"DefMamba takes no argument 'zzz'. It takes: arch, formulation, scans, .*init_cfg\."),
+        (
+            dict(drop_path_rat=0.1),
+            r"DefMamba does not take the argument 'drop_path_rat'. Did you mean 'drop_path_rate'\?",
+        ),
+        (dict(zzz=0.1), r"DefMamba does not take the argument 'zzz'. It takes: arch, formulation, scans, .*init_cfg\."),
     ],
 )
 def test_slips_in_arguments_are_named(backbone, message, tmp_path):
@@ -141,7 +144,7 @@ def test_amp(write, monkeypatch):
     assert (wrapper.type, wrapper.loss_scale, wrapper.optimizer.lr) == ('AmpOptimWrapper', 'dynamic', 0.1)
     wrapper = train_config(path, '--amp', '--cfg-options', 'optim_wrapper.loss_scale=512.0').optim_wrapper
     assert wrapper.loss_scale == 512
-    with pytest.raises(ValueError, match=r"--amp goes with .* got 'Mine'"):
+    with pytest.raises(ValueError, match=r"--amp needs .* got 'Mine'"):
         train_config(path, '--amp', '--cfg-options', 'optim_wrapper.type=Mine')
 
 
@@ -171,7 +174,7 @@ def test_out_takes_a_pickle_or_for_segmentation_a_folder(write, checkpoint):
     path = write(test_evaluator=dict(type='IoUMetric'))
     assert test_config(path, checkpoint, '--out', 'masks').test_evaluator.output_dir == 'masks'
     assert test_config(path, checkpoint, '--out', 'masks.pkl').test_evaluator == dict(type='IoUMetric')
-    with pytest.raises(ValueError, match=r"--out takes a \.pkl or \.pickle file, got 'pred\.json'"):
+    with pytest.raises(ValueError, match=r"--out needs a \.pkl or \.pickle file, got 'pred\.json'"):
         test_config(write(test_evaluator=dict(type='Accuracy')), checkpoint, '--out', 'pred.json')
     with pytest.raises(ValueError, match='--out must name'):
         test_config(path, checkpoint, '--out-item', 'metrics')

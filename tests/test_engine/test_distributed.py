@@ -177,7 +177,7 @@ def running(word):
 def test_fsdp_on_a_cpu_is_refused_where_it_would_crash_later(monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.12.0+cu130')
     monkeypatch.setattr(distributed, 'get_device', lambda: 'cpu')
-    with pytest.raises(RuntimeError, match=r'FSDP on a CPU needs PyTorch 2.14, this is 2.12.0'):
+    with pytest.raises(RuntimeError, match=r'FSDP on a CPU needs PyTorch 2.14, but this is 2.12.0'):
         distributed.AnyDeviceFullyShardedDataParallel(torch.nn.Linear(1, 1))
 
 

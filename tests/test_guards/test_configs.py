@@ -228,9 +228,13 @@ def test_words_where_the_libraries_need_numbers_are_refused(wrong, place):
 
 def test_a_hook_of_ones_own_is_trained_with(data):
     """As a user runs it, through the tool."""
+    text = data.config.read_text()
     hook = dict(type='OwnHook', interval='epoch')
-    data.config.write_text(data.config.read_text() + f'custom_hooks = [*_base_.custom_hooks, {hook!r}]\n')
-    assert len(data.train()) == 2
+    data.config.write_text(f'{text}custom_hooks = [*_base_.custom_hooks, {hook!r}]\n')
+    try:
+        assert len(data.train()) == 2
+    finally:
+        data.config.write_text(text)
 
 
 def test_a_similar_default_scope_is_a_warning(told):

@@ -27,7 +27,7 @@ MODULES = {
 LOWER = {
     'ops': ('ops',),
     'scans': ('names', 'ops', 'scans'),
-    'models': ('names', 'ops', 'scans', 'models'),
+    'models': ('names', 'ops', 'scans', 'checkpoints', 'models'),
 }
 
 
@@ -80,7 +80,7 @@ def test_ops_import_torch_and_triton_alone(module):
 @pytest.mark.parametrize('module', MODULES['scans'] + MODULES['models'])
 def test_scans_and_models_import_torch_numpy_and_two_modules_of_mmengine(module):
     at_import = foreign(imports_of(module, top_level_only=True))
-    assert at_import <= {'torch', 'numpy', 'mmengine.registry', 'mmengine.model'}
+    assert at_import <= {'torch', 'numpy', 'mmengine.registry', 'mmengine.model', 'mmengine.model.weight_init'}
     assert foreign(imports_of(module)) - at_import <= {'scipy'}, 'in functions'
 
 
