@@ -1,4 +1,4 @@
-"""Train several configs with several seeds each; write one table of scores and costs, and a plot."""
+"""Train several configs with several seeds each, and write one table of scores and costs, and a plot."""
 
 from mmdefmamba.cli.ablation import main
 

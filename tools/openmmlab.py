@@ -1,4 +1,4 @@
-"""Run a tool that mmpretrain, mmdet or mmseg brings, with the backbone registered and the environment mended."""
+"""Run a tool of mmpretrain, mmdet or mmseg with our backbone registered and our mends applied."""
 
 from mmdefmamba.cli.openmmlab import main
 

@@ -1,4 +1,4 @@
-"""Train, test and picture a small DefMamba on a CPU, from data that comes with the installed packages."""
+"""Train and test a small DefMamba on a CPU and draw its predictions, with data from the installed packages."""
 
 from mmdefmamba.cli.quickstart import main
 

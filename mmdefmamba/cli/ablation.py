@@ -1,7 +1,7 @@
-"""Train several configs with several seeds each; write one table of scores and costs, and a plot.
+"""Train several configs with several seeds each, and write one table of scores and costs, and a plot.
 
-table.md, table.csv and table.png go to the work dir. Interrupted, the same command goes on where it stopped; with more
-seeds or configs, it adds those.
+The work dir gets table.md, table.csv and table.png. After an interruption the same command continues where it stopped.
+With more seeds or configs it adds those.
 """
 
 import argparse
@@ -18,23 +18,23 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('configs', nargs='+', help='paths of the configs')
     parser.add_argument('--seeds', type=int, default=5, help='seeds 0 to N-1')
-    parser.add_argument('--work-dir', default='work_dirs/ablation', help='folder of all runs')
+    parser.add_argument('--work-dir', default='work_dirs/ablation', help='folder for all runs')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='change every config')
     parser.add_argument(
-        '--shape', type=int, nargs='+', help='of the images to count and time with: HEIGHT WIDTH, or one'
+        '--shape', type=int, nargs='+', help='size of the images for counting and timing: HEIGHT WIDTH, or one number'
     )
-    parser.add_argument('--rounds', type=int, default=5, help='passes to time each backbone with; 0 times nothing')
-    parser.add_argument('--batch', type=int, default=32, help='images a timed pass')
+    parser.add_argument('--rounds', type=int, default=5, help='timed passes of each backbone; 0 measures no time')
+    parser.add_argument('--batch', type=int, default=32, help='images per timed pass')
     args = parser.parse_args(argv)
     cfgs = {}
     for path in args.configs:
         cfgs[Path(path).stem] = Config.fromfile(path)
         cfgs[Path(path).stem].merge_from_dict(args.cfg_options or {})
     if len(cfgs) < len(args.configs):
-        parser.error('two configs of the same file name would share a folder')
+        parser.error('two configs have the same file name, so their runs would share a folder')
     work_dir = Path(args.work_dir)
     results = {name: [] for name in cfgs}
-    # seeds outside: a series that is cut short has compared all configs
+    # seeds in the outer loop: an interrupted series has compared all configs
     for seed in range(args.seeds):
         for name, cfg in cfgs.items():
             results[name].append(run_once(cfg, seed, work_dir / name))

@@ -1,4 +1,4 @@
-"""What tools/app.py does: find trained models, say which, and serve the page."""
+"""The program of tools/app.py: it finds trained models, prints which, and serves the page."""
 
 import argparse
 import importlib.util
@@ -11,13 +11,13 @@ from ..files import existing_file
 
 
 def app_parser():
-    """The options of tools/app.py."""
+    """Return the parser of tools/app.py."""
     parser = argparse.ArgumentParser(description='Look at what a trained model does, in a browser on this machine.')
     parser.add_argument(
         '--checkpoint-dir',
         action='append',
         metavar='DIR',
-        help='a work dir of a training, or a folder of such; may be repeated; work_dirs by default',
+        help='the work dir of a training, or a folder of work dirs; may be repeated; default: work_dirs',
     )
     parser.add_argument(
         '--model',
@@ -25,11 +25,13 @@ def app_parser():
         action='append',
         default=[],
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='a model: path of a config, or a name of mmdefmamba.list_models(), and a checkpoint; may be repeated',
+        help='a config (path, or a name of mmdefmamba.list_models()) and its checkpoint; may be repeated',
     )
-    parser.add_argument('--device', default='cpu', help='%(default)s by default')
-    parser.add_argument('--host', default='127.0.0.1', help='address to listen at; %(default)s, this machine alone')
-    parser.add_argument('--port', type=int, default=7860, help='%(default)s by default; 0 takes a free one')
+    parser.add_argument('--device', default='cpu', help='default: %(default)s')
+    parser.add_argument(
+        '--host', default='127.0.0.1', help='address to listen at; default: %(default)s, only this machine'
+    )
+    parser.add_argument('--port', type=int, default=7860, help='default: %(default)s; 0 takes a free port')
     parser.add_argument('--open', action='store_true', help='open the page in a browser')
     return parser
 
@@ -38,13 +40,13 @@ def main(argv=None):
     """Run tools/app.py.
 
     Returns:
-        The exit code: 0, or 2 where there is nothing to serve or to serve with.
+        The exit code: 0, or 2 if there is no model to serve or Gradio is not installed.
     """
     args = app_parser().parse_args(argv)
     if importlib.util.find_spec('gradio') is None:
         print("error: the page needs Gradio, which is not installed: pip install -e '.[app]'", file=sys.stderr)
         return 2
-    # before Gradio is imported: it asks once, and would tell its makers that a page was started
+    # before Gradio is imported: it reads these once, and would otherwise report to its makers that a page was started
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
     try:
@@ -52,24 +54,24 @@ def main(argv=None):
         from ..app.gradio_page import serve
 
         serve(models, args.device, args.host, args.port, args.open)
-    except (OSError, ValueError) as error:  # a port that is taken, and what has no model
+    except (OSError, ValueError) as error:  # for example a port that is in use, or no model
         print(f'error: {error}', file=sys.stderr)
         return 2
     return 0
 
 
 def collect_models(folders, pairs):
-    """The models of folders and of (config, checkpoint) pairs, each with a name of its own; prints what is found.
+    """Return the models of folders and of (config, checkpoint) pairs under different names, and print them.
 
     Raises:
         FileNotFoundError: a checkpoint of a pair does not exist, or there is no model at all.
     """
     models = []
     for folder in folders:
-        found, passed_over = find_models(folder)
+        found, skipped = find_models(folder)
         models += found
-        for line in passed_over:
-            print(f'passed over {line}', file=sys.stderr)
+        for line in skipped:
+            print(f'skipped {line}', file=sys.stderr)
     for config, checkpoint in pairs:
         models.append(TrainedModel(Path(config).stem, config, str(existing_file(checkpoint, 'checkpoint'))))
     if not models:

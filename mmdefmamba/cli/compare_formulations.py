@@ -1,4 +1,4 @@
-"""Print the measurements of docs/fidelity.md: the two formulations, and ours against the authors' recorded numbers."""
+"""Print the measurements of docs/fidelity.md: the two formulations, and parity with the authors' recorded numbers."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ WHAT = ('parity', 'distances', 'borders', 'bias', 'cost')
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--only', nargs='+', choices=WHAT, default=WHAT, help='what to measure; by default all')
+    parser.add_argument('--only', nargs='+', choices=WHAT, default=WHAT, help='what to measure; default: everything')
     parser.add_argument('--data', type=Path, default='tests/data/released', help='folder of the recorded network')
     parser.add_argument('--device', default='cpu', help='where to measure the parity')
     parser.add_argument('--plots', type=Path, help='folder for the plots')

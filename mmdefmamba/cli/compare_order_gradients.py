@@ -17,8 +17,8 @@ from .run_options import CfgOptions
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of a classifier')
-    parser.add_argument('checkpoint', nargs='?', help='without one, the network is as initialised')
-    parser.add_argument('--images', type=int, default=32, help='the first so many of the test set')
+    parser.add_argument('checkpoint', nargs='?', help='default: a network with its initial weights')
+    parser.add_argument('--images', type=int, default=32, help='how many images of the test set, from its start')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='change the config')
     args = parser.parse_args(argv)
     cfg = read_config(args.config)

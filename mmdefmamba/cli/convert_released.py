@@ -9,11 +9,11 @@ from ..converters import convert_file
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('source', help="the authors' file: of classification, detection or segmentation")
+    parser.add_argument('source', help="the authors' file, of classification, detection or segmentation")
     parser.add_argument('target', help='the checkpoint to write')
     parser.add_argument('--ema', action='store_true', help='take the averaged weights, model_ema')
     parser.add_argument(
-        '--trust', action='store_true', help='run whatever code the file brings; by default it is refused'
+        '--trust', action='store_true', help='run code that is pickled in the file; default: such a file is refused'
     )
     args = parser.parse_args()
     try:
@@ -21,7 +21,7 @@ def main():
     except (ValueError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         sys.exit(f'error: {error}')
     meta, state_dict = checkpoint['meta'], checkpoint['state_dict']
-    size = meta['arch'] if isinstance(meta['arch'], str) else f'none of the published, {meta["arch"]}'
+    size = meta['arch'] if isinstance(meta['arch'], str) else f'not a published one, {meta["arch"]}'
     parameters = sum(weight.numel() for weight in state_dict.values())
     print(
         f'{args.target}: arch {size}; formulation {meta["formulation"]!r}; {meta["num_classes"] or "no"} classes; '

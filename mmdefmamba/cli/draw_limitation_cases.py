@@ -1,4 +1,4 @@
-"""Draw the limitation of figure 6 of the paper for an image: the whole of it, a part, and a regular pattern of it."""
+"""Draw the limitation in figure 6 of the paper for an image: the image, a part of it, and a regular pattern of it."""
 
 from pathlib import Path
 
@@ -8,11 +8,13 @@ from .network_options import load_network, network_parser, run_tool
 
 def main(argv=None):
     parser = network_parser(__doc__)
-    parser.add_argument('image', help='file of one object')
-    parser.add_argument('--stage', type=int, default=1, help='of the backbone, from 0, default %(default)s')
-    parser.add_argument('--block', type=int, default=-1, help='of the stage, from 0, by default the last')
-    parser.add_argument('--tiles', type=int, default=3, help='copies along a side of the pattern, default %(default)s')
-    parser.add_argument('--out', type=Path, default=Path('limitation_cases.png'), help='file, default %(default)s')
+    parser.add_argument('image', help='image file of one object')
+    parser.add_argument('--stage', type=int, default=1, help='stage of the backbone, from 0; default: %(default)s')
+    parser.add_argument('--block', type=int, default=-1, help='block of the stage, from 0; default: the last')
+    parser.add_argument('--tiles', type=int, default=3, help='copies along a side of the pattern; default: %(default)s')
+    parser.add_argument(
+        '--out', type=Path, default=Path('limitation_cases.png'), help='file to write; default: %(default)s'
+    )
     run_tool(parser, argv, draw)
 
 

@@ -1,4 +1,4 @@
-"""Print and draw how far the deformable scans of a network move points and tokens, stage by stage."""
+"""Print and draw how far the deformable scans of a network move points and tokens in each stage."""
 
 from pathlib import Path
 
@@ -12,9 +12,15 @@ from .network_options import load_network, network_parser, run_tool
 
 def main(argv=None):
     parser = network_parser(__doc__)
-    parser.add_argument('--images', type=int, default=100, help='of the test set, evenly spread, default %(default)s')
-    parser.add_argument('--scan', help='whose order to look at: a name of the scans in the config, default deformable')
-    parser.add_argument('--out', type=Path, default=Path('offset_statistics.png'), help='file, default %(default)s')
+    parser.add_argument(
+        '--images', type=int, default=100, help='how many images of the test set, evenly spread; default: %(default)s'
+    )
+    parser.add_argument(
+        '--scan', help='the scan whose order is measured, by its name in the config; default: deformable'
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('offset_statistics.png'), help='file to write; default: %(default)s'
+    )
     run_tool(parser, argv, draw)
 
 

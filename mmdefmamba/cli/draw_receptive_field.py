@@ -13,10 +13,14 @@ from .network_options import load_network, network_parser, run_tool
 
 def main(argv=None):
     parser = network_parser(__doc__)
-    parser.add_argument('--stage', type=int, default=-1, help='of the backbone, from 0, by default the last')
-    parser.add_argument('--images', type=int, default=50, help='of the test set, evenly spread, default %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='of the untrained network, default %(default)s')
-    parser.add_argument('--out', type=Path, default=Path('receptive_field.png'), help='file, default %(default)s')
+    parser.add_argument('--stage', type=int, default=-1, help='stage of the backbone, from 0; default: the last')
+    parser.add_argument(
+        '--images', type=int, default=50, help='how many images of the test set, evenly spread; default: %(default)s'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the untrained network; default: %(default)s')
+    parser.add_argument(
+        '--out', type=Path, default=Path('receptive_field.png'), help='file to write; default: %(default)s'
+    )
     run_tool(parser, argv, draw)
 
 

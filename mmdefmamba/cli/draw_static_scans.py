@@ -1,4 +1,4 @@
-"""Draw the paths of all registered scans that need no trained network, as figure 1 of the paper does."""
+"""Draw the paths of all registered scans that need no trained network, like figure 1 of the paper."""
 
 import argparse
 from pathlib import Path
@@ -11,10 +11,16 @@ from ..visualization import draw_static_scans
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--size', type=int, nargs=2, default=(8, 8), metavar=('H', 'W'), help='tokens, default 8 8')
-    parser.add_argument('--scans', nargs='+', metavar='SCAN', help='registered names, by default all')
-    parser.add_argument('--image', help='draw over this image, and scans that follow the features of an image, too')
-    parser.add_argument('--out', type=Path, default=Path('static_scans.png'), help='file, default %(default)s')
+    parser.add_argument(
+        '--size', type=int, nargs=2, default=(8, 8), metavar=('H', 'W'), help='size of the map in tokens; default: 8 8'
+    )
+    parser.add_argument('--scans', nargs='+', metavar='SCAN', help='registered names; default: all')
+    parser.add_argument(
+        '--image', help='draw over this image, and also draw the scans that follow the features of an image'
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('static_scans.png'), help='file to write; default: %(default)s'
+    )
     args = parser.parse_args(argv)
     try:
         image = mmcv.imread(str(existing_file(args.image, 'image')), channel_order='rgb') if args.image else None

@@ -1,4 +1,4 @@
-"""What tools/infer.py does: predict many images, whatever the task; write pictures and one JSON file."""
+"""The program of tools/infer.py: it predicts images in any of the three tasks, and writes pictures and a JSON file."""
 
 import argparse
 import json
@@ -16,22 +16,29 @@ DONE, SKIPPED, FAILED = 0, 1, 2
 
 
 def infer_parser():
-    """The options of tools/infer.py."""
+    """Return the parser of tools/infer.py."""
     parser = argparse.ArgumentParser(
         description='Predict images with a trained model: classification, detection or segmentation.',
-        epilog='Exit code: 0 all images are predicted, 1 some are skipped, each named, 2 an error ended it.',
+        epilog='Exit code: 0 if all images are predicted, 1 if some are skipped (each is named), 2 after an error.',
     )
     parser.add_argument(
         'images', nargs='+', metavar='IMAGE', help="image files, folders, or patterns in quotes: 'a/*.png'"
     )
     parser.add_argument('--config', required=True, help='path of the config, or a name of mmdefmamba.list_models()')
     parser.add_argument('--checkpoint', required=True, help='path or URL of the checkpoint')
-    parser.add_argument('--out-dir', type=Path, default=Path('outputs'), help='folder for the results, %(default)s')
-    parser.add_argument('--recursive', action='store_true', help="take the images in a folder's folders, too")
-    parser.add_argument('--batch-size', type=_positive, default=1, help='images at once, %(default)s')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ...; a GPU where there is one')
-    parser.add_argument('--score-thr', type=_share, default=0.3, help='leave out objects below, %(default)s; detection')
-    parser.add_argument('--no-pictures', action='store_true', help='write the JSON file alone')
+    parser.add_argument(
+        '--out-dir', type=Path, default=Path('outputs'), help='folder for the results; default: %(default)s'
+    )
+    parser.add_argument('--recursive', action='store_true', help='also take the images in subfolders')
+    parser.add_argument('--batch-size', type=_positive, default=1, help='images per batch; default: %(default)s')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, ...; default: a GPU if there is one')
+    parser.add_argument(
+        '--score-thr',
+        type=_share,
+        default=0.3,
+        help='leave out objects with a lower score (detection); default: %(default)s',
+    )
+    parser.add_argument('--no-pictures', action='store_true', help='write only the JSON file')
     return parser
 
 
@@ -53,7 +60,7 @@ def main(argv=None):
 
 
 def infer(predictor, paths, args):
-    """Predict images, write results, report what is skipped.
+    """Predict images, write the results, and report which images are skipped.
 
     Args:
         predictor: from :func:`~mmdefmamba.apis.predictors.get_predictor`.
@@ -90,7 +97,7 @@ def infer(predictor, paths, args):
                 predicted.append(entry)
                 print(f'{_shown(path)}: {predictor.summary(result)}')
     finally:
-        # also what was done before an interruption
+        # after an interruption, too: the file then has the images up to there
         document = {
             'task': predictor.task,
             'config': args.config,
@@ -106,13 +113,13 @@ def infer(predictor, paths, args):
 
 
 def _results(predictor, paths, batch_size):
-    """Yield (path, image, data sample) in order; an error in place of the data sample where there is one."""
+    """Yield (path, image, data sample) in order. An image that fails has its error in place of the data sample."""
     for batch in _batches(paths, batch_size, predictor.any_sizes):
         good = [(path, image) for path, image in batch if not isinstance(image, Exception)]
         try:
             samples = predictor.predict([image for _, image in good]) if good else []
         except BAD_IMAGE:
-            # one of them: find out which
+            # one image of the batch is at fault: predict each alone
             samples = [_attempt(lambda image: predictor.predict([image])[0], image) for _, image in good]
         samples = iter(samples)
         for path, image in batch:
@@ -120,7 +127,7 @@ def _results(predictor, paths, batch_size):
 
 
 def _batches(paths, size, any_sizes):
-    """Yield lists of (path, image or error), of at most ``size``; of one shape unless ``any_sizes``."""
+    """Yield lists of at most ``size`` pairs (path, image or error); of one shape unless ``any_sizes``."""
     batch, shape = [], None
     for path in paths:
         image = _attempt(read_image, path)
@@ -143,7 +150,7 @@ def _attempt(function, argument):
 
 
 def _present(predictor, path, image, sample, draw):
-    """An image's entry in the JSON file, and its pictures by kind."""
+    """Return the entry of an image in the JSON file, and its pictures by kind."""
     entry = {'path': _shown(path), 'size': list(image.shape[:2]), **predictor.describe(sample)}
     pictures = {}
     if draw:
@@ -155,7 +162,7 @@ def _present(predictor, path, image, sample, draw):
 
 
 def _shown(path):
-    """A path as text that every terminal and JSON reader takes: file names need not be UTF-8."""
+    """Return a path as text that every terminal and JSON reader takes: a file name may not be valid UTF-8."""
     return str(path).encode(errors='backslashreplace').decode()
 
 

@@ -1,4 +1,4 @@
-"""What the tools that draw a trained network share: its options, and errors in one line."""
+"""What the tools that draw a trained network share: the options that name it, and errors in one line."""
 
 import argparse
 
@@ -7,17 +7,17 @@ from .run_options import CfgOptions
 
 
 def network_parser(description):
-    """A parser with the options that name a network: config, checkpoint, --device and --cfg-options."""
+    """Return a parser with the options that name a network: config, checkpoint, --device and --cfg-options."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of a config of any of the three tasks')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
-    parser.add_argument('--device', help='cpu, cuda, ..., by default the CPU')
+    parser.add_argument('--device', help='cpu, cuda, ...; default: cpu')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='change the config')
     return parser
 
 
 def load_network(args):
-    """The config and the model that the options of :func:`network_parser` name.
+    """Return the config and the model that the options of :func:`network_parser` name.
 
     Raises:
         OSError, ValueError: as :func:`~mmdefmamba.get_model`.
@@ -28,7 +28,7 @@ def load_network(args):
 
 
 def run_tool(parser, argv, draw):
-    """Call ``draw`` with the parsed options; where it raises OSError or ValueError, say so and exit with 2."""
+    """Call ``draw`` with the parsed options. Print an OSError or ValueError in one line and exit with 2."""
     args = parser.parse_args(argv)
     try:
         draw(args)

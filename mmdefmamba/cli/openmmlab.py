@@ -1,4 +1,4 @@
-"""Run a tool that mmpretrain, mmdet or mmseg brings, with the backbone registered and the environment mended.
+"""Run a tool of mmpretrain, mmdet or mmseg with our backbone registered and our mends applied.
 
 python tools/openmmlab.py mmdet                                       lists the tools
 python tools/openmmlab.py mmdet analysis_tools/browse_dataset CONFIG  runs one, with its own options
@@ -14,7 +14,7 @@ LIBRARIES = ('mmpretrain', 'mmdet', 'mmseg')
 
 
 def tool_paths(library):
-    """The tools of an installed library: {name: path}; where it was installed from its sources, those beside it.
+    """Return the tools of an installed library, {name: path}; for an installation from sources, those beside it.
 
     Raises:
         ModuleNotFoundError: the library is not installed.
@@ -25,23 +25,23 @@ def tool_paths(library):
     package = Path(spec.submodule_search_locations[0])
     folder = next((folder for folder in (package / '.mim/tools', package.parent / 'tools') if folder.is_dir()), None)
     if folder is None:
-        raise FileNotFoundError(f'{library} in {package} brings no tools')
+        raise FileNotFoundError(f'{library} in {package} has no folder of tools')
     return {str(path.relative_to(folder).with_suffix('')): path for path in sorted(folder.rglob('*.py'))}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('library', choices=LIBRARIES)
-    parser.add_argument('tool', nargs='?', help='its path below the tools folder, without .py')
-    parser.add_argument('args', nargs=argparse.REMAINDER, help="the tool's own")
+    parser.add_argument('tool', nargs='?', help='path of the tool in the tools folder, without .py; default: list all')
+    parser.add_argument('args', nargs=argparse.REMAINDER, help='arguments of the tool')
     args = parser.parse_args(argv)
     tools = tool_paths(args.library)
     if args.tool is None:
         print(*tools, sep='\n')
         return
     if args.tool not in tools:
-        parser.error(f'{args.library} has no tool {args.tool!r}; without a name they are listed')
+        parser.error(f'{args.library} has no tool {args.tool!r}. Leave out the name to list all tools')
     path = tools[args.tool]
     sys.argv = [str(path), *args.args]
-    sys.path.insert(0, str(path.parent))  # what is beside a tool is found when it is run, as if by its path
+    sys.path.insert(0, str(path.parent))  # a tool can import the files beside it, as when it is run by its path
     runpy.run_path(str(path), run_name='__main__')

@@ -1,4 +1,4 @@
-"""Print DefMamba's rows of the paper's tables 1-5, B2 and C3 with our parameters, FLOPs and measured scores."""
+"""Print the rows of DefMamba in tables 1-5, B2 and C3 of the paper, with our parameters, FLOPs and measured scores."""
 
 import argparse
 import contextlib
@@ -9,8 +9,10 @@ from ..paper.tables import paper_tables
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--tables', nargs='+', metavar='TABLE', help='some of 1 2 B2 3 C3 4 5, default all (minutes)')
+    parser.add_argument(
+        '--tables', nargs='+', metavar='TABLE', help='some of 1 2 B2 3 C3 4 5; default: all, which takes minutes'
+    )
     args = parser.parse_args()
-    with contextlib.redirect_stdout(sys.stderr):  # where the libraries may log: the output is the tables alone
+    with contextlib.redirect_stdout(sys.stderr):  # the libraries may log; stdout gets only the tables
         tables = paper_tables(args.tables)
     print(tables)

@@ -1,4 +1,4 @@
-"""Train, test and picture a small DefMamba on a CPU, from data that comes with the installed packages."""
+"""Train and test a small DefMamba on a CPU and draw its predictions, with data from the installed packages."""
 
 import argparse
 import importlib
@@ -10,7 +10,7 @@ TASKS = ('classification', 'detection', 'segmentation')
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('task', choices=TASKS)
-    parser.add_argument('--work-dir', help='where everything goes, default work_dirs/quickstart_TASK')
+    parser.add_argument('--work-dir', help='folder for all results; default: work_dirs/quickstart_TASK')
     args = parser.parse_args()
     work_dir = Path(args.work_dir or f'work_dirs/quickstart_{args.task}')
     importlib.import_module(f'mmdefmamba.quickstart.{args.task}').run(work_dir)

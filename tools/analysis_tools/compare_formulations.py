@@ -1,4 +1,4 @@
-"""Print the measurements of docs/fidelity.md: the two formulations, and ours against the authors' recorded numbers."""
+"""Print the measurements of docs/fidelity.md: the two formulations, and parity with the authors' recorded numbers."""
 
 from mmdefmamba.cli.compare_formulations import main
 

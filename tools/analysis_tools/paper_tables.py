@@ -1,4 +1,4 @@
-"""Print DefMamba's rows of the paper's tables 1-5, B2 and C3 with our parameters, FLOPs and measured scores."""
+"""Print the rows of DefMamba in tables 1-5, B2 and C3 of the paper, with our parameters, FLOPs and measured scores."""
 
 from mmdefmamba.cli.paper_tables import main
 

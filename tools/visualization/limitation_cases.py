@@ -1,4 +1,4 @@
-"""Draw the limitation of figure 6 of the paper for an image: the whole of it, a part, and a regular pattern of it."""
+"""Draw the limitation in figure 6 of the paper for an image: the image, a part of it, and a regular pattern of it."""
 
 from mmdefmamba.cli.draw_limitation_cases import main
 

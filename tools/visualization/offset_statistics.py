@@ -1,4 +1,4 @@
-"""Print and draw how far the deformable scans of a network move points and tokens, stage by stage."""
+"""Print and draw how far the deformable scans of a network move points and tokens in each stage."""
 
 from mmdefmamba.cli.draw_offset_statistics import main
 

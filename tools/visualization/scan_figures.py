@@ -1,4 +1,4 @@
-"""Draw what a block does with images: its points, its scan orders, and what a token hears of the others."""
+"""Draw what a block does with images: its points, its scan orders, and what a token receives from the others."""
 
 from mmdefmamba.cli.draw_scan_figures import main
 

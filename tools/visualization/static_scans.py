@@ -1,4 +1,4 @@
-"""Draw the paths of all registered scans that need no trained network, as figure 1 of the paper does."""
+"""Draw the paths of all registered scans that need no trained network, like figure 1 of the paper."""
 
 from mmdefmamba.cli.draw_static_scans import main
 
