@@ -4,29 +4,33 @@ Defect: both ask ``pkgutil.find_loader`` whether mmcv has compiled operators, a 
 optimizer that MMEngine builds asks this.
 Seen in: mmengine 0.11.0rc3 and mmcv-lite 2.1.0, with Python 3.14.
 Can go: when both use ``importlib.util.find_spec``.
+
+The mend gives the two modules that ask a ``pkgutil`` of their own. Replacing their functions would not be enough: other
+modules may have imported them by name before.
 """
 
-import functools
 import importlib.util
 import pkgutil
+from types import SimpleNamespace
 
 from .marks import replace
 
-_EXTENSION = 'mmcv._ext'
-
 
 def apply(module):
-    """Replace the function of MMEngine's or mmcv's ``module`` that asks; returns whether this Python needs that."""
+    """Give ``module`` of MMEngine or mmcv a pkgutil with find_loader; returns whether this Python needs that."""
     if hasattr(pkgutil, 'find_loader'):
         return False
-    name = next(name for name in ('mmcv_full_available', 'check_ops_exist') if hasattr(module, name))
-    return replace(module, name, lambda old: functools.wraps(old)(_has_operators), 'find_loader')
+    return replace(module, 'pkgutil', _with_find_loader, 'find_loader')
 
 
-def _has_operators():
+def _with_find_loader(original):
+    return SimpleNamespace(**vars(original) | {'find_loader': find_loader})
+
+
+def find_loader(name):
+    """Return the loader of a module, or None; as ``pkgutil.find_loader`` did until Python 3.13."""
     try:
-        spec = importlib.util.find_spec(_EXTENSION)
-    except ModuleNotFoundError:  # mmcv is not installed
-        return False
-    # a spec without a loader is that of the stand-in, see mmcv_ops
-    return spec is not None and spec.loader is not None
+        spec = importlib.util.find_spec(name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ImportError(f'cannot find the spec of {name!r}: {error}') from error
+    return None if spec is None else spec.loader

@@ -60,7 +60,7 @@ def test_found_and_skipped_models_are_printed(work_dirs, capsys):
     assert [model.name for model in models] == ['again', 'classification', 'defmamba_pico_digits']
     captured = capsys.readouterr()
     assert captured.out.count('found ') == 3 and 'found classification: ' in captured.out
-    assert captured.err.count('passed over ') == 2
+    assert captured.err.count('skipped ') == 2
 
 
 def test_missing_models_are_an_error_with_the_remedy(work_dirs, tmp_path, capsys):

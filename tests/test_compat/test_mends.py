@@ -203,22 +203,43 @@ def test_marks_of_a_mend_and_a_guard_stand_side_by_side():
 # ---- Python 3.14
 
 
-@pytest.mark.parametrize('name', ['mmcv_full_available', 'check_ops_exist'])
-def test_operators_are_found_without_find_loader(name, monkeypatch):
+ASK = """
+import importlib, pkgutil, sys
+if hasattr(pkgutil, 'find_loader'):
+    del pkgutil.find_loader  # as in Python 3.14
+sys.path.insert(0, {folder!r})
+{first}
+from mmengine.utils.dl_utils import mmcv_full_available
+{second}
+from mmcv.utils.ext_loader import check_ops_exist
+from mmengine.optim.optimizer import default_constructor
+print(mmcv_full_available(), default_constructor.mmcv_full_available(), check_ops_exist())
+print(hasattr(pkgutil, 'find_loader'))
+"""
+
+
+@pytest.mark.parametrize('order', [('import mmdefmamba', ''), ('', 'import mmdefmamba')])
+def test_operators_are_found_without_find_loader_in_every_order_of_imports(order, tmp_path):
+    """Whoever imported the functions by name before the mend gets the mended answer, too."""
+    printed, _ = run(ASK.format(first=order[0], second=order[1], folder=str(tmp_path)))
+    assert printed == ['False False False', 'False']
+
+
+def test_find_loader_tells_whether_a_module_has_a_loader(monkeypatch):
+    import json
     import pkgutil
 
-    module = SimpleNamespace(**{name: lambda: 1 / 0})
-    monkeypatch.delattr(pkgutil, 'find_loader', raising=False)
-    assert find_loader.apply(module) is True
-    for spec, expected in (
-        (SimpleNamespace(loader=object()), True),
-        (SimpleNamespace(loader=None), False),  # the stand-in
-        (None, False),
-    ):
-        monkeypatch.setattr('importlib.util.find_spec', lambda name, spec=spec: spec)
-        assert getattr(module, name)() is expected
+    assert find_loader.find_loader('json') is json.__loader__
+    assert find_loader.find_loader('no_such_module') is None
+    with pytest.raises(ImportError, match="cannot find the spec of 'no_such_package.module'"):
+        find_loader.find_loader('no_such_package.module')
     monkeypatch.setattr(pkgutil, 'find_loader', lambda name: None, raising=False)
-    assert find_loader.apply(SimpleNamespace(**{name: None})) is False
+    assert find_loader.apply(SimpleNamespace(pkgutil=pkgutil)) is False
+    monkeypatch.delattr(pkgutil, 'find_loader')
+    module = SimpleNamespace(pkgutil=pkgutil)
+    assert find_loader.apply(module) is True and find_loader.apply(module) is False
+    assert module.pkgutil.find_loader is find_loader.find_loader
+    assert module.pkgutil.walk_packages is pkgutil.walk_packages
 
 
 # ---- data workers
