@@ -231,7 +231,7 @@ def test_find_loader_tells_whether_a_module_has_a_loader(monkeypatch):
 
     assert find_loader.find_loader('json') is json.__loader__
     assert find_loader.find_loader('no_such_module') is None
-    with pytest.raises(ImportError, match="cannot find the spec of 'no_such_package.module'"):
+    with pytest.raises(ImportError, match=r"cannot find the spec of 'no_such_package\.module'"):
         find_loader.find_loader('no_such_package.module')
     monkeypatch.setattr(pkgutil, 'find_loader', lambda name: None, raising=False)
     assert find_loader.apply(SimpleNamespace(pkgutil=pkgutil)) is False
