@@ -134,7 +134,7 @@ def draw():
     ]
 
 
-def test_file_names_tell_their_room():
+def test_file_names_are_unique_across_rooms():
     rooms = defaultdict(set)
     for path in FILES:
         rooms[path.name].add(path.relative_to(PACKAGE).parts[0])

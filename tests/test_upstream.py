@@ -87,7 +87,7 @@ def test_name_that_is_replaced_exists(name):
     assert hasattr(defined(REPLACED[name]), name)
 
 
-def test_state_of_the_checkpoint_hook_has_its_names():
+def test_checkpoint_hook_has_the_attributes_that_we_read():
     source = inspect.getsource(defined('mmengine.hooks:CheckpointHook'))
     assert all(f'self.{name}' in source for name in STATE_OF_THE_CHECKPOINT_HOOK)
     assert callable(torch._C.PyTorchFileReader)

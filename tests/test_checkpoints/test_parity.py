@@ -20,7 +20,7 @@ def assert_close(errors, values, gradients):
 @pytest.mark.parametrize(
     'dtype, values, gradients', [(torch.float64, VALUES, GRADIENTS), (torch.float32, 1e-3, 1e-3)], ids=['f64', 'f32']
 )
-def test_network_equals_record(checkpoint, record, backend, dtype, values, gradients):
+def test_network_matches_recorded_outputs(checkpoint, record, backend, dtype, values, gradients):
     assert_close(parity(checkpoint, record, backend, dtype=dtype), values, gradients)
 
 
@@ -28,7 +28,7 @@ def test_network_equals_record(checkpoint, record, backend, dtype, values, gradi
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize('backend', sorted(BACKENDS))
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['f64', 'f32'])
-def test_network_equals_record_on_gpu(checkpoint, record, backend, dtype, monkeypatch):
+def test_network_matches_recorded_outputs_on_gpu(checkpoint, record, backend, dtype, monkeypatch):
     reason = unavailable_reason(backend, torch.empty(1, dtype=dtype, device='cuda'))
     if reason:
         pytest.skip(f'{backend}: {reason}')
@@ -38,7 +38,7 @@ def test_network_equals_record_on_gpu(checkpoint, record, backend, dtype, monkey
 
 
 @pytest.mark.parametrize('point', POINTS)
-def test_record_tells_each_point_of_difference(checkpoint, record, point):
+def test_record_detects_each_difference_between_formulations(checkpoint, record, point):
     errors = parity(checkpoint, record, points=[point])
     gradients = {name: error for name, error in errors.items() if name.startswith('grad.')}
     values = {name: error for name, error in errors.items() if name not in gradients}
@@ -50,7 +50,7 @@ def test_record_tells_each_point_of_difference(checkpoint, record, point):
         assert min(values.values()) > 10 * VALUES
 
 
-def test_record_tells_the_order(checkpoint, record, monkeypatch):
+def test_record_detects_a_changed_scan_order(checkpoint, record, monkeypatch):
     # where the reference indices lie closer together, offsets reach further: another order, seen in every value
     index = deformable.reference_index
     monkeypatch.setattr(deformable, 'reference_index', lambda *args: index(*args) / 2)

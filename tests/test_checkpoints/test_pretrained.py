@@ -49,7 +49,7 @@ def test_backbone_loads_a_classification_checkpoint_and_reports_it(classifier, t
 
 
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
-def test_prefix_may_end_in_a_dot_or_not(classifier, prefix):
+def test_prefix_works_with_and_without_trailing_dot(classifier, prefix):
     path, state = classifier
     backbone = build(path, prefix=prefix)
     backbone.init_weights()
@@ -121,7 +121,7 @@ def backbone_size(size):
     return (size, size) if isinstance(size, int) else size
 
 
-def test_a_resized_table_is_the_same_function_of_the_position():
+def test_resized_table_is_the_same_function_of_position():
     """A larger table, at the normalised positions of the smaller one's entries, has their values."""
     torch.manual_seed(0)
     small, large = (DefMamba(**{**SMALL, 'pretrain_img_size': side}) for side in (16, 28))
@@ -136,7 +136,7 @@ def test_a_resized_table_is_the_same_function_of_the_position():
         torch.testing.assert_close(read, table)
 
 
-def test_images_are_seen_alike_with_resized_tables():
+def test_features_do_not_change_with_resized_tables():
     torch.manual_seed(0)
     small, large = (DefMamba(**{**SMALL, 'pretrain_img_size': side}).double().eval() for side in (32, 60))
     for name, parameter in small.named_parameters():
@@ -160,7 +160,7 @@ def test_tables_of_the_other_formulation_are_refused(file, model, tmp_path):
         DefMamba(**SMALL, formulation=model).load_state_dict(state)
 
 
-def test_tables_of_neither_formulation_are_refused():
+def test_tables_of_an_impossible_size_are_refused():
     state = DefMamba(**SMALL).state_dict()
     state['stages.1.0.dssm.scans.2.offset_bias.table'] = torch.zeros(16, 9, 9)
     with pytest.raises(ValueError, match=r'the checkpoint, 8 x 8, 9 x 9, belong to no formulation'):
@@ -198,7 +198,7 @@ torch.save(found, sys.argv[2])
 """
 
 
-def test_modules_of_others_load_exactly_as_without_us(tmp_path):
+def test_other_modules_load_exactly_as_without_this_package(tmp_path):
     """mmpretrain's ViT resizes its position embedding in a loading hook; a process without this package is compared."""
     results = []
     for name, first in (('with', 'import mmdefmamba'), ('without', '')):

@@ -30,7 +30,7 @@ def random_weights(arch, formulation='released', num_classes=5):
 # ---- renaming
 
 
-def test_scans_keep_their_order_and_every_name_its_tensor(checkpoint):
+def test_names_are_converted_and_scans_keep_their_order(checkpoint):
     theirs, ours = checkpoint['model'], convert_released(checkpoint)
     assert len(ours) == len(theirs) == 159
     for name, their_name in {
@@ -62,7 +62,7 @@ def test_round_trip_is_exact(checkpoint, wrap, assert_same):
     assert_same(export_released(convert_released(reordered)), checkpoint['model'])
 
 
-def test_downstream_file_keeps_foreign_names(checkpoint, assert_same):
+def test_downstream_file_keeps_names_of_other_modules(checkpoint, assert_same):
     file = downstream(checkpoint)
     ours = convert_released(file)
     assert ours['backbone.norm1.bias'] is file['state_dict']['backbone.outnorm1.bias']
@@ -77,13 +77,13 @@ def test_downstream_file_keeps_foreign_names(checkpoint, assert_same):
     DefMamba(ARCH, formulation='released').load_state_dict(backbone, strict=True)
 
 
-def test_head_beside_four_output_norms_is_no_released_classifier(checkpoint, assert_same):
+def test_head_next_to_output_norms_is_not_renamed_as_classifier(checkpoint, assert_same):
     file = downstream(checkpoint)
     file['state_dict'] |= {'head.fc.weight': torch.rand(2, 128), 'head.fc.bias': torch.rand(2)}
     assert_same(export_released(convert_released(file)), file['state_dict'])
 
 
-def test_averaged_weights_on_request_only(checkpoint, assert_same):
+def test_averaged_weights_are_used_only_on_request(checkpoint, assert_same):
     checkpoint['model_ema'] = {name: weight + 1 for name, weight in checkpoint['model'].items()}
     assert_same(export_released(convert_released(checkpoint)), checkpoint['model'])
     assert_same(export_released(convert_released(checkpoint, ema=True)), checkpoint['model_ema'])
@@ -123,13 +123,13 @@ def test_conversion_draws_no_random_numbers(checkpoint):
         'classifier.head.bias',
     ],
 )
-def test_gap_is_named(checkpoint, name):
+def test_missing_parameter_is_named_in_the_error(checkpoint, name):
     del checkpoint['model'][name]
     with pytest.raises(ValueError, match=f'1 missing in the checkpoint: {name}$'):
         convert_released(checkpoint)
 
 
-def test_missing_block_and_stage_are_named(checkpoint):
+def test_missing_block_or_stage_is_named_in_the_error(checkpoint):
     without_stage = {k: v for k, v in checkpoint['model'].items() if not k.startswith('layers.1.blocks.')}
     with pytest.raises(ValueError, match=r'stage \[1\]'):
         convert_released(without_stage)
@@ -143,7 +143,7 @@ def test_missing_block_and_stage_are_named(checkpoint):
 @pytest.mark.parametrize(
     'name', ['layers.0.blocks.0.op.Ds.weight', 'layers.0.blocks.0.op.extra', 'outnorm3.weight', 'optimizer.step']
 )
-def test_leftover_is_named(checkpoint, name):
+def test_unexpected_parameter_is_named_in_the_error(checkpoint, name):
     checkpoint['model'][name] = torch.ones(3)
     with pytest.raises(ValueError, match=f'1 in the checkpoint but not in the model: {name}$'):
         convert_released(checkpoint)
@@ -152,7 +152,7 @@ def test_leftover_is_named(checkpoint, name):
 @pytest.mark.parametrize(
     'name', ['backbone.classifier.norm.weight', 'backbone.extra', 'layers.0.blocks.0.op.Ds', 'patch_embed.0.weight']
 )
-def test_leftover_of_a_downstream_file_is_named(checkpoint, name):
+def test_unexpected_parameter_of_a_downstream_file_is_named_in_the_error(checkpoint, name):
     file = downstream(checkpoint)
     file['state_dict'][name] = torch.ones(3)
     with pytest.raises(ValueError, match=f'1 in the checkpoint but not in the model: {name}$'):
@@ -177,7 +177,7 @@ def test_downstream_file_needs_all_output_norms(checkpoint):
         ('patch_embed.0.bias', (), (8,)),
     ],
 )
-def test_shape_that_does_not_fit_is_named(checkpoint, name, shape, expected):
+def test_wrong_shape_error_gives_name_and_both_shapes(checkpoint, name, shape, expected):
     checkpoint['model'][name] = torch.ones(shape)
     with pytest.raises(ValueError) as error:
         convert_released(checkpoint)
@@ -195,17 +195,17 @@ def test_shape_that_does_not_fit_is_named(checkpoint, name, shape, expected):
         ({'model': {'layer1.0.conv1.weight': torch.ones(1)}}, 'no checkpoint of a DefMamba: .* 1 parameters'),
     ],
 )
-def test_what_is_no_such_file_is_refused(file, message):
+def test_file_without_released_weights_is_refused(file, message):
     with pytest.raises(ValueError, match=message):
         convert_released(file)
 
 
-def test_converted_weights_are_not_converted_again(checkpoint):
+def test_converting_twice_is_refused(checkpoint):
     with pytest.raises(ValueError, match='naming of mmdefmamba already'):
         convert_released({'state_dict': convert_released(checkpoint)})
 
 
-def test_export_refuses_what_the_released_code_is_not():
+def test_export_refuses_weights_that_the_released_code_cannot_hold():
     with pytest.raises(ValueError, match="computes formulation='released', these weights belong to 'paper'"):
         export_released(random_weights(ARCH, 'paper'))
     weights = random_weights(ARCH)
@@ -224,7 +224,7 @@ def test_export_refuses_what_the_released_code_is_not():
 
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
 @pytest.mark.parametrize('arch', ['tiny', 'small', ARCH, {'embed_dims': (8, 16), 'depths': (1, 3)}], ids=str)
-def test_network_is_inferred(arch, formulation):
+def test_network_is_inferred_from_shapes(arch, formulation):
     assert infer_network(random_weights(arch, formulation)) == (arch, formulation, 5)
 
 
@@ -234,7 +234,7 @@ def test_network_without_head_or_at_another_size_is_inferred():
     assert infer_network(weights) == (ARCH, 'paper', None)
 
 
-def test_tables_of_no_formulation_are_refused(checkpoint):
+def test_tables_that_fit_no_formulation_are_refused(checkpoint):
     weights = random_weights(ARCH, 'paper')
     weights['backbone.stages.1.0.dssm.scans.2.offset_bias.table'] = torch.ones(32, 7, 7)
     with pytest.raises(ValueError, match='tables of one size'):

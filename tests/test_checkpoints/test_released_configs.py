@@ -26,7 +26,7 @@ def leaves(node, path=''):
 
 
 @pytest.mark.parametrize('size', 'tsb')
-def test_classification_differs_only_in_what_was_released(size):
+def test_released_classification_configs_differ_only_in_formulation_and_interpolation(size):
     name = f'classification/defmamba_{size}_in1k'
     released = leaves(Config.fromfile(CONFIGS / f'{name}_released.py').to_dict())
     paper = leaves(Config.fromfile(CONFIGS / f'{name}.py').to_dict())
@@ -36,7 +36,7 @@ def test_classification_differs_only_in_what_was_released(size):
 
 @pytest.mark.parametrize('size', 'tsb')
 @pytest.mark.parametrize('name', ['detection/mask_rcnn_defmamba_{}_1x', 'segmentation/upernet_defmamba_{}_160k'])
-def test_downstream_differs_only_in_the_formulation(name, size):
+def test_released_downstream_configs_differ_only_in_formulation(name, size):
     path = CONFIGS / f'{name.format(size)}_released.py'
     paper = path.with_name(f'{Path(name).name.format(size)}.py')
     assert paper.exists()

@@ -21,7 +21,7 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'model_converters' / 'convert_relea
 ARCH = {'embed_dims': (16, 32, 64, 128), 'depths': (1, 2, 1, 1)}  # of the checkpoint
 
 
-def test_file_is_converted_whole(released_file, checkpoint, tmp_path, assert_same):
+def test_file_is_converted_completely(released_file, checkpoint, tmp_path, assert_same):
     target = tmp_path / 'ours.pth'
     written = convert_file(released_file, target)
     read = torch.load(target, weights_only=True)
@@ -39,7 +39,7 @@ def test_file_is_converted_whole(released_file, checkpoint, tmp_path, assert_sam
     assert os.listdir(tmp_path) == ['ours.pth']
 
 
-def test_training_file_with_its_settings_is_read_without_trust(checkpoint, tmp_path, monkeypatch, assert_same):
+def test_training_file_with_yacs_settings_needs_no_trust(checkpoint, tmp_path, monkeypatch, assert_same):
     class CfgNode(dict):  # as yacs has it: a dict with attributes
         def __init__(self, *args):
             super().__init__(*args)
@@ -63,7 +63,7 @@ class Attack:
         return os.mkdir, ('attacked',)
 
 
-def test_pickled_code_is_refused_by_name(checkpoint, tmp_path, monkeypatch):
+def test_pickled_code_is_refused_and_named(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(checkpoint | {'config': Attack()}, 'attack.pth')
     with pytest.raises(pickle.UnpicklingError, match=r'mkdir.*--trust'):
@@ -120,7 +120,7 @@ def run_tool(monkeypatch, capsys, *args):
     return message, capsys.readouterr().out
 
 
-def test_tool_converts_and_says_what(checkpoint, tmp_path, monkeypatch, capsys, assert_same):
+def test_tool_converts_and_describes_the_file(checkpoint, tmp_path, monkeypatch, capsys, assert_same):
     source, target = tmp_path / 'theirs.pth', tmp_path / 'ours.pth'
     checkpoint['model_ema'] = {name: weight + 1 for name, weight in checkpoint['model'].items()}
     torch.save(checkpoint, source)
@@ -166,7 +166,7 @@ def test_tool_says_what_is_wrong_with_a_file(released_file, tmp_path, monkeypatc
 # ---- released://
 
 
-def test_mmengine_loads_the_authors_file_itself(released_file, checkpoint, assert_same):
+def test_mmengine_loads_a_released_file_directly(released_file, checkpoint, assert_same):
     ours = convert_released(checkpoint)
     expected = {k.removeprefix('backbone.'): v for k, v in ours.items() if k.startswith('backbone.')}
     model = DefMamba(
@@ -187,7 +187,7 @@ def test_mmengine_loads_the_authors_file_itself(released_file, checkpoint, asser
     assert loaded['meta'] == {'arch': ARCH, 'formulation': 'released', 'num_classes': 10}
 
 
-def test_scheme_refuses_another_file(tmp_path):
+def test_released_scheme_refuses_other_files(tmp_path):
     torch.save({'state_dict': {'conv.weight': torch.ones(1)}}, tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='no checkpoint of a DefMamba'):
         load_checkpoint(DefMamba(ARCH), f'released://{tmp_path / "other.pth"}')

@@ -35,7 +35,7 @@ def test_every_supported_python_is_tested():
     assert {python for python, _ in runs()} == {*supported}
 
 
-def test_the_workflow_may_read_and_no_more():
+def test_workflow_has_read_permission_only():
     assert WORKFLOW['permissions'] == {'contents': 'read'}
     assert 'permissions' not in JOB
     assert int(JOB['timeout-minutes']) <= 60

@@ -47,7 +47,7 @@ def test_version_is_read_without_importing_the_package(metadata):
     assert metadata()['version'] == __version__
 
 
-def test_every_folder_of_the_package_is_one(metadata):
+def test_every_folder_has_an_init_file(metadata):
     assert metadata()['packages'] == ['mmdefmamba', 'mmdefmamba.*']
     folders = {path.parent for path in (ROOT / 'mmdefmamba').rglob('*.py')}
     assert [folder for folder in folders if not (folder / '__init__.py').exists()] == []

@@ -28,14 +28,14 @@ def metric(tools, tiny_config, trained, tmp_path_factory):
     return accuracy(tools['test'], tmp_path_factory.mktemp('metric'), tiny_config, trained / 'epoch_2.pth')
 
 
-def test_checkpoint_tests_as_it_was_validated(trained, logged, metric):
+def test_checkpoint_scores_the_same_in_test_and_validation(trained, logged, metric):
     training, validation = logged(trained)
     assert [line['epoch'] for line in training] == [1] * 4 + [2] * 4
     assert [line['step'] for line in validation] == [1, 2]
     assert metric == validation[-1]['accuracy/top1']
 
 
-def test_resume_goes_on_where_training_stopped(tools, tiny_config, trained, logged, tmp_path):
+def test_resume_continues_where_training_stopped(tools, tiny_config, trained, logged, tmp_path):
     before, _ = logged(trained)
     work_dir = shutil.copytree(trained, tmp_path / 'resumed')
     options = ['--work-dir', str(work_dir), '--no-validate', '--cfg-options', 'train_cfg.max_epochs=3']

@@ -77,7 +77,7 @@ print(len(names))
     assert int(count) > 15
 
 
-def test_names_are_registered_whenever_mmengine_is_imported():
+def test_classes_are_registered_in_any_import_order():
     build = "from mmengine.registry import MODELS; print(type(MODELS.build(dict(type='DefMamba'))).__name__)"
     for first in ('import mmdefmamba', 'import mmengine, mmdefmamba', 'import mmdet, mmdefmamba'):
         assert run(f'{first}; {build}')[0] == ['DefMamba']
@@ -138,20 +138,20 @@ def test_unknown_name_of_a_mend_is_an_error(value):
         compat._left_out('yaml_file')
 
 
-def test_no_line_is_printed_by_other_ranks_and_quiet_loggers():
+def test_other_ranks_and_quiet_loggers_print_no_lines():
     assert run('import mmdefmamba, mmengine.runner', RANK='1')[1] == []
     quiet = "import logging; logging.getLogger('mmdefmamba').setLevel('WARNING'); import mmdefmamba, mmengine.runner"
     assert run(quiet)[1] == []
 
 
-def test_lines_go_to_the_users_own_handlers_once():
+def test_mend_lines_go_once_to_the_users_handlers():
     code = 'import logging, sys; logging.basicConfig(level="INFO", stream=sys.stdout, format="mine %(message)s"); '
     printed, logged = run(code + 'import mmdefmamba, mmengine.runner')
     assert sum('mine mend yaml_files' in line for line in printed) == 1
     assert not any('mend yaml_files' in line for line in logged)
 
 
-def test_lines_of_a_run_are_in_its_log(tmp_path):
+def test_package_log_lines_reach_the_log_of_the_run(tmp_path):
     code = f"""
 import logging, mmdefmamba, mmengine.runner
 from mmengine.logging import MMLogger
@@ -173,7 +173,7 @@ logging.getLogger('mmdefmamba').info('a choice')
         (yaml_files, 'Loader', type('Loader', (), {})),
     ],
 )
-def test_a_mend_is_applied_once_and_not_misled_by_decorators(mend, name, value):
+def test_mend_is_applied_exactly_once_despite_decorators(mend, name, value):
     decorated = value
     if not isinstance(value, type):
 
@@ -193,7 +193,7 @@ def test_a_mend_is_applied_once_and_not_misled_by_decorators(mend, name, value):
         assert mended((4, 4), 1) == (1, 7)
 
 
-def test_marks_of_a_mend_and_a_guard_stand_side_by_side():
+def test_mend_and_guard_can_wrap_the_same_function():
     owner = SimpleNamespace(function=lambda: 'a')
     for mark in ('one', 'two', 'one'):
         replace(owner, 'function', lambda old, mark=mark: functools.wraps(old)(lambda: f'{old()}{mark}'), mark)
@@ -229,7 +229,7 @@ def set_up():
 
 
 @pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
-def test_mends_hold_in_data_workers(method, tmp_path):
+def test_mends_are_active_in_data_workers(method, tmp_path):
     """A script with a dataset that does not import this package; __name__ as a module, so that nothing else does."""
     (tmp_path / 'dataset_of_others.py').write_text(
         'class Dataset:\n'
@@ -251,7 +251,7 @@ def test_mends_hold_in_data_workers(method, tmp_path):
     assert done.stdout.splitlines() == ['[(1, True), (1, True)]'], done.stderr
 
 
-def test_workers_call_what_was_set_up_for_them(monkeypatch):
+def test_data_workers_call_registered_setup_functions(monkeypatch):
     monkeypatch.setattr(data_workers, '_setups', {})
     data_workers.set_up_workers('a', set_up)
     data_workers.set_up_workers('b', set_up)

@@ -99,7 +99,7 @@ def rounded(dtype, *shape, seed=0):
 @pytest.mark.parametrize('sampling_ratio', [0, 2])
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_is_the_numpy_definition(mode, aligned, sampling_ratio, size, scale, device):
+def test_roi_align_matches_numpy_reference(mode, aligned, sampling_ratio, size, scale, device):
     x, grad_output = rounded(torch.float32, 2, 2, 9, 13), rounded(torch.float32, len(ROIS), 2, *size, seed=1)
     rois = ROIS.copy()
     rois[:, 1:] /= scale
@@ -130,7 +130,7 @@ def test_roi_align_in_half_precision_rounds_only_the_result(mode, dtype, device)
 
 
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_gradcheck(mode):
+def test_roi_align_passes_gradcheck(mode):
     from mmcv.ops import roi_align
 
     x = rounded(torch.float64, 2, 1, 5, 6).requires_grad_()
@@ -139,7 +139,7 @@ def test_roi_align_gradcheck(mode):
 
 
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_of_no_rois(mode):
+def test_roi_align_accepts_zero_rois(mode):
     output, grad = run_roi_align(
         torch.ones(2, 3, 5, 5), torch.zeros(0, 5), torch.zeros(0, 3, 7, 7), 'cpu', 7, 1.0, 0, mode, True
     )
@@ -159,7 +159,7 @@ def test_roi_align_does_not_hide_nan(mode, aligned):
     assert touched == [True, False, False]
 
 
-def test_max_takes_negative_samples_too():
+def test_max_pooling_keeps_negative_values():
     from mmcv.ops import roi_align
 
     x = torch.full((1, 1, 6, 6), -2e4)
@@ -191,7 +191,7 @@ def random_boxes(count, seed=0):
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('offset', [0, 1])
-def test_nms_is_the_numpy_definition(offset, dtype, device):
+def test_nms_matches_numpy_reference(offset, dtype, device):
     from mmcv.ops import nms
 
     boxes, scores = random_boxes(120)
@@ -211,7 +211,7 @@ def test_nms_keeps_a_box_at_the_threshold():
     assert nms(boxes, scores, 0.49)[1].tolist() == [0]
 
 
-def test_nms_of_nothing_and_with_limits():
+def test_nms_handles_empty_input_and_limits():
     from mmcv.ops import nms
 
     assert nms(torch.zeros(0, 4), torch.zeros(0), 0.5)[1].tolist() == []
@@ -238,7 +238,7 @@ def test_batched_nms_keeps_classes_apart():
 
 
 @needs_stand_in
-def test_another_operator_names_itself_and_the_remedy():
+def test_missing_operator_error_names_operator_and_remedy():
     from mmcv.ops import deform_conv2d
 
     with pytest.raises(NotImplementedError, match=r"'deform_conv_forward'.*MMCV_WITH_OPS=1.*mmcv==2\.1\.0.*< 82"):
@@ -258,7 +258,7 @@ def test_stand_in_behaves_as_a_module():
 
 
 @needs_stand_in
-def test_applying_again_changes_nothing(caplog):
+def test_applying_mends_again_changes_nothing(caplog):
     before = dict(vars(sys.modules['mmcv._ext']))
     with caplog.at_level('INFO', 'mmdefmamba'):
         compat.apply()
@@ -267,7 +267,7 @@ def test_applying_again_changes_nothing(caplog):
 
 
 @pytest.mark.parametrize('compiled', [True, False])
-def test_only_a_mmcv_without_extension_is_mended(compiled, tmp_path, monkeypatch):
+def test_only_mmcv_without_compiled_extension_is_mended(compiled, tmp_path, monkeypatch):
     package = tmp_path / 'mmcv'
     package.mkdir()
     if compiled:

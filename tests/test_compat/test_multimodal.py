@@ -58,7 +58,7 @@ class PreTrainedModel:
 """
 
 
-def test_mmpretrain_imports_beside_new_transformers(tmp_path):
+def test_mmpretrain_can_be_imported_with_new_transformers(tmp_path):
     pytest.importorskip('pycocotools')  # without it mmpretrain offers no multimodal models anyway
     install_transformers(tmp_path, '5.0.0', NEW)
     code = (
@@ -72,7 +72,7 @@ def test_mmpretrain_imports_beside_new_transformers(tmp_path):
     assert output.splitlines()[-1] == 'False True'
 
 
-def test_all_three_libraries_import_together_without_a_warning():
+def test_all_three_libraries_can_be_imported_without_warnings():
     _, warnings = run_python('import mmdefmamba, mmpretrain.models, mmdet.models, mmseg.models')
     assert 'UserWarning' not in warnings and 'mmcv._ext' not in warnings
 
@@ -88,14 +88,14 @@ def test_all_three_libraries_import_together_without_a_warning():
         ('', sorted(multimodal._NEEDED)),
     ],
 )
-def test_missing_names_are_found_without_importing(modeling_utils, missing, tmp_path, monkeypatch):
+def test_missing_transformers_names_are_found_without_importing_it(modeling_utils, missing, tmp_path, monkeypatch):
     install_transformers(tmp_path, '4.49.0', 'raise AssertionError("must not be imported")\n' + modeling_utils)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'transformers', raising=False)
     assert multimodal._missing() == missing
 
 
-def test_the_models_are_switched_off_where_transformers_falls_short(tmp_path, monkeypatch):
+def test_multimodal_models_are_disabled_if_transformers_lacks_names(tmp_path, monkeypatch):
     install_transformers(tmp_path, '5.0.0', NEW)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'transformers', raising=False)
@@ -106,7 +106,7 @@ def test_the_models_are_switched_off_where_transformers_falls_short(tmp_path, mo
     assert multimodal.apply(dependency) is False
 
 
-def test_nothing_is_changed_where_transformers_suffices(tmp_path, monkeypatch):
+def test_multimodal_models_stay_enabled_if_transformers_has_all_names(tmp_path, monkeypatch):
     install_transformers(tmp_path, '4.49.0', OLD)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'transformers', raising=False)

@@ -22,7 +22,7 @@ def leaves(folder):
 
 
 @pytest.mark.parametrize('folder', BASES)
-def test_leaves_differ_from_their_base_in_the_scans_alone(folder):
+def test_ablation_configs_differ_from_their_base_only_in_scans(folder):
     base = Config.fromfile(CLASSIFICATION / BASES[folder])
     base.model.backbone.pop('scans', None)
     configs = deepcopy(leaves(folder))
@@ -33,7 +33,7 @@ def test_leaves_differ_from_their_base_in_the_scans_alone(folder):
 
 
 @pytest.mark.parametrize('folder', BASES)
-def test_names_say_what_is_scanned(folder):
+def test_ablation_config_names_match_their_scans(folder):
     for name, config in leaves(folder).items():
         *first, last = config.model.backbone.scans
         kind = last if isinstance(last, str) else last['type']

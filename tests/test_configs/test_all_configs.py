@@ -65,7 +65,7 @@ def batch(model, tree):
     return model.data_preprocessor(dict(inputs=inputs, data_samples=samples), training=True)
 
 
-def test_the_trees_are_complete():
+def test_all_expected_configs_exist():
     expected = {f'detection/mask_rcnn_defmamba_{size}_{kind}.py' for size in 'tsb' for kind in ('1x', 'ms_1x')}
     expected |= {f'segmentation/upernet_defmamba_{size}_160k.py' for size in 'tsb'}
     expected |= {f'classification/defmamba_{size}_in1k.py' for size in 'tsb'}
@@ -111,7 +111,7 @@ EXEMPT_STATE_SPACE = ('.A_log', '.D', '.dt_proj_bias', '.offset_bias.table')
         ('segmentation/upernet_defmamba_t_160k.py', 6e-5, 0.01),
     ],
 )
-def test_weight_decay_exempts_what_the_recipe_says(name, lr, weight_decay):
+def test_weight_decay_exempts_norms_biases_and_state_space_parameters(name, lr, weight_decay):
     cfg, model = build(name)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     assert type(optimizer) is torch.optim.AdamW
@@ -179,7 +179,7 @@ def test_segmentation_follows_its_recipe():
     assert rates == dict(t=0.1, s=0.3, b=0.4)
 
 
-def test_the_examples_of_the_docs_work(tmp_path):
+def test_config_examples_in_the_docs_work(tmp_path):
     page = (CONFIGS.parent / 'docs/detection_segmentation.md').read_text()
     longer, own = (block.partition('```')[0] for block in page.split('```python\n')[1:])
     configs = []

@@ -55,7 +55,7 @@ def tested(config, checkpoint, run_test_tool, tmp_path_factory):
     return folder
 
 
-def test_quickstart_prints_scores_costs_and_a_picture(trained):
+def test_quickstart_prints_scores_and_costs_and_saves_a_picture(trained):
     work_dir, (box, mask), output = trained
     table = output.rpartition('on digit scenes\n')[2]
     assert re.search(rf'box mAP, IoU 0.50 to 0.95 +{100 * box:.1f} %\n', table)
@@ -70,7 +70,7 @@ def test_quickstart_prints_scores_costs_and_a_picture(trained):
     assert np.abs(truth - prediction).max() > 0
 
 
-def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
+def test_test_tool_agrees_with_the_quickstart_and_saves_requested_files(
     trained, tested, config, checkpoint, run_test_tool, logged_metrics, tmp_path
 ):
     scores = logged_metrics(tested)
@@ -87,7 +87,7 @@ def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
         assert all(mask['size'] == [128, 128] for mask in found['masks'])
 
 
-def test_two_processes_predict_and_score_as_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
+def test_two_processes_predict_and_score_like_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
     """5 images do not split evenly over two processes; batches of another composition change the last bits."""
     folder = run_dist_test(config, checkpoint)
     expected, found = (pickle.loads((path / 'out.pkl').read_bytes()) for path in (tested, folder))
@@ -142,7 +142,7 @@ def test_det_inferencer_works_on_config_and_checkpoint(config, checkpoint, train
     assert len(list((tmp_path / 'vis').iterdir())) == 3
 
 
-def test_an_image_without_objects_is_learned_from_beside_others_and_alone(config):
+def test_image_without_objects_can_be_trained_on_alone_or_in_a_batch(config):
     model = _build(config)
     model.train()
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]

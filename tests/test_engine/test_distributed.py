@@ -99,7 +99,7 @@ def one_process(processes, config, request, tmp_path_factory):
 
 
 @pytest.mark.parametrize('world_size', [2, 4])
-def test_losses_are_those_of_one_process_with_the_same_total_batch(
+def test_losses_equal_those_of_one_process_with_the_same_total_batch(
     world_size, one_process, processes, config, request, tmp_path
 ):
     options = ['randomness.seed=0', f'train_dataloader.batch_size={TOTAL_BATCH // world_size}', *epochs(request)]
@@ -114,7 +114,7 @@ def test_losses_are_those_of_one_process_with_the_same_total_batch(
 
 
 @pytest.mark.parametrize('world_size', [4])
-def test_images_that_do_not_split_evenly(world_size, processes, config, tmp_path):
+def test_all_ranks_take_equally_many_steps_when_images_do_not_divide_evenly(world_size, processes, config, tmp_path):
     """61 images: the last batch is smaller, and some are drawn twice so that every rank takes as many steps."""
     options = ['train_dataloader.dataset.indices=61', 'train_dataloader.batch_size=6', 'train_cfg.max_epochs=2']
     assert run(processes, world_size, config, tmp_path / 'run', *options) == [0] * world_size
@@ -174,7 +174,7 @@ def running(word):
     return found
 
 
-def test_fsdp_on_a_cpu_is_refused_where_it_would_crash_later(monkeypatch):
+def test_fsdp_on_a_cpu_is_refused_before_pytorch_2_14(monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.12.0+cu130')
     monkeypatch.setattr(distributed, 'get_device', lambda: 'cpu')
     with pytest.raises(RuntimeError, match=r'FSDP on a CPU needs PyTorch 2.14, but this is 2.12.0'):

@@ -35,7 +35,7 @@ def merge(*views, max_per_img=10):
     return model.merge_preds([list(views)])[0].pred_instances
 
 
-def test_masks_of_mirrored_views_come_back_with_their_boxes():
+def test_masks_of_flipped_views_are_flipped_back_with_their_boxes():
     plain = view([[2, 3, 8, 9]], [0.6], [1], flip=False)
     # the same object, mirrored, with a higher score; and one that only this view has
     mirrored = view([[22, 3, 28, 9], [0, 10, 5, 18]], [0.9, 0.5], [1, 4], flip=True)
@@ -49,7 +49,7 @@ def test_masks_of_mirrored_views_come_back_with_their_boxes():
     assert len(merge(plain, mirrored, max_per_img=1)) == 1
 
 
-def test_an_image_without_predictions_stays_without():
+def test_merging_empty_predictions_gives_empty_predictions():
     empty = [view([], [], [], flip) for flip in (False, True)]
     merged = merge(*empty)
     assert merged.bboxes.shape == (0, 4)

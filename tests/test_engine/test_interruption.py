@@ -134,7 +134,7 @@ def saved(folder):
 @pytest.mark.parametrize(
     ('schedule', 'last'), [(BY_EPOCH, 'epoch_3.pth'), (BY_ITERATION, 'iter_12.pth')], ids=['epochs', 'iterations']
 )
-def test_killed_again_and_again_it_ends_with_the_same_weights(train, schedule, last, tmp_path, request):
+def test_training_killed_repeatedly_ends_with_the_same_weights(train, schedule, last, tmp_path, request):
     config = write_config(tmp_path, schedule)
     assert train([config, '--work-dir', tmp_path / 'whole']) == 0
     expected = saved_weights(tmp_path / 'whole', last)
@@ -181,7 +181,7 @@ def empty(path):
 
 
 @pytest.mark.parametrize('damage', [cut, flip_a_bit, spoil_the_list_of_contents, empty])
-def test_a_damaged_checkpoint_is_passed_over(three_epochs, damage, tmp_path, caplog):
+def test_damaged_checkpoint_is_skipped_when_resuming(three_epochs, damage, tmp_path, caplog):
     run = shutil.copytree(three_epochs, tmp_path / 'run')
     (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))
     assert find_resumable_checkpoint(run) == str(run / 'epoch_3.pth')
@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_is_passed_over(three_epochs, damage, tmp_path, cap
         find_resumable_checkpoint(run)
 
 
-def test_a_bit_that_changes_anywhere_is_noticed_or_does_no_harm(tmp_path):
+def test_changed_bit_is_detected_or_harmless(tmp_path):
     path, weights = tmp_path / 'epoch_1.pth', {'bias': torch.zeros(0), 'weight': torch.arange(12.0)}
     torch.save({'state_dict': weights}, path)
     whole, unnoticed = path.read_bytes(), 0
@@ -212,7 +212,7 @@ def test_a_bit_that_changes_anywhere_is_noticed_or_does_no_harm(tmp_path):
     assert unnoticed < len(whole) / 2
 
 
-def test_what_the_run_called_its_last_comes_first(three_epochs, tmp_path):
+def test_checkpoint_named_in_last_checkpoint_comes_first(three_epochs, tmp_path):
     run = shutil.copytree(three_epochs, tmp_path / 'run')
     # epoch_3.pth is an older run's; and where the note itself was lost, the highest number is taken
     (run / 'last_checkpoint').write_text(str(run / 'epoch_2.pth'))
@@ -235,7 +235,7 @@ def little_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
+def test_full_disk_error_names_the_file_and_keeps_the_old_one(tmp_path):
     backend = AtomicLocalBackend()
     backend.put_text('first', tmp_path / 'new/epoch_1.pth')
     message = r'epoch_1.pth \(0.5 MiB\) could not be written.*Make room.*--resume'
@@ -266,7 +266,7 @@ def make_hook(folder, hook=SafeCheckpointHook, **kwargs):
 
 
 @pytest.mark.parametrize('kind', [SafeCheckpointHook, CheckpointHook])
-def test_the_old_checkpoint_goes_when_the_new_one_stands(kind, tmp_path):
+def test_old_checkpoint_is_removed_only_after_the_new_one_is_written(kind, tmp_path):
     hook, runner = make_hook(tmp_path, kind)
     hook._save_checkpoint(runner)
     runner.epoch = 1
@@ -279,7 +279,7 @@ def test_the_old_checkpoint_goes_when_the_new_one_stands(kind, tmp_path):
     assert saved(tmp_path) == (['epoch_2.pth'] if kind is SafeCheckpointHook else [])
 
 
-def test_the_best_checkpoint_too(tmp_path):
+def test_old_best_checkpoint_is_removed_only_after_the_new_one_is_written(tmp_path):
     hook, runner = make_hook(tmp_path, save_best='score', rule='greater')
     runner.message_hub.get_info = lambda key: 0.5
     for epoch, fails in ((1, False), (2, False), (3, True)):

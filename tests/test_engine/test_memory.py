@@ -32,7 +32,7 @@ class Memory(Hook):
             self.note.write_text('\n'.join(self.lines))
 
 
-def test_memory_is_flat(processes, request, tmp_path):
+def test_training_memory_does_not_grow(processes, request, tmp_path):
     """The pico model, by default for a few steps; ``--steps 2000`` is the long run."""
     steps = request.config.getoption('--steps') or 48
     note = tmp_path / 'memory.txt'
@@ -53,7 +53,7 @@ def test_memory_is_flat(processes, request, tmp_path):
     assert min(row[1] for row in late) - min(row[1] for row in early) < 2**20
 
 
-def test_orders_of_many_sizes_do_not_pile_up(monkeypatch):
+def test_number_of_cached_orders_is_limited(monkeypatch):
     monkeypatch.setattr(scans_base, 'MAX_CACHED_ORDERS', 3)
     static = [name for name, scan in SCANS.module_dict.items() if issubclass(scan, scans_base.StaticScan)]
     model = DefMamba(dict(embed_dims=(4,), depths=(1,)), out_indices=0, scans=(*static, 'deformable')).eval()

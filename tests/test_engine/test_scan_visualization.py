@@ -48,7 +48,7 @@ def pictures(folder):
     return {path.name: cv2.imread(str(path))[..., ::-1] for path in folder.glob('*/vis_data/vis_image/*.png')}
 
 
-def test_training_is_bitwise_the_same(tmp_path):
+def test_drawing_does_not_change_the_training(tmp_path):
     # images of the training set, whose augmentations draw random numbers, in the middle of an epoch
     hook = dict(interval=3, by_epoch=False, images=1)
     without = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
@@ -63,7 +63,7 @@ def test_training_is_bitwise_the_same(tmp_path):
     assert not pictures(tmp_path / 'plain')
 
 
-def test_every_backend_gets_pictures_of_the_model_as_it_is(tmp_path, monkeypatch):
+def test_every_backend_receives_pictures_of_the_current_model(tmp_path, monkeypatch):
     written = []
 
     class SummaryWriter:
@@ -99,7 +99,7 @@ def test_every_backend_gets_pictures_of_the_model_as_it_is(tmp_path, monkeypatch
     assert (found['scan_order_stages.1.0_1_2.png'] == figure_to_rgb(draw_scan_order(picture, trace))).all()
 
 
-def test_the_first_of_two_processes_draws(processes, tmp_path):
+def test_only_the_first_of_two_processes_draws(processes, tmp_path):
     def train(rank):
         if rank:  # it must not even draw what the visualizer would then drop
             visualization.draw_scan_order = None
@@ -120,12 +120,12 @@ def test_the_first_of_two_processes_draws(processes, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['interval', 'images'])
-def test_options_are_checked(name):
+def test_options_must_be_positive(name):
     with pytest.raises(ValueError, match=f'{name} must be positive, got 0'):
         ScanVisualizationHook(**{name: 0})
 
 
-def test_blocks_that_are_not_there_end_the_run_at_its_start(tmp_path):
+def test_unknown_stage_stops_the_run_at_its_start(tmp_path):
     runner = Runner.from_cfg(tiny_config(tmp_path / 'wrong', dict(stage=4)))
     with pytest.raises(ValueError, match='stages of DefMamba must be from -2 to 1'):
         runner.train()

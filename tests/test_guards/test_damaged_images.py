@@ -25,7 +25,7 @@ def encoded(picture, suffix):
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp'])
-def test_whole_images_are_read_as_before(picture, suffix, tmp_path):
+def test_intact_images_are_read_as_without_the_guard(picture, suffix, tmp_path):
     path = tmp_path / f'whole{suffix}'
     path.write_bytes(encoded(picture, suffix))
     loaded = LoadImageFromFile().transform({'img_path': str(path)})
@@ -44,7 +44,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('name', DAMAGE)
-def test_damaged_images_are_named(picture, name, tmp_path):
+def test_damaged_image_error_gives_path_and_cause(picture, name, tmp_path):
     make, message = DAMAGE[name]
     path = tmp_path / name
     path.write_bytes(make(picture))
@@ -55,7 +55,7 @@ def test_damaged_images_are_named(picture, name, tmp_path):
         mmcv.imfrombytes(path.read_bytes())
 
 
-def test_missing_images_stay_what_they_are(tmp_path):
+def test_missing_image_still_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'gone.jpg could not be loaded: .*No such file'):
         LoadImageFromFile().transform({'img_path': str(tmp_path / 'gone.jpg')})
 
@@ -69,7 +69,7 @@ class Pictures(BaseDataset):
         super().__init__(**kwargs)
 
 
-def test_training_goes_on_without_them_where_the_config_says_so(picture, tmp_path, monkeypatch, caplog):
+def test_training_skips_damaged_images_on_request(picture, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(damaged_images, '_skipped', type(damaged_images._skipped)())
     warned = []
     monkeypatch.setattr(damaged_images, 'print_log', lambda text, logger, level: warned.append((level, text)))
@@ -114,7 +114,7 @@ WHOLE = {
 
 @pytest.mark.parametrize('appended', [b'', bytes(10_000), b'a video' * 100_000, b'\xff\xd8\xff' + bytes(5000)])
 @pytest.mark.parametrize('kind', WHOLE)
-def test_data_after_the_end_of_a_whole_image_is_free(picture, kind, appended):
+def test_data_after_the_end_of_an_image_is_allowed(picture, kind, appended):
     """Phones write such files: a second image, a depth map or a video follows."""
     whole = WHOLE[kind](picture)
     assert np.array_equal(mmcv.imfrombytes(whole + appended), mmcv.imfrombytes(whole))
@@ -122,7 +122,7 @@ def test_data_after_the_end_of_a_whole_image_is_free(picture, kind, appended):
 
 
 @pytest.mark.parametrize('kind', WHOLE)
-def test_an_image_cut_anywhere_is_noticed(picture, kind):
+def test_image_cut_at_any_byte_is_detected(picture, kind):
     whole = WHOLE[kind](picture)
     for end in range(8, len(whole) - 1, 7):
         assert damaged_images.image_damage(whole[:end]) is not None, f'{end} of {len(whole)} bytes'
@@ -141,7 +141,7 @@ def test_an_image_cut_anywhere_is_noticed(picture, kind):
         (UnidentifiedImageError('x'), OSError),
     ],
 )
-def test_errors_of_every_kind_name_the_file(error, kind, monkeypatch):
+def test_every_loading_error_names_the_file(error, kind, monkeypatch):
     def fail(*args, **kwargs):
         raise error
 

@@ -107,7 +107,7 @@ def build_all(cfg):
         runner.call_hook('before_train')
 
 
-def test_a_misspelt_key_is_named_or_free(unshrunk, config, forget_runs):
+def test_misspelt_key_is_reported_or_allowed(unshrunk, config, forget_runs):
     @unshrunk
     @hypothesis.given(st.data())
     def check(data):
@@ -131,7 +131,7 @@ def test_a_misspelt_key_is_named_or_free(unshrunk, config, forget_runs):
     check()
 
 
-def test_a_misspelt_type_is_named(unshrunk, config, forget_runs):
+def test_misspelt_type_is_reported(unshrunk, config, forget_runs):
     build_all(Config(copy.deepcopy(config)))  # which registers all that there is
     registered = {name for root in vars(registry).values() if isinstance(root, Registry) for name in names_in(root)}
 

@@ -83,7 +83,7 @@ def slips(draw):
     return kind, name, lambda weights: weights.update({name: torch.ones_like(FILE['model'][name], dtype=dtype)})
 
 
-def test_a_spoilt_state_dict_is_converted_whole_or_refused(bounded):
+def test_changed_state_dict_is_converted_completely_or_refused(bounded):
     @bounded
     @hypothesis.given(st.lists(slips(), min_size=1, max_size=3))
     def check(spoilt):
@@ -126,7 +126,7 @@ def files(tmp_path, monkeypatch):
     return contents
 
 
-def test_spoilt_bytes_are_refused_or_converted_whole_and_run_nothing(bounded, files):
+def test_changed_bytes_are_refused_or_converted_and_run_no_code(bounded, files):
     # most of a file is numbers; its names are at one end, its list of contents at the other
     places = st.one_of(st.integers(0, 2000), st.integers(-2000, -1), st.integers(0, min(map(len, files)) - 1))
     changes = st.lists(st.tuples(places, st.binary(max_size=4), st.integers(0, 8)), min_size=1, max_size=4)

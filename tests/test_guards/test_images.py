@@ -43,7 +43,7 @@ def test_transparency_is_dropped(tmp_path):
     assert np.array_equal(load(encoded(rgba), tmp_path), COLOUR)
 
 
-def test_sixteen_bits_become_the_upper_eight(tmp_path):
+def test_16_bit_images_keep_their_upper_8_bits(tmp_path):
     deep = RNG.integers(0, 65536, (40, 32, 3), np.uint16)
     found = load(encoded(deep), tmp_path).astype(int)
     assert np.abs(found - deep / 256).max() < 1
@@ -80,7 +80,7 @@ def put(data, image, content):
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_every_kind_and_size_is_trained_on_and_tested(tiny, task):
+def test_every_image_kind_and_size_can_be_trained_on_and_tested(tiny, task):
     data = tiny(task)
     deep, clear = RNG.integers(0, 65536, (40, 32), np.uint16), np.zeros((40, 32, 4), np.uint8)
     line = np.ascontiguousarray(RNG.integers(0, 256, (1, 4096, 3), np.uint8))
@@ -96,7 +96,7 @@ def test_every_kind_and_size_is_trained_on_and_tested(tiny, task):
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_images_of_one_pixel_or_line_are_trained_on(tiny, task):
+def test_images_of_one_pixel_or_line_can_be_trained_on(tiny, task):
     data = tiny(task)
     line = np.ascontiguousarray(RNG.integers(0, 256, (1, 4096, 3), np.uint8))
     # segmentation pads images to the size of the model, and cannot cut them
@@ -117,7 +117,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.parametrize('kind', DAMAGED)
-def test_damaged_images_stop_a_run_with_their_name(tiny, task, kind):
+def test_damaged_image_stops_the_run_and_is_named(tiny, task, kind):
     if kind == 'cut PNG' and task != 'segmentation':
         pytest.skip('as a cut JPEG: one decoder for all tasks')
     data, (content, message) = tiny(task), DAMAGED[kind]
@@ -157,7 +157,7 @@ def test_damaged_images_are_left_out_on_request(tiny, task):
         data.test('test_dataloader.dataset.pipeline.0.ignore_empty=True')
 
 
-def test_annotations_of_an_image_before_its_exif_turn_are_refused(tiny):
+def test_annotations_from_before_exif_rotation_are_refused(tiny):
     data = tiny('detection')
     for image in data.images():
         image.write_bytes(turned(cv2.imread(str(image))))

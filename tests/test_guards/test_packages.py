@@ -26,7 +26,7 @@ def scan(backend, device='cpu'):
     return selective_scan(u, u, -torch.rand(2, 1), torch.rand(1, 1, 1, 3), torch.rand(1, 1, 1, 3), backend=backend)
 
 
-def test_mamba_ssm():
+def test_missing_mamba_ssm_error_says_how_to_build_it():
     from mmdefmamba.ops.sequence_scan import mamba_ssm
 
     with pytest.raises(RuntimeError, match="backend 'mamba_ssm' cannot run: it needs CUDA tensors"):
@@ -39,7 +39,7 @@ def test_mamba_ssm():
         assert 'make mamba-recipe' in mamba_ssm.unavailable_reason(OnGPU)
 
 
-def test_scikit_learn(without):
+def test_missing_scikit_learn_error_gives_pip_command(without):
     from mmdefmamba.datasets.digits import load_digits_split
 
     without('sklearn')
@@ -48,7 +48,7 @@ def test_scikit_learn(without):
 
 
 @pytest.mark.parametrize(('backend', 'package'), [('tifffile', 'tifffile'), ('turbojpeg', 'PyTurboJPEG')])
-def test_image_decoders(backend, package, tmp_path, monkeypatch, loading_guards):
+def test_missing_image_decoder_error_gives_pip_command(backend, package, tmp_path, monkeypatch, loading_guards):
     import cv2
     import mmcv
     from mmcv.transforms import LoadImageFromFile
@@ -69,7 +69,7 @@ def test_image_decoders(backend, package, tmp_path, monkeypatch, loading_guards)
         ('WandbVisBackend', 'wandb', 'pip install wandb'),
     ],
 )
-def test_loggers(backend, module, line, tmp_path, monkeypatch):
+def test_missing_logger_package_error_gives_pip_command(backend, module, line, tmp_path, monkeypatch):
     from mmengine.registry import VISBACKENDS
 
     for name in (module, 'tensorboardX'):

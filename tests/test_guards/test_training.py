@@ -26,7 +26,7 @@ def trained(request, tiny_class, tools, tmp_path_factory):
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_a_training_that_diverged_stops(tiny, task):
+def test_diverged_training_stops(tiny, task):
     data = tiny(task)
     options = ['train_cfg.max_iters=4'] if task == 'segmentation' else ['train_cfg.max_epochs=2']
     with pytest.raises(FloatingPointError, match=r'iteration \d: .*loss (nan|inf).* weights are no longer finite'):

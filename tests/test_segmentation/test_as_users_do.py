@@ -59,7 +59,7 @@ def tested(config, checkpoint, run_test_tool, tmp_path_factory):
     return folder
 
 
-def test_quickstart_prints_scores_costs_and_a_picture(trained):
+def test_quickstart_prints_scores_and_costs_and_saves_a_picture(trained):
     work_dir, score, output = trained
     table = output.rpartition('on digit scenes\n')[2]
     assert re.search(rf'mIoU, background and ten digits +{100 * score:.1f} %\n', table)
@@ -68,7 +68,7 @@ def test_quickstart_prints_scores_costs_and_a_picture(trained):
     assert cv2.imread(str(work_dir / 'predictions.png')).shape[1] == 2 * 2 * 3 * 128
 
 
-def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
+def test_test_tool_agrees_with_the_quickstart_and_saves_requested_files(
     trained, tested, config, checkpoint, run_test_tool, logged_metrics, tmp_path
 ):
     assert 0 < logged_metrics(tested)['mIoU'] == 100 * trained[1]
@@ -96,7 +96,7 @@ def test_multi_scale_test_merges_views_of_all_scales(trained, config, checkpoint
     assert outcomes[1] != outcomes[0]
 
 
-def test_two_processes_predict_and_score_as_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
+def test_two_processes_predict_and_score_like_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
     """5 images do not split evenly over two processes."""
     folder = run_dist_test(config, checkpoint)
     expected, found = (pickle.loads((path / 'out.pkl').read_bytes()) for path in (tested, folder))
@@ -130,7 +130,7 @@ def test_mmseg_inferencer_works_on_config_and_checkpoint(config, checkpoint, tra
     assert len(list((tmp_path / 'vis').iterdir())) == 2
 
 
-def test_mixed_sizes_and_ignored_images_are_learned_from(config):
+def test_mixed_sizes_and_ignored_images_can_be_trained_on(config):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
