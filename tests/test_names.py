@@ -1,4 +1,4 @@
-"""Errors about unknown names are whole sentences, with a near name or without."""
+"""Errors about unknown names are full sentences, with or without a suggestion."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Wherever a checkpoint is loaded from, a pickle that brings code does not run."""
+"""Code in a pickled checkpoint does not run, wherever the checkpoint is loaded from."""
 
 import functools
 import http.server
@@ -19,7 +19,7 @@ from mmdefmamba.compat import trust_checkpoints
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A folder and the local URL it is served at; downloads go to a cache of their own."""
+    """Return a folder and the local URL at which it is served. Downloads go to a cache below ``tmp_path``."""
     folder = tmp_path / 'served'
     folder.mkdir()
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
@@ -39,7 +39,7 @@ def server(tmp_path, monkeypatch):
 
 
 def fake_urls(monkeypatch, tmp_path, url):
-    """Let each list of models by name hold one model, at this URL."""
+    """Replace each list of models by one that holds a single model, at this URL."""
     for function in ('get_torchvision_models', 'get_mmcls_models'):
         monkeypatch.setattr(checkpoint, function, lambda: {'model': url})
     (tmp_path / 'mmengine').mkdir()

@@ -10,7 +10,7 @@ VALUES, GRADIENTS = 1e-6, 1e-5
 
 
 def assert_close(errors, values, gradients):
-    assert len(errors) == 1 + 4 + 1 + 159  # logits, four maps, the image's gradient and that of every parameter
+    assert len(errors) == 1 + 4 + 1 + 159  # logits, four maps, the gradients of the image and of each parameter
     for name, error in errors.items():
         limit = gradients if name.startswith('grad.') else values
         assert error < limit, f'{name} is off by {error:.1e}, at most {limit:.0e} is allowed'
@@ -44,14 +44,15 @@ def test_record_detects_each_difference_between_formulations(checkpoint, record,
     values = {name: error for name, error in errors.items() if name not in gradients}
     assert max(gradients.values()) > 10 * GRADIENTS
     if point == 'index and gradient':
-        # the reference indices differ by a constant, and a sort does not see that: only the gradient can tell
+        # the reference indices differ by a constant, which does not change a sort: only the gradient differs
         assert max(values.values()) < VALUES
     else:
         assert min(values.values()) > 10 * VALUES
 
 
 def test_record_detects_a_changed_scan_order(checkpoint, record, monkeypatch):
-    # where the reference indices lie closer together, offsets reach further: another order, seen in every value
+    # if the reference indices are closer together, an offset moves a token further: the order changes, and so does
+    # each value
     index = deformable.reference_index
     monkeypatch.setattr(deformable, 'reference_index', lambda *args: index(*args) / 2)
     errors = parity(checkpoint, record)

@@ -1,4 +1,4 @@
-"""Names and weights of the authors' checkpoints: nothing is lost, mixed up or made up on the way."""
+"""Conversion of the names and weights of the authors' checkpoints: nothing is lost, exchanged or invented."""
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ ARCH = {'embed_dims': (16, 32, 64, 128), 'depths': (1, 2, 1, 1)}
 
 
 def downstream(checkpoint):
-    """The same backbone as a detection or segmentation file: four output norms, foreign heads."""
+    """Return the same backbone as a detection or segmentation file, with four output norms and the heads of others."""
     weights = {f'backbone.{k}': v for k, v in checkpoint['model'].items() if not k.startswith('classifier.')}
     for i, dims in enumerate(ARCH['embed_dims']):
         weights |= {f'backbone.outnorm{i}.weight': torch.rand(dims), f'backbone.outnorm{i}.bias': torch.rand(dims)}
-    # names that begin like the authors' only after a head's own
+    # names that contain a name of the authors after the name of a head
     for name in ('neck.layers.0.blocks.0.norm.weight', 'decode_head.patch_embed.0.weight', 'rpn_head.classifier.norm'):
         weights[name] = torch.rand(3)
     return {'meta': {'epoch': 12}, 'state_dict': weights}
@@ -44,7 +44,8 @@ def test_names_are_converted_and_scans_keep_their_order(checkpoint):
         'head.fc.weight': 'classifier.head.weight',
     }.items():
         assert ours[name] is theirs[their_name]
-    # three scans stacked: x_proj_weight[k] and rows k*C.. of A_log belong to scans.k, of which the last is deformable
+    # three scans are stacked: x_proj_weight[k] and the rows of A_log from k*C on belong to scans.k; the last scan is
+    # deformable
     model = DefMamba(ARCH, formulation='released')
     assert [type(scan).__name__ for scan in model.stages[0][0].dssm.scans] == [
         'RasterScan',
@@ -105,7 +106,7 @@ def test_conversion_draws_no_random_numbers(checkpoint):
     assert torch.equal(torch.rand(3), expected)
 
 
-# ---- every name accounted for
+# ---- missing and unexpected names
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_export_refuses_weights_that_the_released_code_cannot_hold():
         export_released(weights | {'classifier.norm.bias': torch.ones(128)})
 
 
-# ---- what the shapes tell
+# ---- a network is inferred from shapes
 
 
 @pytest.mark.parametrize('formulation', ['paper', 'released'])

@@ -1,4 +1,4 @@
-"""Files of the authors: converted whole or not at all, by function, by tool and by ``released://``."""
+"""Files of the authors are converted completely or not at all: by the function, the tool and ``released://``."""
 
 import argparse
 import hashlib
@@ -40,7 +40,7 @@ def test_file_is_converted_completely(released_file, checkpoint, tmp_path, asser
 
 
 def test_training_file_with_yacs_settings_needs_no_trust(checkpoint, tmp_path, monkeypatch, assert_same):
-    class CfgNode(dict):  # as yacs has it: a dict with attributes
+    class CfgNode(dict):  # like the class of yacs: a dict with attributes
         def __init__(self, *args):
             super().__init__(*args)
             self.__dict__['__immutable__'] = True
@@ -58,14 +58,9 @@ def test_training_file_with_yacs_settings_needs_no_trust(checkpoint, tmp_path, m
     assert_same(written['state_dict'], convert_released(checkpoint))
 
 
-class Attack:
-    def __reduce__(self):
-        return os.mkdir, ('attacked',)
-
-
-def test_pickled_code_is_refused_and_named(checkpoint, tmp_path, monkeypatch):
+def test_pickled_code_is_refused_and_named(checkpoint, creates_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save(checkpoint | {'config': Attack()}, 'attack.pth')
+    torch.save(checkpoint | {'config': creates_file('attacked', os.mkdir)}, 'attack.pth')
     with pytest.raises(pickle.UnpicklingError, match=r'mkdir.*--trust'):
         convert_file('attack.pth', 'ours.pth')
     with pytest.raises(pickle.UnpicklingError, match=r'mkdir.*--trust'):
@@ -110,7 +105,7 @@ def test_target_is_never_the_source_nor_half_written(released_file, tmp_path, mo
 
 
 def run_tool(monkeypatch, capsys, *args):
-    """Exit message (None for success) and output of the tool."""
+    """Run the tool; return its exit message (None for success) and its output."""
     monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
     message = None
     try:
@@ -127,7 +122,7 @@ def test_tool_converts_and_describes_the_file(checkpoint, tmp_path, monkeypatch,
     message, output = run_tool(monkeypatch, capsys, source, target, '--ema')
     assert message is None
     assert_same(export_released(torch.load(target, weights_only=True)['state_dict']), checkpoint['model_ema'])
-    # of a size that the authors have not published: said so
+    # the authors have not published a network of this size, and the tool says so
     assert f'arch none of the published, {ARCH}' in output
     for part in ("formulation 'released'", '10 classes', '159 tensors', '430,843 parameters', 'averaged weights'):
         assert part in output

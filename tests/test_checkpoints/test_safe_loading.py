@@ -1,4 +1,4 @@
-"""MMEngine's checkpoints load; pickles that bring code do not."""
+"""MMEngine's checkpoints load. Pickles that contain code are refused."""
 
 import io
 import os
@@ -30,7 +30,7 @@ class Tiny(BaseModel):
 
 
 class NumPyMetric(BaseMetric):
-    """Its result, a NumPy scalar, ends in the checkpoint as the best score."""
+    """A metric whose result is a NumPy scalar. The checkpoint stores it as the best score."""
 
     def process(self, data_batch, data_samples):
         self.results.append(0)
@@ -253,7 +253,7 @@ BROKEN = {
     'empty': (lambda content: b'', 'It does not begin like a file of torch.save'),
     'text': (lambda content: b'hello, world\n', 'It does not begin like a file of torch.save'),
     'image': (lambda content: b'\x89PNG\r\n\x1a\n' + bytes(64), 'It does not begin like a file of torch.save'),
-    # its list of contents says that it goes on on another disk: zipfile cannot even tell whether it is a zip
+    # its list of contents says that the file continues on another disk, for which zipfile.is_zipfile can raise
     'split zip': (
         lambda content: content[:4] + content[5:-35] + b'\x01' + content[-34:],
         'The end of the file is missing',
@@ -285,7 +285,7 @@ def test_file_cut_at_any_byte_raises_an_error_with_its_path(kind, tmp_path):
     content = file.read_bytes()
     for end in range(0, len(content), 61):
         file.write_bytes(content[:end])
-        # UnpicklingError: a legacy file cut inside the name of a type asks for another one.
+        # UnpicklingError: a legacy file that is cut inside the name of a type asks for a type of another name
         with pytest.raises((RuntimeError, pickle.UnpicklingError), match=re.escape(str(file))):
             load_safely(str(file))
 

@@ -1,4 +1,4 @@
-"""The workflow for a public host and .ci/run call what the Makefile has, on the versions that setup.py names."""
+"""The workflow for a public host and .ci/run call targets of the Makefile, on the versions that setup.py names."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ WORKFLOW = yaml.load((ROOT / '.github/workflows/ci.yml').read_text(), yaml.BaseL
 
 
 def runs():
-    """Python and target of every run of the matrix."""
+    """Return (version of Python, target) of each run of the matrix."""
     matrix = JOB['strategy']['matrix']
     return [(python, target) for python in matrix['python'] for target in matrix['target']] + [
         (row['python'], row['target']) for row in matrix['include']

@@ -1,4 +1,4 @@
-"""What the options make of a config, and what they refuse; nothing is trained."""
+"""How the options change a config, and which ones are refused. Nothing is trained."""
 
 import os
 import subprocess
@@ -80,7 +80,7 @@ def test_misspelt_key_error_gives_suggestion(write):
         train_config(write(optim_wraper=dict(optimizer=dict(lr=1.0))))
     with pytest.raises(ValueError, match=r"'train_dataloaders', did you mean 'train_dataloader'"):
         train_config(write(), '--cfg-options', 'train_dataloaders.batch_size=4')
-    # a config's own variables, and what only the libraries read, pass
+    # variables of the config, and keys that only the libraries read, are allowed
     assert (
         train_config(write(image_size=32, max_epochs=3, data_root='x', backend_args=None, optimizer=1)).max_epochs == 3
     )

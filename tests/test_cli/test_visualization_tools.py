@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmdefmamba.apis import get_model
-
 ROOT = Path(__file__).parents[2]
-CONFIGS = {
-    'classification': 'defmamba_pico_digits',
-    'detection': 'mask_rcnn_defmamba_pico_digits',
-    'segmentation': 'upernet_defmamba_pico_digits',
-}
+TASKS = ('classification', 'detection', 'segmentation')
 
 
 @pytest.fixture(scope='module')
@@ -22,17 +16,12 @@ def run(tools):
 
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory):
-    """A function of a task that gives a config and a checkpoint of random weights."""
-    folder, made = tmp_path_factory.mktemp('models'), {}
+def files(pico_checkpoints):
+    """Return ``files(task)``: the paths of a config and of a checkpoint with random weights."""
 
     def files(task):
-        if task not in made:
-            config, checkpoint = ROOT / f'configs/{task}/{CONFIGS[task]}.py', folder / f'{task}.pth'
-            torch.manual_seed(0)
-            torch.save({'state_dict': get_model(config).state_dict()}, checkpoint)
-            made[task] = config, checkpoint
-        return made[task]
+        name, checkpoint = pico_checkpoints[task]
+        return ROOT / f'configs/{task}/{name}.py', checkpoint
 
     return files
 
@@ -49,7 +38,7 @@ def is_picture(path):
     return picture is not None and picture.std() > 5
 
 
-@pytest.mark.parametrize('task', list(CONFIGS))
+@pytest.mark.parametrize('task', TASKS)
 def test_scan_figures_are_drawn_for_all_tasks(task, run, files, image, tmp_path, capsys):
     run('scan_figures', *files(task), image, '--token', 1, 2, '--zoom', 0, 0, 2, 2, '--out-dir', tmp_path / 'out')
     names = [f'noise_{kind}.png' for kind in ('points', 'scan_order', 'activation')]

@@ -1,4 +1,4 @@
-"""The metrics of a distributed test are in one file, which one process writes."""
+"""The metrics of a distributed test are in one file, and only one process writes it."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The stand-in for mmcv's compiled operators, against plain NumPy definitions."""
+"""The stand-in for mmcv's compiled operators, compared with plain NumPy implementations."""
 
 import importlib.machinery
 import sys
@@ -28,17 +28,17 @@ ROIS = np.array(
         [1, 2.0, 3.0, 6.1, 5.05],
         [1, -3.6, -2.2, 5.1, 4.4],  # partly outside
         [0, 9.1, 6.3, 17.4, 12.6],
-        [0, -20.0, -20.0, -12.0, -13.0],  # all outside
-        [1, 4.2, 3.1, 4.2, 3.1],  # no area
+        [0, -20.0, -20.0, -12.0, -13.0],  # completely outside
+        [1, 4.2, 3.1, 4.2, 3.1],  # without area
         [1, 3.0, 1.0, 3.4, 8.5],  # thin
-        [0, -2.0, -1.0, 15.0, 10.0],  # more than the map
+        [0, -2.0, -1.0, 15.0, 10.0],  # larger than the map
         [1, 8.1, 6.2, 3.3, 2.4],  # corners swapped
     ]
 )
 
 
 def bilinear_weights(y, x, height, width):
-    """Weight of every pixel in the sample at (y, x): tents of width one around it."""
+    """Return the weight of each pixel in the sample at (y, x): it falls linearly to 0 at a distance of one pixel."""
     if not (-1 <= y <= height and -1 <= x <= width):
         return np.zeros((height, width))
     y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
@@ -48,7 +48,7 @@ def bilinear_weights(y, x, height, width):
 
 
 def numpy_roi_align(x, rois, size, scale, sampling_ratio, mode, aligned, grad_output=None):
-    """Output, and the gradient of sum(output * grad_output), bin by bin and sample by sample."""
+    """Compute the output and the gradient of sum(output * grad_output), bin by bin and sample by sample."""
     output, grad = np.zeros((len(rois), x.shape[1], *size)), np.zeros(x.shape)
     for n, (batch, x1, y1, x2, y2) in enumerate(rois):
         shift = 0.5 if aligned else 0
@@ -89,7 +89,7 @@ def run_roi_align(x, rois, grad_output, device, *args):
 
 
 def rounded(dtype, *shape, seed=0):
-    """Random values that the dtype holds exactly."""
+    """Return random values that the dtype represents exactly."""
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).to(dtype)
 
 
@@ -117,7 +117,7 @@ def test_roi_align_matches_numpy_reference(mode, aligned, sampling_ratio, size, 
 @pytest.mark.parametrize('mode', ['avg', 'max'])
 def test_roi_align_in_half_precision_rounds_only_the_result(mode, dtype, device):
     x, grad_output = rounded(dtype, 1, 2, 7, 90), rounded(dtype, 3, 2, 2, 3, seed=1)
-    # Far to the right a bfloat16 position is off by half a pixel.
+    # On the right of the map, a position that is rounded to bfloat16 is wrong by half a pixel.
     rois = torch.tensor([[0, 150, 3, 177, 12], [0, 121, 0, 134, 9], [0, 60, 2, 72, 10]], dtype=dtype)
     args = ((2, 3), 0.5, 0, mode, True)
     output, grad = run_roi_align(x, rois, grad_output, device, *args)
@@ -182,7 +182,7 @@ def numpy_nms(boxes, scores, threshold, offset):
 
 
 def random_boxes(count, seed=0):
-    """Boxes on a coarse grid, so that offset matters and scores tie."""
+    """Return boxes on a coarse grid, so that the offset changes the result, and scores of which some are equal."""
     random = np.random.default_rng(seed)
     corner, side = random.integers(0, 20, (count, 2)), random.integers(2, 9, (count, 2))
     return np.concatenate((corner, corner + side), axis=1).astype(float), random.integers(1, 9, count) / 8
@@ -272,7 +272,7 @@ def test_only_mmcv_without_compiled_extension_is_mended(compiled, tmp_path, monk
     package.mkdir()
     if compiled:
         (package / f'_ext{importlib.machinery.EXTENSION_SUFFIXES[0]}').touch()
-    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)  # so that the end of the test puts back what was there
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)  # the end of the test restores what was there
     del sys.modules['mmcv._ext']
     assert mmcv_ops.apply(SimpleNamespace(__path__=[str(package)])) is not compiled
     assert ('mmcv._ext' in sys.modules) is not compiled

@@ -1,4 +1,4 @@
-"""Configs that are compared differ in their scans alone."""
+"""The configs of an ablation differ only in their scans."""
 
 from copy import deepcopy
 from functools import cache

@@ -1,4 +1,4 @@
-"""Every config of every tree, at the size it has, on images small enough for a CPU."""
+"""Every config of every task, at full size, on images that are small enough for a CPU."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ TREES = ('classification', 'detection', 'segmentation')
 FOLDERS = (*TREES, 'classification/ablation/pico_digits', 'classification/ablation/tiny_in1k')
 NAMES = sorted(str(path.relative_to(CONFIGS)) for tree in FOLDERS for path in (CONFIGS / tree).glob('*.py'))
 SIDE = 64
-# Rows of an ablation differ in their scans, which a block a stage shows as well.
+# The rows of an ablation differ in their scans, for which one block per stage is enough.
 SHALLOW = dict(embed_dims=(48, 96, 192, 384), depths=(1, 1, 1, 1))
-# The full models, on few proposals: the box head alone would take most of the time.
+# The models are complete, but use few proposals, because the box head would take most of the time.
 FEW_PROPOSALS = {'model.train_cfg.rpn_proposal.max_per_img': 20, 'model.train_cfg.rcnn.sampler.num': 12}
 
 
@@ -36,7 +36,7 @@ def build(name):
 
 
 def batch(model, tree):
-    """Two images with labels, before the data preprocessor."""
+    """Return two images with labels, after the data preprocessor."""
     inputs = [torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
     meta = dict(img_shape=(SIDE, SIDE), ori_shape=(SIDE, SIDE), scale_factor=(1.0, 1.0), batch_input_shape=(SIDE, SIDE))
     if tree == 'classification':
@@ -74,7 +74,7 @@ def test_all_expected_configs_exist():
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_config_builds_and_learns(name):
-    """One forward, one backward: every parameter is reached by a finite gradient, and the losses are finite."""
+    """After one forward and one backward pass, the losses are finite and each parameter has a finite gradient."""
     torch.manual_seed(0)
     cfg, model = build(name)
     model.train()
@@ -202,5 +202,5 @@ def _backbone(name):
 
 
 def _plain(pipeline):
-    """Without the scope that inheriting across packages writes into each step."""
+    """Return the steps of a pipeline without the scope that MMEngine adds when a config inherits across packages."""
     return [{key: value for key, value in step.items() if key not in ('_scope_', 'backend_args')} for step in pipeline]

@@ -1,4 +1,4 @@
-"""The model zoo's files name every config, and what they say of it is true."""
+"""The files of the model zoo name every config, and their statements about it are true."""
 
 from pathlib import Path
 

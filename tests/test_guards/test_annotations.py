@@ -1,4 +1,4 @@
-"""Annotations that are empty, cut, unknown or do not fit their images."""
+"""Annotations that are empty, cut short, unknown, or do not fit their images."""
 
 import json
 import math
@@ -16,7 +16,7 @@ TASKS = ('classification', 'detection', 'segmentation')
 
 
 def loaded(data, options=()):
-    """The training set of a config, built as a runner does."""
+    """Return the training set of a config, built as a runner builds it."""
     cfg = read_config(str(data.config))
     cfg.merge_from_dict(dict(options))
     init_default_scope(cfg.default_scope)
@@ -113,7 +113,7 @@ def test_masks_are_cut_at_the_image_border(tiny):
     expected = np.zeros((40, 32), np.uint8)
     expected[:, :16] = 1
     assert np.array_equal(mask, expected)
-    # boxes stay as they are written
+    # boxes are not cut
     assert loaded(data, options)[0]['gt_bboxes'].tensor.tolist() == [[-50, -50, 16, 100]]
     assert all(math.isfinite(line['loss']) for line in data.train())
 
@@ -227,7 +227,7 @@ def test_ignored_and_16_bit_label_maps_can_be_trained_on(tiny):
         path.write_bytes(first.read_bytes())
     first, second = data.train('train_dataloader.batch_size=4')
     assert 0 < second['decode.loss_ce'] < first['decode.loss_ce'] * 2
-    # ignored pixels weigh nothing: one labelled map of four, and near log(2) a pixel
+    # ignored pixels have weight 0: one map of four has labels, and its loss is near log(2) per pixel
     assert first['decode.loss_ce'] == pytest.approx(math.log(2) / 4, rel=0.6)
 
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a model: the model's own loading hooks count."""
+"""Whether a checkpoint fits a model. The loading hooks of the model are taken into account."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ def vit(size):
 
 
 class Renaming(nn.Module):
-    """Takes entries of an earlier version of itself, as many modules do."""
+    """A module that accepts the entries of an earlier version of itself, as many modules do."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def test_entries_that_a_loading_hook_resizes_or_renames_fit():
 
 
 def test_resuming_requires_equal_names_and_shapes():
-    """The state of the optimizer belongs to shapes and names as they were."""
+    """The state of the optimizer belongs to the names and shapes that the model had when it was saved."""
     with pytest.raises(ValueError, match=r'1 with another shape there: pos_embed \(1, 17, 8\) instead of \(1, 65, 8\)'):
         hook_of(vit(128), resume=True)(vit(64).state_dict())
 
@@ -136,7 +136,7 @@ model = dict(
 
 
 def test_get_model_loads_as_the_library_does(tmp_path, told):
-    """A position embedding of another size is interpolated, as mmpretrain does; nothing stays random."""
+    """A position embedding of another size is interpolated, as in mmpretrain. No parameter stays random."""
     paths = {size: tmp_path / f'{size}.py' for size in (64, 128)}
     for size, path in paths.items():
         path.write_text(CONFIG.format(size=size))

@@ -1,4 +1,4 @@
-"""Slips in a config or an option: what the tools answer. Nothing is trained."""
+"""Mistakes in a config or an option, and the errors that the tools raise. Most tests train nothing."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ def answer(data, option, kind=ValueError, validate=False):
     return str(error.value)
 
 
-# option -> where, what, and what was meant
+# option -> part of the message: the place, the unknown name and the suggestion
 TYPES = {
     'model.backbone.type=DefMambba': "backbone.type: 'DefMambba' is not a registered model, did you mean 'DefMamba'",
     'model.head.type=LinearClsHed': "'LinearClsHed' is not a registered model, did you mean 'LinearClsHead'",
@@ -106,7 +106,7 @@ def test_paramwise_setting_without_effect_is_refused(data, option):
     assert SETTINGS[option] in answer(data, option, ValueError)
 
 
-# a key that the libraries look up by name -> which was meant
+# misspelt form of a key that the libraries look up by name -> the key
 LOOKED_UP = {
     'train_dataloader.dataset.filter_cfg.min_siez': 'min_size',
     'val_dataloader.dataset.metainfo.clases': 'classes',
@@ -130,7 +130,7 @@ def test_unread_key_error_gives_place_and_suggestion(key):
         ValueError, match=re.escape(f"no component reads the config key {key!r}, did you mean '{LOOKED_UP[key]}'?")
     ):
         check_keys(cfg)
-    # further from any, it may be a class's own
+    # a key that resembles no known key is allowed, because a class of the user may read it
     free = f'{key.rpartition(".")[0]}.my_own'
     cfg = Config(dict(train_dataloader=dict(dataset={}), val_dataloader=dict(dataset={})))
     cfg.merge_from_dict({free: 1})
@@ -147,7 +147,7 @@ def test_unknown_nms_type_error_gives_place_and_suggestion():
 def test_misspelt_parameter_name_in_custom_keys_is_refused(data):
     message = f"{PARAMWISE}.custom_keys.A_lgo: no parameter has 'A_lgo' in its name, did you mean 'A_log'?"
     assert answer(data, f'{PARAMWISE}.custom_keys.A_lgo.decay_mult=0') == message
-    # a parameter of two words; and names of another network's are free
+    # a name with a dot is checked too; a name that resembles no parameter is allowed, such as one of another network
     model = MODELS.build(dict(type='DefMamba', arch=dict(embed_dims=(8,), depths=(1,)), out_indices=0))
     for name, near in (('stages.O', 'stages.0'), ('absolute_pos_embed', None)):
         custom = dict(paramwise_cfg=dict(custom_keys={name: dict(lr_mult=0.1)}))
@@ -156,12 +156,12 @@ def test_misspelt_parameter_name_in_custom_keys_is_refused(data):
             CustomKeysHook().before_train(runner)
 
 
-# Slips in configs of mmdet, mmpretrain and mmseg themselves.
+# Mistakes in configs that mmdet, mmpretrain and mmseg ship.
 OF_THE_LIBRARIES = ('custom_keys.theta.wd_mult', "'models'", 'paramwise_cfg._delete ')
 
 
 def test_configs_of_the_libraries_are_accepted(request):
-    """Whatever they use is no slip; a sample of over 2,000, larger with ``--examples``."""
+    """A random sample of more than 1,500 configs is checked. ``--examples`` sets its size."""
     roots = [Path(get_installed_path(library)) / '.mim/configs' for library in ('mmdet', 'mmpretrain', 'mmseg')]
     paths = [path for root in roots for path in sorted(root.rglob('*.py')) if '_base_' not in path.parts]
     assert len(paths) > 1500
@@ -170,7 +170,7 @@ def test_configs_of_the_libraries_are_accepted(request):
     for path in [*sample, *(path for path in paths if path.name == 'retinanet_r50_fpn_1x_voc0712.py')]:
         try:
             cfg = Config.fromfile(path, import_custom_modules=False)
-        except (FileNotFoundError, KeyError):  # it is based on one that is not installed, or has an error
+        except (FileNotFoundError, KeyError):  # its base config is not installed, or the config has an error
             continue
         try:
             check_keys(cfg)
@@ -227,7 +227,7 @@ def test_text_where_a_library_class_needs_a_number_is_refused(wrong, place):
 
 
 def test_training_runs_with_a_hook_of_the_user(data):
-    """As a user runs it, through the tool."""
+    """The training is started by the tool, as a user starts it."""
     text = data.config.read_text()
     hook = dict(type='OwnHook', interval='epoch')
     data.config.write_text(f'{text}custom_hooks = [*_base_.custom_hooks, {hook!r}]\n')
@@ -315,7 +315,7 @@ FILES = {
 
 @pytest.mark.parametrize('name', FILES)
 def test_unreadable_config_error_gives_path_and_cause(name, tmp_path, request):
-    # a config of itself is read until Python's stack is full: less of that
+    # a config that inherits from itself is read until Python's stack is full, so the stack is made smaller
     request.addfinalizer(functools.partial(sys.setrecursionlimit, sys.getrecursionlimit()))
     sys.setrecursionlimit(len(inspect.stack(0)) + 100)
     (tmp_path / 'good.py').write_text('a = 1\nloaders = [1]\n')
@@ -355,7 +355,7 @@ def test_registering_a_name_twice_is_an_error():
 
 
 def test_class_in_a_library_registry_takes_precedence_over_ours():
-    """MMEngine looks in mmdet's registry first: a copy of the backbone there is taken, and this cannot be refused."""
+    """MMEngine looks in mmdet's registry first, so it uses a copy of the backbone there. We cannot refuse this."""
     from mmdet.registry import MODELS as MMDET_MODELS
 
     mine = type('DefMamba', (), {})

@@ -1,10 +1,7 @@
-"""The guards of a run: which hold, for how long, and how one is left out."""
+"""The guards of a run: which are active, for how long, and how to leave one out."""
 
 import gc
 import inspect
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import mmcv
@@ -22,7 +19,7 @@ GUARDS_FILE = 'configs/_base_/guards.py'
 
 
 @pytest.fixture(autouse=True)
-def none_active():
+def no_guard_is_active():
     gc.collect()
     assert not any(map(loading.is_active, loading.LOADING_GUARDS))
     yield
@@ -36,7 +33,7 @@ def is_refused():
         return True
 
 
-def test_importing_the_guards_changes_nothing():
+def test_importing_the_guards_changes_nothing(run_python):
     code = (
         'import mmcv, mmcv.transforms, mmengine.dataset, mmengine.registry\n'
         'functions = lambda: (mmcv.imfrombytes, mmcv.transforms.LoadImageFromFile.transform, '
@@ -45,9 +42,8 @@ def test_importing_the_guards_changes_nothing():
         'import mmdefmamba, mmengine.runner, mmdefmamba.guards, mmdefmamba.cli.train\n'
         'print(before == functions())\n'
     )
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
-    assert done.stdout == 'True\n', done.stderr
+    output, errors = run_python(code)
+    assert output == 'True\n', errors
 
 
 def test_loading_guards_are_active_from_construction_to_the_end_of_the_run():
@@ -58,7 +54,7 @@ def test_loading_guards_are_active_from_construction_to_the_end_of_the_run():
     assert is_refused()
     guards.after_run(None)
     assert not is_refused()
-    guards.before_run(None)  # a runner can train and then test
+    guards.before_run(None)  # a runner can train first and test afterwards
     assert is_refused()
     guards.after_run(None)
     assert not is_refused()
@@ -167,7 +163,7 @@ def test_config_key_check_can_be_left_out(tiny):
 
 @pytest.mark.parametrize('task', ['classification', 'segmentation'])
 def test_guard_that_is_left_out_does_not_check(tiny, task):
-    """Through the tool: the head has three classes, the dataset two."""
+    """The training is started by the tool. The head has three classes, and the dataset has two."""
     data = tiny(task)
     key = {'classification': 'model.head', 'segmentation': 'model.decode_head'}[task]
     change = [f'{key}.num_classes=3'] + (['data_preprocessor.num_classes=3'] if task == 'classification' else [])
@@ -189,7 +185,7 @@ def test_guards_are_active_in_data_workers(tiny, task, method):
 
 
 def test_guards_stop_a_training_by_a_plain_mmengine_runner(tiny):
-    """As mmpretrain's, mmdet's or mmseg's own tools run a config."""
+    """The tools of mmpretrain, mmdet and mmseg run a config in this way."""
     from mmengine.runner import Runner
 
     data = tiny('classification')

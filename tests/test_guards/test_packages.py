@@ -1,4 +1,4 @@
-"""Optional packages that are not there: which one, and the line that installs it."""
+"""Optional packages that are not installed: the error names the package and the command that installs it."""
 
 import sys
 
@@ -11,7 +11,7 @@ from mmdefmamba.ops.sequence_scan import selective_scan
 
 @pytest.fixture
 def without(monkeypatch):
-    """``without(name)``: as if the package were not installed."""
+    """Return ``without(name)``, which makes a package look as if it were not installed."""
 
     def without(name):
         for module in [module for module in sys.modules if module.split('.')[0] == name]:
@@ -57,7 +57,7 @@ def test_missing_image_decoder_error_gives_pip_command(backend, package, tmp_pat
         monkeypatch.setattr(mmcv.image.io, name, None)
     path = tmp_path / 'image.png'
     cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8))
-    for ignore in (False, True):  # a missing package is no damaged image
+    for ignore in (False, True):  # a missing package does not count as a damaged image
         with pytest.raises(ImportError, match=f"imdecode_backend='{backend}' needs {package}: pip install {package}"):
             LoadImageFromFile(imdecode_backend=backend, ignore_empty=ignore).transform({'img_path': str(path)})
 

@@ -1,4 +1,4 @@
-"""Every row of docs/promises.md names tests that exist, and every test of a guard stands in a row."""
+"""Each row of docs/promises.md names tests that exist, and each test of a guard is listed in a row."""
 
 import ast
 import re
