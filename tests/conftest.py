@@ -1,4 +1,5 @@
 import importlib.util
+import io
 import itertools
 import json
 import logging
@@ -14,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-# Without a GPU Triton's own interpreter runs the kernels. It asks once, when triton is first imported, which MMEngine
-# does in older releases of PyTorch.
+# Without a GPU, Triton's interpreter runs the kernels. Triton reads this variable once, when it is first imported. With
+# older releases of PyTorch, importing MMEngine imports Triton.
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
-# One thread each, processes that tests start included: pytest-xdist runs as many at a time as there are cores, and
-# threads that wait for each other's core take many times as long.
+# One thread per process, also in processes that tests start: pytest-xdist runs one process per core, and threads that
+# compete for a core are many times slower.
 os.environ['OMP_NUM_THREADS'] = '1'
 torch.set_num_threads(1)
 
@@ -33,12 +34,12 @@ ROOT = Path(__file__).parents[1]
 def pytest_addoption(parser):
     parser.addoption('--examples', type=int, default=60, help='how many inputs each test_fuzz_*.py tries')
     parser.addoption('--kills', type=int, default=3, help='how often test_interruption.py kills a training')
-    parser.addoption('--steps', type=int, help='how long the trainings of test_distributed, _memory and _numbers are')
+    parser.addoption('--steps', type=int, help='training steps in test_distributed, test_memory and test_numbers')
     parser.addoption('--cases', type=int, default=60, help='how many random cases test_random_cases.py tries')
 
 
 def forget(kind=ManagerMixin):
-    """MMEngine keeps the scope, logger and visualizer of a process by name: the next run starts without them."""
+    """Delete the scope, logger and visualizer that MMEngine keeps by name, so that the next run starts without them."""
     kind._instance_dict.clear()
     for child in kind.__subclasses__():
         forget(child)
@@ -56,8 +57,11 @@ def fresh_module():
 
 @pytest.fixture(autouse=True, scope='session')
 def runs_apart():
-    """MMEngine names a run's folder, logger and visualizer by the second in which it starts. Runs of one process that
-    start in the same second, as no user's do, would write into the first one's folder: here they are numbered too."""
+    """Give each run of a process its own folder, logger and visualizer.
+
+    MMEngine names them by the second in which a run starts. Runs of the tests can start in the same second, and would
+    then write into the same folder. Here each name also has a number.
+    """
     numbers = itertools.count()
 
     def second_and_number(*args):
@@ -70,8 +74,10 @@ def runs_apart():
 
 
 class Tools(dict):
-    """The main functions of the tools by name, such as ``tools['test']``, loaded when asked for. Each call starts as a
-    process does: without the runs before it."""
+    """The main functions of the tools by name, such as ``tools['test']``.
+
+    A tool is loaded when it is first used. Each call starts without the state of earlier runs, as a new process does.
+    """
 
     def __missing__(self, name):
         spec = importlib.util.spec_from_file_location(f'tools_{Path(name).name}', ROOT / f'tools/{name}.py')
@@ -93,13 +99,16 @@ def tools():
 
 @pytest.fixture(scope='session')
 def run_test_tool(tools):
-    """``run_test_tool(*arguments)`` runs tools/test.py in this process."""
+    """Return ``run(*arguments)``, which runs tools/test.py in this process."""
     return lambda *args: tools['test']([str(arg) for arg in args])
 
 
 @pytest.fixture
 def told():
-    """What MMEngine's logger, which passes nothing on to Python's root logger, is told: (level, text) pairs."""
+    """Return the list of (level, text) pairs that MMEngine's logger receives.
+
+    ``caplog`` does not see them, because this logger passes nothing on to Python's root logger.
+    """
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append((record.levelname, record.getMessage()))
@@ -111,12 +120,15 @@ def told():
 
 @pytest.fixture(scope='session')
 def free_port():
-    """A function that gives a port nothing listens on, below those that Linux hands out by itself (from 32768 on): what
-    is free there stays free until a run asks for it."""
+    """Return a function that finds a port on which no process listens.
+
+    The ports are below those that Linux assigns automatically (from 32768 on). A free one stays free until a run asks
+    for it.
+    """
 
     def find():
         while True:
-            port = random.SystemRandom().randrange(15000, 32768)  # runs in this process seed the others
+            port = random.SystemRandom().randrange(15000, 32768)  # runs in this process seed the global one
             with socket.socket() as tried:
                 if tried.connect_ex(('127.0.0.1', port)):
                     return port
@@ -126,8 +138,11 @@ def free_port():
 
 @pytest.fixture
 def run_distributed(free_port, tmp_path):
-    """``run_distributed(script, *arguments)`` runs one of tools/dist_*.sh in ``tmp_path``, where MMEngine leaves a
-    folder of its own, and returns what it printed; ``fails`` if it should, with ``folder`` to import from."""
+    """Return ``run(script, *arguments)``, which runs one of tools/dist_*.sh and returns its output.
+
+    The script runs in ``tmp_path``, because MMEngine leaves a folder there. ``fails`` says whether the script should
+    fail. ``folder`` is one more folder to import from.
+    """
 
     def run(script, *args, folder=ROOT, fails=False):
         env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PORT=str(free_port()))
@@ -151,7 +166,10 @@ def run_distributed(free_port, tmp_path):
 
 @pytest.fixture
 def run_dist_test(run_distributed, tmp_path):
-    """``run_dist_test(config, checkpoint)``: the folder where two processes over gloo left ``out.pkl`` and the log."""
+    """Return ``run(config, checkpoint)``, which tests in two processes over gloo.
+
+    It returns the folder with ``out.pkl`` and the log.
+    """
 
     def run(config, checkpoint):
         run_distributed('dist_test.sh', config, checkpoint, 2, '--work-dir', tmp_path, '--out', tmp_path / 'out.pkl')
@@ -161,8 +179,43 @@ def run_dist_test(run_distributed, tmp_path):
 
 
 @pytest.fixture(scope='session')
+def run_python():
+    """Return ``run(code, *folders, **environment)``, which runs code in a fresh interpreter.
+
+    It returns what the interpreter printed, (stdout, stderr). ``folders`` are more folders to import from. The
+    environment variables MMDEFMAMBA_COMPAT and RANK are not inherited.
+    """
+
+    def run(code, *folders, **environment):
+        path = os.pathsep.join(map(str, (*folders, ROOT, *filter(None, [os.environ.get('PYTHONPATH')]))))
+        inherited = {key: value for key, value in os.environ.items() if key not in ('MMDEFMAMBA_COMPAT', 'RANK')}
+        env = {**inherited, 'PYTHONPATH': path, **environment}
+        done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    return run
+
+
+class CreatesFile:
+    """An object that calls ``function(path)`` when it is unpickled, which creates a file or folder."""
+
+    def __init__(self, path, function):
+        self.path, self.function = path, function
+
+    def __reduce__(self):
+        return self.function, (self.path, *(['w'] if self.function is io.open else []))
+
+
+@pytest.fixture(scope='session')
+def creates_file():
+    """Return the class :class:`CreatesFile`."""
+    return CreatesFile
+
+
+@pytest.fixture(scope='session')
 def logged_metrics():
-    """``logged_metrics(work_dir)``: what the only test run of a work dir logged."""
+    """Return ``read(work_dir)``, which gives the metrics that the only test run of a work dir logged."""
 
     def read(work_dir):
         (log,) = work_dir.glob('*/*.json')
@@ -173,8 +226,12 @@ def logged_metrics():
 
 @pytest.fixture(scope='session')
 def quick_interpreter():
-    """Triton's interpreter prepares its language anew in every call of a device function, for a millisecond: do it
-    only where it is not prepared. Tests that run kernels take ten times as long without this, and are right as well."""
+    """Speed up Triton's interpreter.
+
+    The interpreter prepares its language again in each call of a device function, which takes a millisecond. Here it
+    does so only if the language is not prepared yet. Without this, tests that run kernels give the same results, but
+    take ten times as long.
+    """
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -194,7 +251,7 @@ def quick_interpreter():
 
 @pytest.fixture(scope='session')
 def pico_checkpoints(tmp_path_factory):
-    """``(name of the model, path of a checkpoint with random weights)`` of the pico model of each task."""
+    """Return a dict: task -> (name of its pico model, path of a checkpoint with random weights)."""
     import mmdefmamba
 
     names = dict(

@@ -1,4 +1,4 @@
-"""The layout of the package: which room may import which, and what library code may not use."""
+"""The layout of the package: which room may import which other rooms, and what library code must not use."""
 
 import ast
 from collections import defaultdict
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'mmdefmamba'
-#: The rooms from the lowest to the highest. A room may import itself and rooms in lower lines.
+#: The rooms from the lowest to the highest. A room may import itself and the rooms in the lines above its own.
 ORDER = (
     ('version', 'names', 'files', 'config_tree', 'log', 'model_wrappers'),
     ('ops',),
@@ -39,12 +39,12 @@ FILES = sorted(path for path in PACKAGE.rglob('*.py'))
 
 
 def room_of(name):
-    """Return the room of a module name without the package's name; '' for the package itself."""
+    """Return the room of a module, given its name below the package; '' for the package itself."""
     return name.partition('.')[0]
 
 
 def imported_modules(tree, module, is_package):
-    """Return (line, name) of every module that a file imports anywhere; names within the package have no prefix.
+    """Return (line, full name) of each module that a file imports, also within functions.
 
     Args:
         tree: the parsed file.
@@ -75,7 +75,7 @@ def imports_of(path):
 
 
 def upward_imports(room, imports):
-    """Return the imports that a room must not have: of the package itself, of a higher room or of one on its level."""
+    """Return the imports that a room must not have: the package itself, a higher room, or another room of its level."""
     wrong = []
     for line, name in imports:
         package, _, inner = name.partition('.')
@@ -134,7 +134,7 @@ def draw():
     ]
 
 
-def test_file_names_tell_their_room():
+def test_file_names_are_unique_across_rooms():
     rooms = defaultdict(set)
     for path in FILES:
         rooms[path.name].add(path.relative_to(PACKAGE).parts[0])

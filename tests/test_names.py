@@ -1,4 +1,4 @@
-"""Errors about unknown names are whole sentences, with a near name or without."""
+"""Errors about unknown names are full sentences, with or without a suggestion."""
 
 import pytest
 
@@ -17,7 +17,7 @@ KNOWN = ['raster', 'column']
         (None, 'Known: raster, column', 'unknown scan None. Known: raster, column'),
     ],
 )
-def test_unknown_name_is_punctuated(name, remedy, text):
+def test_unknown_name_error_is_a_full_sentence(name, remedy, text):
     assert unknown_name(f'unknown scan {name!r}', name, KNOWN, remedy) == text
 
 

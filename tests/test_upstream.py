@@ -1,7 +1,7 @@
-"""Private names of other libraries that the package uses: a release that renames one must not go unnoticed.
+"""Private names of other libraries that the package uses. A release that renames one must fail a test.
 
-The behaviour behind most of them has tests of its own. This file says at once which name is gone, and finds a private
-name that is used but not listed.
+Other tests check the behaviour that depends on most of these names. The tests here say which name does not exist any
+more, and find private names that are used but not listed.
 """
 
 import ast
@@ -60,12 +60,12 @@ REPLACED = {
 STATE_OF_THE_CHECKPOINT_HOOK = ('last_ckpt', 'best_ckpt_path', 'best_ckpt_path_dict', 'file_backend')
 #: Names of the standard library and of gradio that begin with an underscore but are documented.
 DOCUMENTED = {'_replace', '_asdict', '_exit', '_data'}
-#: Set on our own models, for mmpretrain's inferencers to read.
+#: Attributes that we set on our own models, because mmpretrain's inferencers read them.
 SET_BY_US = {('apis/zoo.py', '_config'), ('apis/zoo.py', '_metainfo')}
 
 
 def defined(place):
-    """The object that a place 'module:Class' or 'module' names."""
+    """Return the object at a place, 'module:Class' or 'module'."""
     module, _, name = place.partition(':')
     found = importlib.import_module(module)
     for part in filter(None, name.split('.')):
@@ -87,7 +87,7 @@ def test_name_that_is_replaced_exists(name):
     assert hasattr(defined(REPLACED[name]), name)
 
 
-def test_state_of_the_checkpoint_hook_has_its_names():
+def test_checkpoint_hook_has_the_attributes_that_we_read():
     source = inspect.getsource(defined('mmengine.hooks:CheckpointHook'))
     assert all(f'self.{name}' in source for name in STATE_OF_THE_CHECKPOINT_HOOK)
     assert callable(torch._C.PyTorchFileReader)

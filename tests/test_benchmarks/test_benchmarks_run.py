@@ -1,4 +1,4 @@
-"""Every benchmark runs on a CPU in small and leaves a table, a CSV file and a plot."""
+"""Every benchmark runs on a CPU at a small size, and leaves a table, a CSV file and a plot."""
 
 import csv
 import importlib

@@ -9,7 +9,10 @@ RELEASED = Path(__file__).parents[1] / 'data' / 'released'
 
 @pytest.fixture(scope='session')
 def released_file():
-    """A file as the authors' code writes it, random weights: dims 16, 32, 64, 128, depths 1, 2, 1, 1, 10 classes."""
+    """Return a file as the authors' code writes it, with random weights.
+
+    The network has the dims 16, 32, 64, 128, the depths 1, 2, 1, 1 and 10 classes.
+    """
     return RELEASED / 'checkpoint.pth'
 
 
@@ -20,13 +23,16 @@ def checkpoint(released_file):
 
 @pytest.fixture(scope='session')
 def record():
-    """What the released implementation computes from it in float64; gradients of parameters stored in float32."""
+    """Return what the released implementation computes from the checkpoint in float64.
+
+    The gradients of parameters are stored in float32.
+    """
     return torch.load(RELEASED / 'expected.pth', weights_only=True)
 
 
 @pytest.fixture(scope='session')
 def assert_same():
-    """``assert_same(a, b)``: two state dicts hold the same tensors."""
+    """Return ``check(a, b)``, which asserts that two state dicts hold the same tensors."""
 
     def check(a, b):
         assert a.keys() == b.keys()
@@ -37,35 +43,23 @@ def assert_same():
     return check
 
 
-class CreatesFile:
-    """Calls ``function(path)`` when it is unpickled, which creates the file or folder."""
-
-    def __init__(self, path, function):
-        self.path, self.function = path, function
-
-    def __reduce__(self):
-        return self.function, (self.path, *(['w'] if self.function is io.open else []))
-
-
 @pytest.fixture
-def creates_file():
-    return CreatesFile
-
-
-@pytest.fixture
-def evil(tmp_path):
-    """A checkpoint that creates a file when it is unpickled; and that file."""
+def evil(tmp_path, creates_file):
+    """Return the path of a checkpoint that creates a file when it is unpickled, and the path of that file."""
     file, mark = tmp_path / 'evil.pth', tmp_path / 'code_ran'
     weights = torch.nn.ModuleDict({'fc': torch.nn.Linear(4, 2)}).state_dict()
-    torch.save({'state_dict': weights, 'meta': CreatesFile(str(mark), io.open)}, file)
+    torch.save({'state_dict': weights, 'meta': creates_file(str(mark), io.open)}, file)
     return str(file), mark
 
 
 @pytest.fixture
 def assert_refused():
-    """``assert_refused(error, file, offender)``: the error names these and the ways out. ``evil`` calls the default."""
+    """Return ``check(error, file, offender)``: it asserts that the error names the file, the function and the remedies.
 
-    # Python 3.13 pickles it as _io.open, earlier ones as io.open.
+    The default ``offender`` is the function that the ``evil`` checkpoint calls.
+    """
+
+    # Python 3.13 pickles it as _io.open, earlier versions as io.open.
     def check(error, file, offender=f'{io.open.__module__}.open'):
         text = str(error.value)
         assert file in text and f'it needs {offender}.' in text

@@ -1,4 +1,4 @@
-"""Wherever a checkpoint is loaded from, a pickle that brings code does not run."""
+"""Code in a pickled checkpoint does not run, wherever the checkpoint is loaded from."""
 
 import functools
 import http.server
@@ -19,7 +19,7 @@ from mmdefmamba.compat import trust_checkpoints
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A folder and the local URL it is served at; downloads go to a cache of their own."""
+    """Return a folder and the local URL at which it is served. Downloads go to a cache below ``tmp_path``."""
     folder = tmp_path / 'served'
     folder.mkdir()
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
@@ -39,7 +39,7 @@ def server(tmp_path, monkeypatch):
 
 
 def fake_urls(monkeypatch, tmp_path, url):
-    """Let each list of models by name hold one model, at this URL."""
+    """Replace each list of models by one that holds a single model, at this URL."""
     for function in ('get_torchvision_models', 'get_mmcls_models'):
         monkeypatch.setattr(checkpoint, function, lambda: {'model': url})
     (tmp_path / 'mmengine').mkdir()
@@ -74,7 +74,7 @@ def test_downloads_load_safely(scheme, server, evil, tmp_path, monkeypatch, asse
     assert mark.exists()
 
 
-def test_a_failing_download_names_the_url(server):
+def test_failed_download_error_gives_url(server):
     url = f'{server[1]}/absent.pth'
     with pytest.raises(OSError, match=f'{url} could not be downloaded: HTTP Error 404'):
         CheckpointLoader.load_checkpoint(url, 'cpu')
@@ -114,12 +114,12 @@ def test_object_stores_load_safely(prefix, evil, monkeypatch, assert_refused):
     assert mark.exists()
 
 
-def test_pavi_refuses_and_says_what_to_do():
+def test_pavi_is_refused_with_a_remedy():
     with pytest.raises(NotImplementedError, match=r'pavi://folder/model\.pth was not loaded.*Download the file'):
         CheckpointLoader.load_checkpoint('pavi://folder/model.pth')
 
 
-def test_no_scheme_is_left_to_a_loader_that_runs_pickles():
+def test_no_scheme_keeps_a_loader_that_runs_pickles():
     left = {
         loader.__name__ for loader in CheckpointLoader._schemes.values() if loader.__module__ == checkpoint.__name__
     }
@@ -127,6 +127,6 @@ def test_no_scheme_is_left_to_a_loader_that_runs_pickles():
     assert checkpoint.load_from_http is checkpoints.load_from_http
 
 
-def test_loader_names_suit_the_log_line():
+def test_loader_names_fit_mmengines_log_line():
     names = {CheckpointLoader._get_checkpoint_loader(path).__name__[10:] for path in ('a.pth', 'https://b/a.pth')}
     assert names == {'local', 'http'}

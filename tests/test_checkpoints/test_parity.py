@@ -10,7 +10,7 @@ VALUES, GRADIENTS = 1e-6, 1e-5
 
 
 def assert_close(errors, values, gradients):
-    assert len(errors) == 1 + 4 + 1 + 159  # logits, four maps, the image's gradient and that of every parameter
+    assert len(errors) == 1 + 4 + 1 + 159  # logits, four maps, the gradients of the image and of each parameter
     for name, error in errors.items():
         limit = gradients if name.startswith('grad.') else values
         assert error < limit, f'{name} is off by {error:.1e}, at most {limit:.0e} is allowed'
@@ -20,7 +20,7 @@ def assert_close(errors, values, gradients):
 @pytest.mark.parametrize(
     'dtype, values, gradients', [(torch.float64, VALUES, GRADIENTS), (torch.float32, 1e-3, 1e-3)], ids=['f64', 'f32']
 )
-def test_network_equals_record(checkpoint, record, backend, dtype, values, gradients):
+def test_network_matches_recorded_outputs(checkpoint, record, backend, dtype, values, gradients):
     assert_close(parity(checkpoint, record, backend, dtype=dtype), values, gradients)
 
 
@@ -28,7 +28,7 @@ def test_network_equals_record(checkpoint, record, backend, dtype, values, gradi
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize('backend', sorted(BACKENDS))
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['f64', 'f32'])
-def test_network_equals_record_on_gpu(checkpoint, record, backend, dtype, monkeypatch):
+def test_network_matches_recorded_outputs_on_gpu(checkpoint, record, backend, dtype, monkeypatch):
     reason = unavailable_reason(backend, torch.empty(1, dtype=dtype, device='cuda'))
     if reason:
         pytest.skip(f'{backend}: {reason}')
@@ -38,20 +38,21 @@ def test_network_equals_record_on_gpu(checkpoint, record, backend, dtype, monkey
 
 
 @pytest.mark.parametrize('point', POINTS)
-def test_record_tells_each_point_of_difference(checkpoint, record, point):
+def test_record_detects_each_difference_between_formulations(checkpoint, record, point):
     errors = parity(checkpoint, record, points=[point])
     gradients = {name: error for name, error in errors.items() if name.startswith('grad.')}
     values = {name: error for name, error in errors.items() if name not in gradients}
     assert max(gradients.values()) > 10 * GRADIENTS
     if point == 'index and gradient':
-        # the reference indices differ by a constant, and a sort does not see that: only the gradient can tell
+        # the reference indices differ by a constant, which does not change a sort: only the gradient differs
         assert max(values.values()) < VALUES
     else:
         assert min(values.values()) > 10 * VALUES
 
 
-def test_record_tells_the_order(checkpoint, record, monkeypatch):
-    # where the reference indices lie closer together, offsets reach further: another order, seen in every value
+def test_record_detects_a_changed_scan_order(checkpoint, record, monkeypatch):
+    # if the reference indices are closer together, an offset moves a token further: the order changes, and so does
+    # each value
     index = deformable.reference_index
     monkeypatch.setattr(deformable, 'reference_index', lambda *args: index(*args) / 2)
     errors = parity(checkpoint, record)

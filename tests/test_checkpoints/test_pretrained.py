@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type='Pretrained')``: of a DefMamba, and of modules of other people."""
+"""Loading with ``init_cfg=dict(type='Pretrained')``, by a DefMamba and by modules of other packages."""
 
 import copy
 import subprocess
@@ -17,7 +17,7 @@ SMALL = dict(arch=ARCH, pretrain_img_size=32, out_indices=(0, 1))
 
 @pytest.fixture
 def classifier(tmp_path):
-    """A checkpoint as mmpretrain writes it: one output norm, and a head."""
+    """Return the path and the weights of a checkpoint as mmpretrain writes it, with one output norm and a head."""
     torch.manual_seed(1)
     backbone = DefMamba(arch=ARCH, pretrain_img_size=32, out_indices=(1,))
     state = {f'backbone.{key}': torch.randn_like(value) for key, value in backbone.state_dict().items()}
@@ -49,7 +49,7 @@ def test_backbone_loads_a_classification_checkpoint_and_reports_it(classifier, t
 
 
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
-def test_prefix_may_end_in_a_dot_or_not(classifier, prefix):
+def test_prefix_works_with_and_without_trailing_dot(classifier, prefix):
     path, state = classifier
     backbone = build(path, prefix=prefix)
     backbone.init_weights()
@@ -121,26 +121,27 @@ def backbone_size(size):
     return (size, size) if isinstance(size, int) else size
 
 
-def test_a_resized_table_is_the_same_function_of_the_position():
-    """A larger table, at the normalised positions of the smaller one's entries, has their values."""
+def test_resized_table_is_the_same_function_of_position():
+    """At the normalised positions of the entries of the small table, the large table has the same values."""
     torch.manual_seed(0)
     small, large = (DefMamba(**{**SMALL, 'pretrain_img_size': side}) for side in (16, 28))
     state = small.double().state_dict()
     large.double().load_state_dict(state)
     for name, table in tables_of(state).items():
         own = large.state_dict()[name]
-        assert (table.shape[1], own.shape[1]) in ((4, 7), (2, 4))  # every entry of the smaller is one of the larger
+        # each position of the small table occurs in the large one
+        assert (table.shape[1], own.shape[1]) in ((4, 7), (2, 4))
         positions = torch.linspace(-1, 1, table.shape[1], dtype=torch.float64)
         grid = torch.stack(torch.meshgrid(positions, positions, indexing='xy'), -1)[None]
         read = torch.nn.functional.grid_sample(own[None], grid, align_corners=True)[0]
         torch.testing.assert_close(read, table)
 
 
-def test_images_are_seen_alike_with_resized_tables():
+def test_features_do_not_change_with_resized_tables():
     torch.manual_seed(0)
     small, large = (DefMamba(**{**SMALL, 'pretrain_img_size': side}).double().eval() for side in (32, 60))
     for name, parameter in small.named_parameters():
-        if name.endswith('offset_bias.table'):  # smooth, as a sum of coordinates: every resizing keeps it
+        if name.endswith('offset_bias.table'):  # a weighted sum of the coordinates, which resizing keeps exactly
             axis = torch.linspace(-1, 1, parameter.shape[1], dtype=torch.float64)
             parameter.data = (axis[:, None] + 2 * axis).expand_as(parameter).clone()
     large.load_state_dict(small.state_dict())
@@ -160,7 +161,7 @@ def test_tables_of_the_other_formulation_are_refused(file, model, tmp_path):
         DefMamba(**SMALL, formulation=model).load_state_dict(state)
 
 
-def test_tables_of_neither_formulation_are_refused():
+def test_tables_of_an_impossible_size_are_refused():
     state = DefMamba(**SMALL).state_dict()
     state['stages.1.0.dssm.scans.2.offset_bias.table'] = torch.zeros(16, 9, 9)
     with pytest.raises(ValueError, match=r'the checkpoint, 8 x 8, 9 x 9, belong to no formulation'):
@@ -174,7 +175,7 @@ def test_loading_does_not_change_the_given_state_dict():
     assert all(torch.equal(before[key], value) for key, value in state.items())
 
 
-# ---- modules of other people
+# ---- modules of other packages
 
 VIT = """
 import sys
@@ -198,8 +199,8 @@ torch.save(found, sys.argv[2])
 """
 
 
-def test_modules_of_others_load_exactly_as_without_us(tmp_path):
-    """mmpretrain's ViT resizes its position embedding in a loading hook; a process without this package is compared."""
+def test_other_modules_load_exactly_as_without_this_package(tmp_path):
+    """mmpretrain's ViT resizes its position embedding in a loading hook. The result must not depend on our import."""
     results = []
     for name, first in (('with', 'import mmdefmamba'), ('without', '')):
         out = tmp_path / f'{name}.pt'
@@ -210,14 +211,14 @@ def test_modules_of_others_load_exactly_as_without_us(tmp_path):
     for prefix in ('backbone.', None):
         assert with_us[prefix].keys() == without[prefix].keys()
         assert all(torch.equal(value, without[prefix][key]) for key, value in with_us[prefix].items())
-        # 8 x 8 patches and the class token: interpolated from 4 x 4, not random
+        # 8 x 8 patches and the class token; the values are interpolated from 4 x 4 patches and not random
         embedding = with_us[prefix]['pos_embed']
         assert embedding.shape == (1, 65, 8) and torch.equal(embedding, with_us['backbone.']['pos_embed'])
     assert sorted(torch.load(tmp_path / 'vit.pth')['state_dict']) == sorted(with_us[None])
 
 
 def test_metadata_of_a_checkpoint_reaches_the_modules(tmp_path):
-    """Modules tell old versions of themselves by it; MMEngine's BatchNorm of version 1 has no counter of batches."""
+    """Modules read their own version from it. A BatchNorm of version 1, for example, has no counter of batches."""
     seen = []
 
     class Versioned(DefMamba):

@@ -1,4 +1,4 @@
-"""Names and weights of the authors' checkpoints: nothing is lost, mixed up or made up on the way."""
+"""Conversion of the names and weights of the authors' checkpoints: nothing is lost, exchanged or invented."""
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ ARCH = {'embed_dims': (16, 32, 64, 128), 'depths': (1, 2, 1, 1)}
 
 
 def downstream(checkpoint):
-    """The same backbone as a detection or segmentation file: four output norms, foreign heads."""
+    """Return the same backbone as a detection or segmentation file, with four output norms and the heads of others."""
     weights = {f'backbone.{k}': v for k, v in checkpoint['model'].items() if not k.startswith('classifier.')}
     for i, dims in enumerate(ARCH['embed_dims']):
         weights |= {f'backbone.outnorm{i}.weight': torch.rand(dims), f'backbone.outnorm{i}.bias': torch.rand(dims)}
-    # names that begin like the authors' only after a head's own
+    # names that contain a name of the authors after the name of a head
     for name in ('neck.layers.0.blocks.0.norm.weight', 'decode_head.patch_embed.0.weight', 'rpn_head.classifier.norm'):
         weights[name] = torch.rand(3)
     return {'meta': {'epoch': 12}, 'state_dict': weights}
@@ -30,7 +30,7 @@ def random_weights(arch, formulation='released', num_classes=5):
 # ---- renaming
 
 
-def test_scans_keep_their_order_and_every_name_its_tensor(checkpoint):
+def test_names_are_converted_and_scans_keep_their_order(checkpoint):
     theirs, ours = checkpoint['model'], convert_released(checkpoint)
     assert len(ours) == len(theirs) == 159
     for name, their_name in {
@@ -44,7 +44,8 @@ def test_scans_keep_their_order_and_every_name_its_tensor(checkpoint):
         'head.fc.weight': 'classifier.head.weight',
     }.items():
         assert ours[name] is theirs[their_name]
-    # three scans stacked: x_proj_weight[k] and rows k*C.. of A_log belong to scans.k, of which the last is deformable
+    # three scans are stacked: x_proj_weight[k] and the rows of A_log from k*C on belong to scans.k; the last scan is
+    # deformable
     model = DefMamba(ARCH, formulation='released')
     assert [type(scan).__name__ for scan in model.stages[0][0].dssm.scans] == [
         'RasterScan',
@@ -62,7 +63,7 @@ def test_round_trip_is_exact(checkpoint, wrap, assert_same):
     assert_same(export_released(convert_released(reordered)), checkpoint['model'])
 
 
-def test_downstream_file_keeps_foreign_names(checkpoint, assert_same):
+def test_downstream_file_keeps_names_of_other_modules(checkpoint, assert_same):
     file = downstream(checkpoint)
     ours = convert_released(file)
     assert ours['backbone.norm1.bias'] is file['state_dict']['backbone.outnorm1.bias']
@@ -77,13 +78,13 @@ def test_downstream_file_keeps_foreign_names(checkpoint, assert_same):
     DefMamba(ARCH, formulation='released').load_state_dict(backbone, strict=True)
 
 
-def test_head_beside_four_output_norms_is_no_released_classifier(checkpoint, assert_same):
+def test_head_next_to_output_norms_is_not_renamed_as_classifier(checkpoint, assert_same):
     file = downstream(checkpoint)
     file['state_dict'] |= {'head.fc.weight': torch.rand(2, 128), 'head.fc.bias': torch.rand(2)}
     assert_same(export_released(convert_released(file)), file['state_dict'])
 
 
-def test_averaged_weights_on_request_only(checkpoint, assert_same):
+def test_averaged_weights_are_used_only_on_request(checkpoint, assert_same):
     checkpoint['model_ema'] = {name: weight + 1 for name, weight in checkpoint['model'].items()}
     assert_same(export_released(convert_released(checkpoint)), checkpoint['model'])
     assert_same(export_released(convert_released(checkpoint, ema=True)), checkpoint['model_ema'])
@@ -105,7 +106,7 @@ def test_conversion_draws_no_random_numbers(checkpoint):
     assert torch.equal(torch.rand(3), expected)
 
 
-# ---- every name accounted for
+# ---- missing and unexpected names
 
 
 @pytest.mark.parametrize(
@@ -123,13 +124,13 @@ def test_conversion_draws_no_random_numbers(checkpoint):
         'classifier.head.bias',
     ],
 )
-def test_gap_is_named(checkpoint, name):
+def test_missing_parameter_is_named_in_the_error(checkpoint, name):
     del checkpoint['model'][name]
     with pytest.raises(ValueError, match=f'1 missing in the checkpoint: {name}$'):
         convert_released(checkpoint)
 
 
-def test_missing_block_and_stage_are_named(checkpoint):
+def test_missing_block_or_stage_is_named_in_the_error(checkpoint):
     without_stage = {k: v for k, v in checkpoint['model'].items() if not k.startswith('layers.1.blocks.')}
     with pytest.raises(ValueError, match=r'stage \[1\]'):
         convert_released(without_stage)
@@ -143,7 +144,7 @@ def test_missing_block_and_stage_are_named(checkpoint):
 @pytest.mark.parametrize(
     'name', ['layers.0.blocks.0.op.Ds.weight', 'layers.0.blocks.0.op.extra', 'outnorm3.weight', 'optimizer.step']
 )
-def test_leftover_is_named(checkpoint, name):
+def test_unexpected_parameter_is_named_in_the_error(checkpoint, name):
     checkpoint['model'][name] = torch.ones(3)
     with pytest.raises(ValueError, match=f'1 in the checkpoint but not in the model: {name}$'):
         convert_released(checkpoint)
@@ -152,7 +153,7 @@ def test_leftover_is_named(checkpoint, name):
 @pytest.mark.parametrize(
     'name', ['backbone.classifier.norm.weight', 'backbone.extra', 'layers.0.blocks.0.op.Ds', 'patch_embed.0.weight']
 )
-def test_leftover_of_a_downstream_file_is_named(checkpoint, name):
+def test_unexpected_parameter_of_a_downstream_file_is_named_in_the_error(checkpoint, name):
     file = downstream(checkpoint)
     file['state_dict'][name] = torch.ones(3)
     with pytest.raises(ValueError, match=f'1 in the checkpoint but not in the model: {name}$'):
@@ -177,7 +178,7 @@ def test_downstream_file_needs_all_output_norms(checkpoint):
         ('patch_embed.0.bias', (), (8,)),
     ],
 )
-def test_shape_that_does_not_fit_is_named(checkpoint, name, shape, expected):
+def test_wrong_shape_error_gives_name_and_both_shapes(checkpoint, name, shape, expected):
     checkpoint['model'][name] = torch.ones(shape)
     with pytest.raises(ValueError) as error:
         convert_released(checkpoint)
@@ -192,21 +193,21 @@ def test_shape_that_does_not_fit_is_named(checkpoint, name, shape, expected):
         ({'epoch': 3}, 'others in epoch'),
         ({'model': 'weights'}, "'model' must hold a state dict, got str"),
         ({'model': {'layers.0.blocks.0.norm.weight': 1}}, 'others in layers.0.blocks.0.norm.weight'),
-        ({'model': {'layer1.0.conv1.weight': torch.ones(1)}}, 'no checkpoint of a DefMamba: .* 1 parameters'),
+        ({'model': {'layer1.0.conv1.weight': torch.ones(1)}}, 'not a checkpoint of a DefMamba: it has 1 parameters'),
     ],
 )
-def test_what_is_no_such_file_is_refused(file, message):
+def test_file_without_released_weights_is_refused(file, message):
     with pytest.raises(ValueError, match=message):
         convert_released(file)
 
 
-def test_converted_weights_are_not_converted_again(checkpoint):
-    with pytest.raises(ValueError, match='naming of mmdefmamba already'):
+def test_converting_twice_is_refused(checkpoint):
+    with pytest.raises(ValueError, match='names of mmdefmamba already'):
         convert_released({'state_dict': convert_released(checkpoint)})
 
 
-def test_export_refuses_what_the_released_code_is_not():
-    with pytest.raises(ValueError, match="computes formulation='released', these weights belong to 'paper'"):
+def test_export_refuses_weights_that_the_released_code_cannot_hold():
+    with pytest.raises(ValueError, match="computes formulation='released', but these weights belong to 'paper'"):
         export_released(random_weights(ARCH, 'paper'))
     weights = random_weights(ARCH)
     weights['backbone.stages.0.0.dssm.scans.3.extra'] = torch.ones(1)
@@ -219,12 +220,12 @@ def test_export_refuses_what_the_released_code_is_not():
         export_released(weights | {'classifier.norm.bias': torch.ones(128)})
 
 
-# ---- what the shapes tell
+# ---- a network is inferred from shapes
 
 
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
 @pytest.mark.parametrize('arch', ['tiny', 'small', ARCH, {'embed_dims': (8, 16), 'depths': (1, 3)}], ids=str)
-def test_network_is_inferred(arch, formulation):
+def test_network_is_inferred_from_shapes(arch, formulation):
     assert infer_network(random_weights(arch, formulation)) == (arch, formulation, 5)
 
 
@@ -234,7 +235,7 @@ def test_network_without_head_or_at_another_size_is_inferred():
     assert infer_network(weights) == (ARCH, 'paper', None)
 
 
-def test_tables_of_no_formulation_are_refused(checkpoint):
+def test_tables_that_fit_no_formulation_are_refused(checkpoint):
     weights = random_weights(ARCH, 'paper')
     weights['backbone.stages.1.0.dssm.scans.2.offset_bias.table'] = torch.ones(32, 7, 7)
     with pytest.raises(ValueError, match='tables of one size'):

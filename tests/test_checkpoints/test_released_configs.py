@@ -19,14 +19,14 @@ BILINEAR = (
 def leaves(node, path=''):
     if isinstance(node, (dict, list, tuple)) and node:
         items = node.items() if isinstance(node, dict) else enumerate(node)
-        # mmengine notes in _scope_ from which library's config a part was inherited
+        # MMEngine stores in _scope_ from which library a part of the config was inherited
         items = [(f'{path}.{key}' if path else str(key), value) for key, value in items if key != '_scope_']
         return {name: leaf for key, value in items for name, leaf in leaves(value, key).items()}
     return {path: node}
 
 
 @pytest.mark.parametrize('size', 'tsb')
-def test_classification_differs_only_in_what_was_released(size):
+def test_released_classification_configs_differ_only_in_formulation_and_interpolation(size):
     name = f'classification/defmamba_{size}_in1k'
     released = leaves(Config.fromfile(CONFIGS / f'{name}_released.py').to_dict())
     paper = leaves(Config.fromfile(CONFIGS / f'{name}.py').to_dict())
@@ -36,10 +36,10 @@ def test_classification_differs_only_in_what_was_released(size):
 
 @pytest.mark.parametrize('size', 'tsb')
 @pytest.mark.parametrize('name', ['detection/mask_rcnn_defmamba_{}_1x', 'segmentation/upernet_defmamba_{}_160k'])
-def test_downstream_differs_only_in_the_formulation(name, size):
+def test_released_downstream_configs_differ_only_in_formulation(name, size):
     path = CONFIGS / f'{name.format(size)}_released.py'
     paper = path.with_name(f'{Path(name).name.format(size)}.py')
     assert paper.exists()
-    # read as plain Python: mmengine needs seconds to look up what these inherit from mmdet and mmseg
+    # read as plain Python, because MMEngine needs seconds to find what these inherit from mmdet and mmseg
     config = {key: value for key, value in runpy.run_path(path).items() if not key.startswith('__')}
     assert config == {'_base_': f'./{paper.name}', 'model': {'backbone': {'formulation': 'released'}}}

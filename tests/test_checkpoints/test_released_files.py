@@ -1,4 +1,4 @@
-"""Files of the authors: converted whole or not at all, by function, by tool and by ``released://``."""
+"""Files of the authors are converted completely or not at all: by the function, the tool and ``released://``."""
 
 import argparse
 import hashlib
@@ -21,7 +21,7 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'model_converters' / 'convert_relea
 ARCH = {'embed_dims': (16, 32, 64, 128), 'depths': (1, 2, 1, 1)}  # of the checkpoint
 
 
-def test_file_is_converted_whole(released_file, checkpoint, tmp_path, assert_same):
+def test_file_is_converted_completely(released_file, checkpoint, tmp_path, assert_same):
     target = tmp_path / 'ours.pth'
     written = convert_file(released_file, target)
     read = torch.load(target, weights_only=True)
@@ -39,8 +39,8 @@ def test_file_is_converted_whole(released_file, checkpoint, tmp_path, assert_sam
     assert os.listdir(tmp_path) == ['ours.pth']
 
 
-def test_training_file_with_its_settings_is_read_without_trust(checkpoint, tmp_path, monkeypatch, assert_same):
-    class CfgNode(dict):  # as yacs has it: a dict with attributes
+def test_training_file_with_yacs_settings_needs_no_trust(checkpoint, tmp_path, monkeypatch, assert_same):
+    class CfgNode(dict):  # like the class of yacs: a dict with attributes
         def __init__(self, *args):
             super().__init__(*args)
             self.__dict__['__immutable__'] = True
@@ -58,14 +58,9 @@ def test_training_file_with_its_settings_is_read_without_trust(checkpoint, tmp_p
     assert_same(written['state_dict'], convert_released(checkpoint))
 
 
-class Attack:
-    def __reduce__(self):
-        return os.mkdir, ('attacked',)
-
-
-def test_pickled_code_is_refused_by_name(checkpoint, tmp_path, monkeypatch):
+def test_pickled_code_is_refused_and_named(checkpoint, creates_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save(checkpoint | {'config': Attack()}, 'attack.pth')
+    torch.save(checkpoint | {'config': creates_file('attacked', os.mkdir)}, 'attack.pth')
     with pytest.raises(pickle.UnpicklingError, match=r'mkdir.*--trust'):
         convert_file('attack.pth', 'ours.pth')
     with pytest.raises(pickle.UnpicklingError, match=r'mkdir.*--trust'):
@@ -110,7 +105,7 @@ def test_target_is_never_the_source_nor_half_written(released_file, tmp_path, mo
 
 
 def run_tool(monkeypatch, capsys, *args):
-    """Exit message (None for success) and output of the tool."""
+    """Run the tool; return its exit message (None for success) and its output."""
     monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
     message = None
     try:
@@ -120,15 +115,15 @@ def run_tool(monkeypatch, capsys, *args):
     return message, capsys.readouterr().out
 
 
-def test_tool_converts_and_says_what(checkpoint, tmp_path, monkeypatch, capsys, assert_same):
+def test_tool_converts_and_describes_the_file(checkpoint, tmp_path, monkeypatch, capsys, assert_same):
     source, target = tmp_path / 'theirs.pth', tmp_path / 'ours.pth'
     checkpoint['model_ema'] = {name: weight + 1 for name, weight in checkpoint['model'].items()}
     torch.save(checkpoint, source)
     message, output = run_tool(monkeypatch, capsys, source, target, '--ema')
     assert message is None
     assert_same(export_released(torch.load(target, weights_only=True)['state_dict']), checkpoint['model_ema'])
-    # of a size that the authors have not published: said so
-    assert f'arch none of the published, {ARCH}' in output
+    # the authors have not published a network of this size, and the tool says so
+    assert f'arch not a published one, {ARCH}' in output
     for part in ("formulation 'released'", '10 classes', '159 tensors', '430,843 parameters', 'averaged weights'):
         assert part in output
 
@@ -156,7 +151,7 @@ def test_tool_says_what_is_wrong_with_a_file(released_file, tmp_path, monkeypatc
         assert expected in message
     torch.save({'model': {'layer1.0.conv1.weight': torch.ones(1)}}, tmp_path / 'resnet.pth')
     message, _ = run_tool(monkeypatch, capsys, tmp_path / 'resnet.pth', tmp_path / 'ours.pth')
-    assert message.startswith('error: no checkpoint of a DefMamba: none of its 1 parameters (layer1.0.conv1.weight)')
+    assert message.startswith('error: not a checkpoint of a DefMamba: it has 1 parameters (layer1.0.conv1.weight)')
     message, _ = run_tool(monkeypatch, capsys, tmp_path / 'absent.pth', tmp_path / 'ours.pth')
     assert message.startswith('error: ')
     assert 'absent.pth' in message
@@ -166,7 +161,7 @@ def test_tool_says_what_is_wrong_with_a_file(released_file, tmp_path, monkeypatc
 # ---- released://
 
 
-def test_mmengine_loads_the_authors_file_itself(released_file, checkpoint, assert_same):
+def test_mmengine_loads_a_released_file_directly(released_file, checkpoint, assert_same):
     ours = convert_released(checkpoint)
     expected = {k.removeprefix('backbone.'): v for k, v in ours.items() if k.startswith('backbone.')}
     model = DefMamba(
@@ -187,7 +182,7 @@ def test_mmengine_loads_the_authors_file_itself(released_file, checkpoint, asser
     assert loaded['meta'] == {'arch': ARCH, 'formulation': 'released', 'num_classes': 10}
 
 
-def test_scheme_refuses_another_file(tmp_path):
+def test_released_scheme_refuses_other_files(tmp_path):
     torch.save({'state_dict': {'conv.weight': torch.ones(1)}}, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match='no checkpoint of a DefMamba'):
+    with pytest.raises(ValueError, match='not a checkpoint of a DefMamba'):
         load_checkpoint(DefMamba(ARCH), f'released://{tmp_path / "other.pth"}')

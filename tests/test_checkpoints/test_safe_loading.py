@@ -1,4 +1,4 @@
-"""MMEngine's checkpoints load; pickles that bring code do not."""
+"""MMEngine's checkpoints load. Pickles that contain code are refused."""
 
 import io
 import os
@@ -30,7 +30,7 @@ class Tiny(BaseModel):
 
 
 class NumPyMetric(BaseMetric):
-    """Its result, a NumPy scalar, ends in the checkpoint as the best score."""
+    """A metric whose result is a NumPy scalar. The checkpoint stores it as the best score."""
 
     def process(self, data_batch, data_samples):
         self.results.append(0)
@@ -125,7 +125,7 @@ def test_numpy_values_load_as_they_were_saved(tmp_path):
 
 
 @pytest.mark.parametrize('core', [b'numpy.core', b'numpy._core'])
-def test_files_of_both_numpys_load(core, tmp_path):
+def test_files_of_numpy_1_and_2_load(core, tmp_path):
     file = tmp_path / 'numpy.pth'
     torch.save({'meta': [np.float64(2.5), np.arange(3)]}, file, _use_new_zipfile_serialization=False)
     content = file.read_bytes()
@@ -156,7 +156,7 @@ def test_code_in_a_checkpoint_does_not_run(function, form, tmp_path, creates_fil
 
 
 @pytest.mark.parametrize('resume', [False, True])
-def test_runner_refuses_code(resume, evil, tmp_path, assert_refused):
+def test_runner_refuses_checkpoints_with_code(resume, evil, tmp_path, assert_refused):
     file, mark = evil
     runner = make_runner(tmp_path, f'refuses_{resume}', load_from=file, resume=resume)
     with pytest.raises(pickle.UnpicklingError) as error:
@@ -165,7 +165,7 @@ def test_runner_refuses_code(resume, evil, tmp_path, assert_refused):
     assert not mark.exists()
 
 
-def test_pretrained_init_refuses_code(evil, assert_refused):
+def test_pretrained_init_refuses_checkpoints_with_code(evil, assert_refused):
     file, mark = evil
     with pytest.raises(pickle.UnpicklingError) as error:
         Tiny(init_cfg={'type': 'Pretrained', 'checkpoint': file}).init_weights()
@@ -173,7 +173,7 @@ def test_pretrained_init_refuses_code(evil, assert_refused):
     assert not mark.exists()
 
 
-def test_a_whole_pickled_model_is_refused_by_its_name(tmp_path, assert_refused):
+def test_pickled_model_is_refused_and_named(tmp_path, assert_refused):
     file = str(tmp_path / 'model.pth')
     torch.save(torch.nn.Linear(2, 2), file)
     with pytest.raises(pickle.UnpicklingError) as error:
@@ -194,7 +194,7 @@ class Attribute:
 @pytest.mark.parametrize(
     'args', [(HistoryBuffer, '__init__'), (np.ndarray, 'max'), (HistoryBuffer.mean, '__globals__')]
 )
-def test_getattr_reaches_nothing_but_the_statistics_of_the_history(args, tmp_path, assert_refused):
+def test_getattr_reads_only_the_statistics_of_history_buffers(args, tmp_path, assert_refused):
     file = str(tmp_path / 'attribute.pth')
     torch.save([Attribute(HistoryBuffer, 'mean')], file)
     assert load_safely(file) == [HistoryBuffer.mean]
@@ -214,7 +214,7 @@ def test_a_pickle_that_weights_only_cannot_read_is_refused_with_the_reason(tmp_p
         assert load_safely(file)['state_dict']['weight'].tolist() == [1, 1]
 
 
-def test_trust_holds_inside_its_block_and_for_its_files_only(evil, tmp_path, monkeypatch):
+def test_trust_applies_only_inside_its_block_and_to_its_files(evil, tmp_path, monkeypatch):
     file, mark = evil
     with trust_checkpoints(tmp_path / 'other.pth'), pytest.raises(pickle.UnpicklingError):
         load_checkpoint(Tiny(), file)
@@ -227,7 +227,7 @@ def test_trust_holds_inside_its_block_and_for_its_files_only(evil, tmp_path, mon
         load_checkpoint(Tiny(), file)
 
 
-def test_trust_by_a_call_holds_until_it_is_given_up(evil):
+def test_trust_by_a_call_applies_until_it_is_ended(evil):
     file, mark = evil
     trust = trust_checkpoints(file)
     load_safely(file)
@@ -239,7 +239,7 @@ def test_trust_by_a_call_holds_until_it_is_given_up(evil):
         load_safely(file)
 
 
-def test_trust_in_nothing_is_an_error():
+def test_trust_without_a_file_is_an_error():
     with pytest.raises(ValueError, match='name the checkpoints'):
         trust_checkpoints()
 
@@ -253,7 +253,7 @@ BROKEN = {
     'empty': (lambda content: b'', 'It does not begin like a file of torch.save'),
     'text': (lambda content: b'hello, world\n', 'It does not begin like a file of torch.save'),
     'image': (lambda content: b'\x89PNG\r\n\x1a\n' + bytes(64), 'It does not begin like a file of torch.save'),
-    # its list of contents says that it goes on on another disk: zipfile cannot even tell whether it is a zip
+    # its list of contents says that the file continues on another disk, for which zipfile.is_zipfile can raise
     'split zip': (
         lambda content: content[:4] + content[5:-35] + b'\x01' + content[-34:],
         'The end of the file is missing',
@@ -264,7 +264,7 @@ BROKEN = {
 
 @pytest.mark.parametrize('trusted', [False, True])
 @pytest.mark.parametrize('kind', BROKEN)
-def test_a_broken_file_is_named(kind, trusted, tmp_path):
+def test_broken_file_error_gives_path_size_and_cause(kind, trusted, tmp_path):
     file, (damage, hint) = tmp_path / 'broken.pth', BROKEN[kind]
     torch.save({'state_dict': Tiny().state_dict()}, file)
     file.write_bytes(damage(file.read_bytes()))
@@ -279,23 +279,23 @@ def test_a_broken_file_is_named(kind, trusted, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['zip', 'legacy'])
-def test_a_file_cut_anywhere_raises_a_named_error(kind, tmp_path):
+def test_file_cut_at_any_byte_raises_an_error_with_its_path(kind, tmp_path):
     file = tmp_path / 'cut.pth'
     torch.save({'state_dict': Tiny().state_dict()}, file, _use_new_zipfile_serialization=kind == 'zip')
     content = file.read_bytes()
     for end in range(0, len(content), 61):
         file.write_bytes(content[:end])
-        # UnpicklingError: a legacy file cut inside the name of a type asks for another one.
+        # UnpicklingError: a legacy file that is cut inside the name of a type asks for a type of another name
         with pytest.raises((RuntimeError, pickle.UnpicklingError), match=re.escape(str(file))):
             load_safely(str(file))
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_checkpoint_error_gives_path(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'gone\.pth does not exist'):
         load_checkpoint(Tiny(), str(tmp_path / 'gone.pth'))
 
 
-def test_applying_again_changes_nothing(caplog):
+def test_applying_mends_again_changes_nothing(caplog):
     before, allowed = dict(CheckpointLoader._schemes), set(torch.serialization.get_safe_globals())
     with caplog.at_level('INFO', 'mmdefmamba'):
         compat.apply()
@@ -304,7 +304,7 @@ def test_applying_again_changes_nothing(caplog):
     assert set(torch.serialization.get_safe_globals()) == allowed
 
 
-def test_loaders_of_others_stay(monkeypatch):
+def test_loaders_of_other_code_are_kept(monkeypatch):
     def load_from_local(filename, map_location=None):
         return {'mine': filename}
 

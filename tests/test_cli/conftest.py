@@ -5,7 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PICO = ROOT / 'configs/classification/defmamba_pico_digits.py'
-# 128 images in batches of 32 make 4 iterations an epoch; 61 do not split evenly over two processes.
+# 128 images in batches of 32 make 4 iterations per epoch. 61 images do not divide evenly between two processes.
 TINY = f"""
 _base_ = {str(PICO)!r}
 model = dict(
@@ -29,7 +29,7 @@ def tiny_config(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def trained(tools, tiny_config, tmp_path_factory):
-    """The work dir of two epochs of training."""
+    """Return the work dir of a training of two epochs."""
     work_dir = tmp_path_factory.mktemp('trained')
     tools['train']([str(tiny_config), '--work-dir', str(work_dir)])
     return work_dir
@@ -37,7 +37,7 @@ def trained(tools, tiny_config, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def logged():
-    """A function that gives what the latest run in a work dir logged: training and validation, a dict each."""
+    """Return ``read(work_dir)``: the lines that its latest run logged in training and in validation, as dicts."""
 
     def read(work_dir):
         latest = max(Path(work_dir).glob('*/vis_data/scalars.json'))

@@ -1,4 +1,4 @@
-"""The workflow for a public host and .ci/run call what the Makefile has, on the versions that setup.py names."""
+"""The workflow for a public host and .ci/run call targets of the Makefile, on the versions that setup.py names."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ WORKFLOW = yaml.load((ROOT / '.github/workflows/ci.yml').read_text(), yaml.BaseL
 
 
 def runs():
-    """Python and target of every run of the matrix."""
+    """Return (version of Python, target) of each run of the matrix."""
     matrix = JOB['strategy']['matrix']
     return [(python, target) for python in matrix['python'] for target in matrix['target']] + [
         (row['python'], row['target']) for row in matrix['include']
@@ -35,7 +35,7 @@ def test_every_supported_python_is_tested():
     assert {python for python, _ in runs()} == {*supported}
 
 
-def test_the_workflow_may_read_and_no_more():
+def test_workflow_has_read_permission_only():
     assert WORKFLOW['permissions'] == {'contents': 'read'}
     assert 'permissions' not in JOB
     assert int(JOB['timeout-minutes']) <= 60

@@ -1,4 +1,4 @@
-"""What the options make of a config, and what they refuse; nothing is trained."""
+"""How the options change a config, and which ones are refused. Nothing is trained."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_config(*args):
 test_config.__test__ = False
 
 
-def test_missing_files_are_named(write, checkpoint):
+def test_missing_file_error_gives_path(write, checkpoint):
     for config in (train_config, lambda path: test_config(path, checkpoint)):
         with pytest.raises(FileNotFoundError, match=r'config no/such\.py does not exist, seen from /'):
             config('no/such.py')
@@ -69,18 +69,18 @@ def test_missing_files_are_named(write, checkpoint):
         ([], 'required: config'),
     ],
 )
-def test_malformed_options_are_named(args, message, capsys):
+def test_malformed_option_error_names_the_option(args, message, capsys):
     with pytest.raises(SystemExit, match='2'):
         cli.train_parser().parse_args(args)
     assert message in capsys.readouterr().err
 
 
-def test_slips_in_keys_are_named(write):
+def test_misspelt_key_error_gives_suggestion(write):
     with pytest.raises(ValueError, match="no component reads the config key 'optim_wraper', did you mean"):
         train_config(write(optim_wraper=dict(optimizer=dict(lr=1.0))))
     with pytest.raises(ValueError, match=r"'train_dataloaders', did you mean 'train_dataloader'"):
         train_config(write(), '--cfg-options', 'train_dataloaders.batch_size=4')
-    # a config's own variables, and what only the libraries read, pass
+    # variables of the config, and keys that only the libraries read, are allowed
     assert (
         train_config(write(image_size=32, max_epochs=3, data_root='x', backend_args=None, optimizer=1)).max_epochs == 3
     )
@@ -96,7 +96,7 @@ def test_slips_in_keys_are_named(write):
         (dict(zzz=0.1), r"DefMamba does not take the argument 'zzz'. It takes: arch, formulation, scans, .*init_cfg\."),
     ],
 )
-def test_slips_in_arguments_are_named(backbone, message, tmp_path):
+def test_misspelt_argument_error_gives_suggestion(backbone, message, tmp_path):
     cfg = train_config(str(PICO), '--work-dir', str(tmp_path))
     cfg.model.backbone.update(backbone)
     with pytest.raises(TypeError, match=message), explain_errors(cfg):
@@ -111,7 +111,7 @@ def test_work_dir_comes_from_option_then_config_then_name(write):
     assert train_config(path, '--work-dir', 'mine').work_dir == 'mine'
 
 
-def test_resume_without_checkpoint_starts_from_what_the_config_loads(write, checkpoint, tmp_path):
+def test_resume_without_checkpoint_starts_from_load_from(write, checkpoint, tmp_path):
     path = write(work_dir=str(tmp_path), load_from='pretrained.pth')
     assert train_config(path).get('resume') is None
     first = train_config(path, '--resume')
@@ -134,7 +134,7 @@ def test_loader_and_validation_options(write):
     assert cfg.train_dataloader == cfg.test_dataloader == expected
 
 
-def test_amp(write, monkeypatch):
+def test_amp_option_needs_a_gpu_and_keeps_the_optimizer(write, monkeypatch):
     monkeypatch.setattr(cli, 'get_device', lambda: 'cpu')
     path = write(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
     with pytest.raises(ValueError, match='--amp needs a GPU'):
@@ -148,7 +148,7 @@ def test_amp(write, monkeypatch):
         train_config(path, '--amp', '--cfg-options', 'optim_wrapper.type=Mine')
 
 
-def test_auto_scale_lr(write):
+def test_auto_scale_lr_needs_a_base_batch_size(write):
     cfg = train_config(write(auto_scale_lr=dict(base_batch_size=1024)), '--auto-scale-lr')
     assert cfg.auto_scale_lr == dict(base_batch_size=1024, enable=True)
     with pytest.raises(ValueError, match=r'auto_scale_lr\.base_batch_size=N'):
@@ -165,7 +165,7 @@ def test_show_dir_reaches_every_library(write, checkpoint, hook):
     assert test_config(path, checkpoint, '--show').default_hooks.visualization.show is True
 
 
-def test_show_needs_a_hook(write, checkpoint):
+def test_show_needs_a_visualization_hook(write, checkpoint):
     with pytest.raises(ValueError, match=r'default_hooks\.visualization is \{\}'):
         test_config(write(), checkpoint, '--show')
 
@@ -180,7 +180,7 @@ def test_out_takes_a_pickle_or_for_segmentation_a_folder(write, checkpoint):
         test_config(path, checkpoint, '--out-item', 'metrics')
 
 
-def test_tta_wraps_the_model_and_takes_the_pipeline(write, checkpoint):
+def test_tta_uses_tta_model_and_tta_pipeline(write, checkpoint):
     items = dict(model=dict(type='M'), test_dataloader=dict(dataset=dict(type='R', dataset=dict(pipeline=['plain']))))
     with pytest.raises(ValueError, match=r'--tta: .*small\.py defines no tta_model'):
         test_config(write(**items), checkpoint, '--tta')
@@ -191,7 +191,7 @@ def test_tta_wraps_the_model_and_takes_the_pipeline(write, checkpoint):
     assert cfg.test_dataloader.dataset.dataset.pipeline == ['views']
 
 
-def test_only_torchrun_can_do_without_a_gpu(monkeypatch):
+def test_only_torchrun_works_without_a_gpu(monkeypatch):
     monkeypatch.setattr('mmdefmamba.engine.distributed.get_device', lambda: 'cpu')
     assert init_without_gpu(Config(dict(launcher='none'))) is None
     with pytest.raises(ValueError, match='--launcher slurm needs a GPU'):
@@ -220,7 +220,7 @@ def test_slurm_scripts_call_srun(script, args, expected, tmp_path):
 
 
 @pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
-def test_scripts_say_how_they_are_used(script):
+def test_scripts_print_their_usage(script):
     done = subprocess.run([TOOLS / f'{script}.sh', 'c.py'], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith('usage: ')

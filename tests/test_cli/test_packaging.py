@@ -19,7 +19,7 @@ def name_of(requirement):
 
 @pytest.fixture
 def metadata(monkeypatch):
-    """A function that gives what setup.py passes to setuptools where nothing provides the import names given."""
+    """Return ``metadata(*missing)``: the arguments that setup.py passes to setuptools if these modules are missing."""
 
     def metadata(*missing):
         given = {}
@@ -36,7 +36,7 @@ def metadata(monkeypatch):
 def test_only_missing_openmmlab_packages_are_required(metadata):
     required = {name_of(line) for line in metadata()['install_requires']}
     assert required >= {'torch', 'torchvision', 'numpy'}
-    assert not required & OPENMMLAB  # the tests run where all five can be imported
+    assert not required & OPENMMLAB  # in the tests all five can be imported
     assert {name_of(line) for line in metadata('mmcv', 'mmseg')['install_requires']} & OPENMMLAB == {
         'mmcv-lite',
         'mmsegmentation',
@@ -47,7 +47,7 @@ def test_version_is_read_without_importing_the_package(metadata):
     assert metadata()['version'] == __version__
 
 
-def test_every_folder_of_the_package_is_one(metadata):
+def test_every_folder_has_an_init_file(metadata):
     assert metadata()['packages'] == ['mmdefmamba', 'mmdefmamba.*']
     folders = {path.parent for path in (ROOT / 'mmdefmamba').rglob('*.py')}
     assert [folder for folder in folders if not (folder / '__init__.py').exists()] == []

@@ -1,4 +1,4 @@
-"""tools/train.py and tools/test.py, and what dist_*.sh makes of them, on a tiny network and real digits."""
+"""tools/train.py, tools/test.py and the scripts dist_*.sh, with a tiny network and real digits."""
 
 import json
 import pickle
@@ -24,18 +24,18 @@ def accuracy(main, work_dir, config, checkpoint, *options):
 
 @pytest.fixture(scope='module')
 def metric(tools, tiny_config, trained, tmp_path_factory):
-    """Accuracy of the trained checkpoint, by tools/test.py."""
+    """Return the accuracy of the trained checkpoint, measured by tools/test.py."""
     return accuracy(tools['test'], tmp_path_factory.mktemp('metric'), tiny_config, trained / 'epoch_2.pth')
 
 
-def test_checkpoint_tests_as_it_was_validated(trained, logged, metric):
+def test_checkpoint_scores_the_same_in_test_and_validation(trained, logged, metric):
     training, validation = logged(trained)
     assert [line['epoch'] for line in training] == [1] * 4 + [2] * 4
     assert [line['step'] for line in validation] == [1, 2]
     assert metric == validation[-1]['accuracy/top1']
 
 
-def test_resume_goes_on_where_training_stopped(tools, tiny_config, trained, logged, tmp_path):
+def test_resume_continues_where_training_stopped(tools, tiny_config, trained, logged, tmp_path):
     before, _ = logged(trained)
     work_dir = shutil.copytree(trained, tmp_path / 'resumed')
     options = ['--work-dir', str(work_dir), '--no-validate', '--cfg-options', 'train_cfg.max_epochs=3']
@@ -43,7 +43,7 @@ def test_resume_goes_on_where_training_stopped(tools, tiny_config, trained, logg
     after, validation = logged(work_dir)
     assert [(line['epoch'], line['step']) for line in after] == [(3, step) for step in (9, 10, 11, 12)]
     assert validation == []
-    # warm-up: from a hundredth of 2e-3 at the first to all of it at the last of three epochs, evenly
+    # linear warm-up from 2e-5 in the first iteration to 2e-3 in the last iteration of three epochs
     expected = [2e-3 * (0.01 + 0.99 * step / 11) for step in range(12)]
     assert [line['lr'] for line in before + after] == pytest.approx(expected)
     checkpoint = load_safely(work_dir / 'epoch_3.pth')
@@ -84,7 +84,7 @@ def test_dist_train_trains_one_network_in_two_processes(run_distributed, tiny_co
     first, second = (torch.load(tmp_path / f'run/weights_of_rank{rank}.pth') for rank in (0, 1))
     assert len(first) > 50
     assert all(torch.equal(first[name], second[name]) for name in first)
-    # each process takes half of the 4 batches
+    # each process trains on half of the 4 batches
     assert load_safely(tmp_path / 'run/epoch_2.pth')['meta']['iter'] == 2 * 2
 
 
@@ -102,7 +102,7 @@ def test_dist_test_gives_the_same_metric(run_distributed, tiny_config, trained, 
 def test_sync_bn_trains_on_the_cpu(tmp_path):
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
     try:
-        # device_ids as MMEngine sets it, whatever the device
+        # MMEngine passes these device_ids for each kind of device
         model = AnyDeviceDistributedDataParallel(nn.SyncBatchNorm(1), device_ids=[0])
         model(torch.tensor([[1.0], [3.0]])).square().sum().backward()
         torch.testing.assert_close(model.module.running_mean, torch.tensor([0.2]))  # a tenth of the mean

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmdefmamba.apis import get_model
-
 ROOT = Path(__file__).parents[2]
-CONFIGS = {
-    'classification': 'defmamba_pico_digits',
-    'detection': 'mask_rcnn_defmamba_pico_digits',
-    'segmentation': 'upernet_defmamba_pico_digits',
-}
+TASKS = ('classification', 'detection', 'segmentation')
 
 
 @pytest.fixture(scope='module')
@@ -22,17 +16,12 @@ def run(tools):
 
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory):
-    """A function of a task that gives a config and a checkpoint of random weights."""
-    folder, made = tmp_path_factory.mktemp('models'), {}
+def files(pico_checkpoints):
+    """Return ``files(task)``: the paths of a config and of a checkpoint with random weights."""
 
     def files(task):
-        if task not in made:
-            config, checkpoint = ROOT / f'configs/{task}/{CONFIGS[task]}.py', folder / f'{task}.pth'
-            torch.manual_seed(0)
-            torch.save({'state_dict': get_model(config).state_dict()}, checkpoint)
-            made[task] = config, checkpoint
-        return made[task]
+        name, checkpoint = pico_checkpoints[task]
+        return ROOT / f'configs/{task}/{name}.py', checkpoint
 
     return files
 
@@ -49,8 +38,8 @@ def is_picture(path):
     return picture is not None and picture.std() > 5
 
 
-@pytest.mark.parametrize('task', list(CONFIGS))
-def test_figures_of_a_block_for_all_tasks(task, run, files, image, tmp_path, capsys):
+@pytest.mark.parametrize('task', TASKS)
+def test_scan_figures_are_drawn_for_all_tasks(task, run, files, image, tmp_path, capsys):
     run('scan_figures', *files(task), image, '--token', 1, 2, '--zoom', 0, 0, 2, 2, '--out-dir', tmp_path / 'out')
     names = [f'noise_{kind}.png' for kind in ('points', 'scan_order', 'activation')]
     printed = [line for line in capsys.readouterr().out.splitlines() if line.endswith('.png')]
@@ -69,7 +58,7 @@ def test_figures_of_a_block_for_all_tasks(task, run, files, image, tmp_path, cap
         (['{image}'], 'images must have different names'),
     ],
 )
-def test_what_cannot_be_drawn_is_said(options, message, run, files, image, tmp_path, capsys):
+def test_invalid_scan_figures_option_is_an_error(options, message, run, files, image, tmp_path, capsys):
     options = [image if option == '{image}' else option for option in options]
     first = [] if str(options[0]).startswith('--') else options
     options = [] if first else options
@@ -78,7 +67,7 @@ def test_what_cannot_be_drawn_is_said(options, message, run, files, image, tmp_p
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_checkpoints_of_others_are_refused(run, files, image, tmp_path, capsys):
+def test_checkpoint_of_another_model_is_refused(run, files, image, tmp_path, capsys):
     other = tmp_path / 'other.pth'
     torch.save({'state_dict': {'layer.weight': torch.zeros(1)}}, other)
     with pytest.raises(SystemExit, match='2'):
@@ -86,7 +75,7 @@ def test_checkpoints_of_others_are_refused(run, files, image, tmp_path, capsys):
     assert re.search(r'error: .*other\.pth does not fit', capsys.readouterr().err)
 
 
-def test_static_scans(run, image, tmp_path, capsys):
+def test_static_scans_are_drawn_and_unknown_scans_refused(run, image, tmp_path, capsys):
     for options in (['--image', image], ['--size', 3, 5, '--scans', 'hilbert', 'zigzag']):
         run('static_scans', *options, '--out', tmp_path / 'scans.png')
         assert is_picture(tmp_path / 'scans.png')
@@ -98,7 +87,7 @@ def test_static_scans(run, image, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_receptive_field(run, files, tmp_path, capsys):
+def test_receptive_field_is_drawn(run, files, tmp_path, capsys):
     run('receptive_field', *files('classification'), '--stage', 1, '--images', 2, '--out', tmp_path / 'field.png')
     assert is_picture(tmp_path / 'field.png')
     with pytest.raises(SystemExit, match='2'):
@@ -106,14 +95,14 @@ def test_receptive_field(run, files, tmp_path, capsys):
     assert 'cannot take 0 images of Digits with 360 items' in capsys.readouterr().err
 
 
-def test_offset_statistics(run, files, tmp_path, capsys):
+def test_offset_statistics_are_drawn_and_listed(run, files, tmp_path, capsys):
     run('offset_statistics', *files('classification'), '--images', 3, '--out', tmp_path / 'offsets.png')
     assert is_picture(tmp_path / 'offsets.png')
     rows = [row.split(' | ')[0] for row in capsys.readouterr().out.splitlines() if row.startswith('| stages.')]
     assert rows == [f'| stages.{block}' for block in ('0.0', '1.0', '2.0', '2.1', '3.0')]
 
 
-def test_limitation_cases(run, files, image, tmp_path, capsys):
+def test_limitation_cases_are_drawn(run, files, image, tmp_path, capsys):
     run('limitation_cases', *files('classification'), image, '--tiles', 2, '--out', tmp_path / 'cases.png')
     assert is_picture(tmp_path / 'cases.png')
     with pytest.raises(SystemExit, match='2'):

@@ -1,4 +1,4 @@
-"""The metrics of a distributed test are in one file, which one process writes."""
+"""The metrics of a distributed test are in one file, and only one process writes it."""
 
 import json
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ import mmdefmamba  # noqa: F401
 
 
 @pytest.mark.parametrize('rank', [0, 1])
-def test_the_first_process_alone_writes_the_metrics_of_a_test(rank, tmp_path, monkeypatch):
+def test_only_the_first_process_writes_the_metrics(rank, tmp_path, monkeypatch):
     monkeypatch.setattr(utils, 'get_rank', lambda group=None: rank)
     said = []
     runner = SimpleNamespace(

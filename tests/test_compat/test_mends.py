@@ -1,31 +1,26 @@
-"""Mends: what importing the package changes, when, and how to leave it out."""
+"""Mends: what importing the package changes, when it does so, and how to leave it out."""
 
 import functools
 import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import mmdefmamba
 from mmdefmamba import compat
 from mmdefmamba.compat import data_workers, find_loader, logged_metrics, thin_images, yaml_files
 from mmdefmamba.compat.marks import replace
 
-ROOT = Path(mmdefmamba.__file__).parents[1]
 LIBRARIES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cv2', 'torchvision', 'matplotlib')
 
 
-def run(code, **environment):
-    """What a fresh interpreter prints, to stdout and stderr."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
-    inherited = {key: value for key, value in os.environ.items() if key not in ('MMDEFMAMBA_COMPAT', 'RANK')}
-    environment = {**inherited, 'PYTHONPATH': path, **environment}
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines(), done.stderr.splitlines()
+@pytest.fixture(scope='module')
+def run(run_python):
+    """Return ``run(code, **environment)``: the lines that a fresh interpreter prints to stdout and to stderr."""
+
+    def run(code, *folders, **environment):
+        return tuple(text.splitlines() for text in run_python(code, *folders, **environment))
+
+    return run
 
 
 LOADED = "import sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
@@ -40,7 +35,7 @@ LOADED = "import sys; print(*sorted({name.split('.')[0] for name in sys.modules}
         ('mmdefmamba.models', ['torch', 'mmengine'], [name for name in LIBRARIES if name != 'mmengine']),
     ],
 )
-def test_import_loads_only_what_it_needs(imported, needed, not_needed):
+def test_import_loads_only_what_it_needs(run, imported, needed, not_needed):
     (names,), printed = run(f'import {imported}; {LOADED}')
     names = set(names.split())
     assert names >= set(needed)
@@ -49,15 +44,15 @@ def test_import_loads_only_what_it_needs(imported, needed, not_needed):
         assert [line for line in printed if 'data_workers' not in line] == []
 
 
-def test_importing_the_models_does_not_load_the_runner():
+def test_importing_the_models_does_not_load_the_runner(run):
     (count,), _ = run("import mmdefmamba.models, sys; print(sum(name.startswith('mmengine') for name in sys.modules))")
     assert int(count) < 150
     (found,), _ = run("import mmdefmamba.models, sys; print('mmengine.runner' in sys.modules)")
     assert found == 'False'
 
 
-def test_each_room_can_be_imported_first():
-    """Each in a process of its own, forked from one that has imported only PyTorch."""
+def test_each_room_can_be_imported_first(run):
+    """Each room is imported in its own process, forked from one that has imported only PyTorch."""
     code = """
 import os, pkgutil, sys, torch, numpy, mmdefmamba
 names = [m.name for m in pkgutil.iter_modules(mmdefmamba.__path__) if m.name != 'app']
@@ -77,7 +72,7 @@ print(len(names))
     assert int(count) > 15
 
 
-def test_names_are_registered_whenever_mmengine_is_imported():
+def test_classes_are_registered_in_any_import_order(run):
     build = "from mmengine.registry import MODELS; print(type(MODELS.build(dict(type='DefMamba'))).__name__)"
     for first in ('import mmdefmamba', 'import mmengine, mmdefmamba', 'import mmdet, mmdefmamba'):
         assert run(f'{first}; {build}')[0] == ['DefMamba']
@@ -86,7 +81,7 @@ def test_names_are_registered_whenever_mmengine_is_imported():
     assert run(f'import mmdefmamba; {hooks}')[0] == ['True True']
 
 
-def test_each_mend_waits_for_its_library_and_reports_itself_once():
+def test_each_mend_waits_for_its_library_and_reports_itself_once(run):
     printed, logged = run(
         'import mmdefmamba; before = mmdefmamba.compat.status(); import mmdet.models; '
         'after = mmdefmamba.compat.status(); import mmseg.models; '
@@ -102,9 +97,9 @@ def test_each_mend_waits_for_its_library_and_reports_itself_once():
         assert len(lines) == (after == 'applied'), name
 
 
-def test_mends_are_applied_to_libraries_that_were_imported_before():
+def test_mends_are_applied_to_libraries_that_were_imported_before(run):
     code = 'import mmdet.datasets, mmdefmamba; print(mmdefmamba.compat.status()["thin_images"].state)'
-    # mmdet itself needs the operators
+    # compat is imported first, because mmdet needs the operators
     assert run(f'import mmdefmamba.compat; {code}')[0] == ['applied']
     code = 'import mmcv.image.geometric as g; before = g._scale_size; import mmdefmamba; print(before is g._scale_size)'
     assert run(code)[0] == ['False']
@@ -113,7 +108,7 @@ def test_mends_are_applied_to_libraries_that_were_imported_before():
 SHOW = 'import mmdefmamba, mmengine.runner; print(*(s.state for s in mmdefmamba.compat.status().values()))'
 
 
-def test_all_mends_can_be_left_out():
+def test_all_mends_can_be_left_out(run):
     (states,), logged = run(SHOW, MMDEFMAMBA_COMPAT='off')
     assert set(states.replace('left out', 'left_out').split()) == {'left_out'}
     assert logged == []
@@ -123,7 +118,7 @@ def test_all_mends_can_be_left_out():
     assert run(code, MMDEFMAMBA_COMPAT='off')[0] == ['True mmengine.runner.checkpoint']
 
 
-def test_single_mends_can_be_left_out():
+def test_single_mends_can_be_left_out(run):
     code = 'import mmdefmamba, mmengine.runner; s = mmdefmamba.compat.status(); '
     code += 'print(s["yaml_files"].state, s["safe_loading"].state, s["logged_metrics"].state, sep=", ")'
     assert run(code, MMDEFMAMBA_COMPAT=' yaml_files, logged_metrics')[0] == ['left out, applied, left out']
@@ -138,20 +133,20 @@ def test_unknown_name_of_a_mend_is_an_error(value):
         compat._left_out('yaml_file')
 
 
-def test_no_line_is_printed_by_other_ranks_and_quiet_loggers():
+def test_other_ranks_and_quiet_loggers_print_no_lines(run):
     assert run('import mmdefmamba, mmengine.runner', RANK='1')[1] == []
     quiet = "import logging; logging.getLogger('mmdefmamba').setLevel('WARNING'); import mmdefmamba, mmengine.runner"
     assert run(quiet)[1] == []
 
 
-def test_lines_go_to_the_users_own_handlers_once():
+def test_mend_lines_go_once_to_the_users_handlers(run):
     code = 'import logging, sys; logging.basicConfig(level="INFO", stream=sys.stdout, format="mine %(message)s"); '
     printed, logged = run(code + 'import mmdefmamba, mmengine.runner')
     assert sum('mine mend yaml_files' in line for line in printed) == 1
     assert not any('mend yaml_files' in line for line in logged)
 
 
-def test_lines_of_a_run_are_in_its_log(tmp_path):
+def test_package_log_lines_reach_the_log_of_the_run(run, tmp_path):
     code = f"""
 import logging, mmdefmamba, mmengine.runner
 from mmengine.logging import MMLogger
@@ -173,7 +168,7 @@ logging.getLogger('mmdefmamba').info('a choice')
         (yaml_files, 'Loader', type('Loader', (), {})),
     ],
 )
-def test_a_mend_is_applied_once_and_not_misled_by_decorators(mend, name, value):
+def test_mend_is_applied_exactly_once_despite_decorators(mend, name, value):
     decorated = value
     if not isinstance(value, type):
 
@@ -181,19 +176,19 @@ def test_a_mend_is_applied_once_and_not_misled_by_decorators(mend, name, value):
         def decorated(*args):
             return value(*args)
 
-    owner = SimpleNamespace(**{name: decorated})  # as another package leaves it, with __wrapped__
+    owner = SimpleNamespace(**{name: decorated})  # another package has decorated it, so it has __wrapped__
     assert mend.apply(owner) is True
     mended = getattr(owner, name)
     assert mended is not decorated
     assert mend.apply(owner) is False and getattr(owner, name) is mended
-    if not isinstance(value, type):  # and as another package decorates it afterwards
+    if not isinstance(value, type):  # another package decorates it after the mend
         owner = SimpleNamespace(**{name: functools.wraps(mended)(lambda *args: mended(*args))})
         assert mend.apply(owner) is False
     if mend is thin_images:
         assert mended((4, 4), 1) == (1, 7)
 
 
-def test_marks_of_a_mend_and_a_guard_stand_side_by_side():
+def test_mend_and_guard_can_wrap_the_same_function():
     owner = SimpleNamespace(function=lambda: 'a')
     for mark in ('one', 'two', 'one'):
         replace(owner, 'function', lambda old, mark=mark: functools.wraps(old)(lambda: f'{old()}{mark}'), mark)
@@ -250,8 +245,8 @@ def set_up():
 
 
 @pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
-def test_mends_hold_in_data_workers(method, tmp_path):
-    """A script with a dataset that does not import this package; __name__ as a module, so that nothing else does."""
+def test_mends_are_active_in_data_workers(run, method, tmp_path):
+    """The dataset is in a module that does not import this package, so nothing but the mend imports it in a worker."""
     (tmp_path / 'dataset_of_others.py').write_text(
         'class Dataset:\n'
         '    def __len__(self):\n        return 2\n'
@@ -266,13 +261,11 @@ def test_mends_hold_in_data_workers(method, tmp_path):
         f'multiprocessing_context={method!r})\n'
         'print([(int(a), bool(b)) for a, b in loader])\n'
     )
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    environment = {**os.environ, 'PYTHONPATH': path}
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.stdout.splitlines() == ['[(1, True), (1, True)]'], done.stderr
+    printed, errors = run(code, tmp_path)
+    assert printed == ['[(1, True), (1, True)]'], errors
 
 
-def test_workers_call_what_was_set_up_for_them(monkeypatch):
+def test_data_workers_call_registered_setup_functions(monkeypatch):
     monkeypatch.setattr(data_workers, '_setups', {})
     data_workers.set_up_workers('a', set_up)
     data_workers.set_up_workers('b', set_up)

@@ -1,4 +1,4 @@
-"""The stand-in for mmcv's compiled operators, against plain NumPy definitions."""
+"""The stand-in for mmcv's compiled operators, compared with plain NumPy implementations."""
 
 import importlib.machinery
 import sys
@@ -28,17 +28,17 @@ ROIS = np.array(
         [1, 2.0, 3.0, 6.1, 5.05],
         [1, -3.6, -2.2, 5.1, 4.4],  # partly outside
         [0, 9.1, 6.3, 17.4, 12.6],
-        [0, -20.0, -20.0, -12.0, -13.0],  # all outside
-        [1, 4.2, 3.1, 4.2, 3.1],  # no area
+        [0, -20.0, -20.0, -12.0, -13.0],  # completely outside
+        [1, 4.2, 3.1, 4.2, 3.1],  # without area
         [1, 3.0, 1.0, 3.4, 8.5],  # thin
-        [0, -2.0, -1.0, 15.0, 10.0],  # more than the map
+        [0, -2.0, -1.0, 15.0, 10.0],  # larger than the map
         [1, 8.1, 6.2, 3.3, 2.4],  # corners swapped
     ]
 )
 
 
 def bilinear_weights(y, x, height, width):
-    """Weight of every pixel in the sample at (y, x): tents of width one around it."""
+    """Return the weight of each pixel in the sample at (y, x): it falls linearly to 0 at a distance of one pixel."""
     if not (-1 <= y <= height and -1 <= x <= width):
         return np.zeros((height, width))
     y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
@@ -48,7 +48,7 @@ def bilinear_weights(y, x, height, width):
 
 
 def numpy_roi_align(x, rois, size, scale, sampling_ratio, mode, aligned, grad_output=None):
-    """Output, and the gradient of sum(output * grad_output), bin by bin and sample by sample."""
+    """Compute the output and the gradient of sum(output * grad_output), bin by bin and sample by sample."""
     output, grad = np.zeros((len(rois), x.shape[1], *size)), np.zeros(x.shape)
     for n, (batch, x1, y1, x2, y2) in enumerate(rois):
         shift = 0.5 if aligned else 0
@@ -89,7 +89,7 @@ def run_roi_align(x, rois, grad_output, device, *args):
 
 
 def rounded(dtype, *shape, seed=0):
-    """Random values that the dtype holds exactly."""
+    """Return random values that the dtype represents exactly."""
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).to(dtype)
 
 
@@ -99,7 +99,7 @@ def rounded(dtype, *shape, seed=0):
 @pytest.mark.parametrize('sampling_ratio', [0, 2])
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_is_the_numpy_definition(mode, aligned, sampling_ratio, size, scale, device):
+def test_roi_align_matches_numpy_reference(mode, aligned, sampling_ratio, size, scale, device):
     x, grad_output = rounded(torch.float32, 2, 2, 9, 13), rounded(torch.float32, len(ROIS), 2, *size, seed=1)
     rois = ROIS.copy()
     rois[:, 1:] /= scale
@@ -117,7 +117,7 @@ def test_roi_align_is_the_numpy_definition(mode, aligned, sampling_ratio, size, 
 @pytest.mark.parametrize('mode', ['avg', 'max'])
 def test_roi_align_in_half_precision_rounds_only_the_result(mode, dtype, device):
     x, grad_output = rounded(dtype, 1, 2, 7, 90), rounded(dtype, 3, 2, 2, 3, seed=1)
-    # Far to the right a bfloat16 position is off by half a pixel.
+    # On the right of the map, a position that is rounded to bfloat16 is wrong by half a pixel.
     rois = torch.tensor([[0, 150, 3, 177, 12], [0, 121, 0, 134, 9], [0, 60, 2, 72, 10]], dtype=dtype)
     args = ((2, 3), 0.5, 0, mode, True)
     output, grad = run_roi_align(x, rois, grad_output, device, *args)
@@ -130,7 +130,7 @@ def test_roi_align_in_half_precision_rounds_only_the_result(mode, dtype, device)
 
 
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_gradcheck(mode):
+def test_roi_align_passes_gradcheck(mode):
     from mmcv.ops import roi_align
 
     x = rounded(torch.float64, 2, 1, 5, 6).requires_grad_()
@@ -139,7 +139,7 @@ def test_roi_align_gradcheck(mode):
 
 
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_of_no_rois(mode):
+def test_roi_align_accepts_zero_rois(mode):
     output, grad = run_roi_align(
         torch.ones(2, 3, 5, 5), torch.zeros(0, 5), torch.zeros(0, 3, 7, 7), 'cpu', 7, 1.0, 0, mode, True
     )
@@ -159,7 +159,7 @@ def test_roi_align_does_not_hide_nan(mode, aligned):
     assert touched == [True, False, False]
 
 
-def test_max_takes_negative_samples_too():
+def test_max_pooling_keeps_negative_values():
     from mmcv.ops import roi_align
 
     x = torch.full((1, 1, 6, 6), -2e4)
@@ -182,7 +182,7 @@ def numpy_nms(boxes, scores, threshold, offset):
 
 
 def random_boxes(count, seed=0):
-    """Boxes on a coarse grid, so that offset matters and scores tie."""
+    """Return boxes on a coarse grid, so that the offset changes the result, and scores of which some are equal."""
     random = np.random.default_rng(seed)
     corner, side = random.integers(0, 20, (count, 2)), random.integers(2, 9, (count, 2))
     return np.concatenate((corner, corner + side), axis=1).astype(float), random.integers(1, 9, count) / 8
@@ -191,7 +191,7 @@ def random_boxes(count, seed=0):
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('offset', [0, 1])
-def test_nms_is_the_numpy_definition(offset, dtype, device):
+def test_nms_matches_numpy_reference(offset, dtype, device):
     from mmcv.ops import nms
 
     boxes, scores = random_boxes(120)
@@ -211,7 +211,7 @@ def test_nms_keeps_a_box_at_the_threshold():
     assert nms(boxes, scores, 0.49)[1].tolist() == [0]
 
 
-def test_nms_of_nothing_and_with_limits():
+def test_nms_handles_empty_input_and_limits():
     from mmcv.ops import nms
 
     assert nms(torch.zeros(0, 4), torch.zeros(0), 0.5)[1].tolist() == []
@@ -238,7 +238,7 @@ def test_batched_nms_keeps_classes_apart():
 
 
 @needs_stand_in
-def test_another_operator_names_itself_and_the_remedy():
+def test_missing_operator_error_names_operator_and_remedy():
     from mmcv.ops import deform_conv2d
 
     with pytest.raises(NotImplementedError, match=r"'deform_conv_forward'.*MMCV_WITH_OPS=1.*mmcv==2\.1\.0.*< 82"):
@@ -258,7 +258,7 @@ def test_stand_in_behaves_as_a_module():
 
 
 @needs_stand_in
-def test_applying_again_changes_nothing(caplog):
+def test_applying_mends_again_changes_nothing(caplog):
     before = dict(vars(sys.modules['mmcv._ext']))
     with caplog.at_level('INFO', 'mmdefmamba'):
         compat.apply()
@@ -267,12 +267,12 @@ def test_applying_again_changes_nothing(caplog):
 
 
 @pytest.mark.parametrize('compiled', [True, False])
-def test_only_a_mmcv_without_extension_is_mended(compiled, tmp_path, monkeypatch):
+def test_only_mmcv_without_compiled_extension_is_mended(compiled, tmp_path, monkeypatch):
     package = tmp_path / 'mmcv'
     package.mkdir()
     if compiled:
         (package / f'_ext{importlib.machinery.EXTENSION_SUFFIXES[0]}').touch()
-    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)  # so that the end of the test puts back what was there
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)  # the end of the test restores what was there
     del sys.modules['mmcv._ext']
     assert mmcv_ops.apply(SimpleNamespace(__path__=[str(package)])) is not compiled
     assert ('mmcv._ext' in sys.modules) is not compiled

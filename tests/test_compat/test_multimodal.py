@@ -1,19 +1,15 @@
-"""The three libraries import after the package, beside transformers releases that mmpretrain does not know too."""
+"""The three libraries can be imported after the package, also with releases of transformers newer than mmpretrain."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import mmdefmamba
 from mmdefmamba.compat import multimodal
 
 
 def install_transformers(folder, version, modeling_utils):
-    """A stand-in for transformers, with the metadata that mmpretrain looks at."""
+    """Write a stand-in for transformers, with the metadata that mmpretrain reads."""
     package, metadata = folder / 'transformers', folder / f'transformers-{version}.dist-info'
     package.mkdir(parents=True)
     metadata.mkdir()
@@ -22,17 +18,7 @@ def install_transformers(folder, version, modeling_utils):
     (metadata / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: transformers\nVersion: {version}\n')
 
 
-def run_python(code, *folders):
-    """What a fresh interpreter prints, warnings included."""
-    root = Path(mmdefmamba.__file__).parents[1]
-    path = os.pathsep.join(map(str, (*folders, root, *filter(None, [os.environ.get('PYTHONPATH')]))))
-    environment = {**os.environ, 'PYTHONPATH': path}
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
-
-
-# As in transformers 5: what is gone is still spoken of, and some of it is imported inside a function.
+# As in transformers 5: removed names occur in docstrings, and one is imported inside a function only.
 NEW = '''
 from .generation import CompileConfig, GenerationConfig
 
@@ -58,8 +44,8 @@ class PreTrainedModel:
 """
 
 
-def test_mmpretrain_imports_beside_new_transformers(tmp_path):
-    pytest.importorskip('pycocotools')  # without it mmpretrain offers no multimodal models anyway
+def test_mmpretrain_can_be_imported_with_new_transformers(run_python, tmp_path):
+    pytest.importorskip('pycocotools')  # without it, mmpretrain never offers its multimodal models
     install_transformers(tmp_path, '5.0.0', NEW)
     code = (
         'import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout); '
@@ -72,7 +58,7 @@ def test_mmpretrain_imports_beside_new_transformers(tmp_path):
     assert output.splitlines()[-1] == 'False True'
 
 
-def test_all_three_libraries_import_together_without_a_warning():
+def test_all_three_libraries_can_be_imported_without_warnings(run_python):
     _, warnings = run_python('import mmdefmamba, mmpretrain.models, mmdet.models, mmseg.models')
     assert 'UserWarning' not in warnings and 'mmcv._ext' not in warnings
 
@@ -88,14 +74,14 @@ def test_all_three_libraries_import_together_without_a_warning():
         ('', sorted(multimodal._NEEDED)),
     ],
 )
-def test_missing_names_are_found_without_importing(modeling_utils, missing, tmp_path, monkeypatch):
+def test_missing_transformers_names_are_found_without_importing_it(modeling_utils, missing, tmp_path, monkeypatch):
     install_transformers(tmp_path, '4.49.0', 'raise AssertionError("must not be imported")\n' + modeling_utils)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'transformers', raising=False)
     assert multimodal._missing() == missing
 
 
-def test_the_models_are_switched_off_where_transformers_falls_short(tmp_path, monkeypatch):
+def test_multimodal_models_are_disabled_if_transformers_lacks_names(tmp_path, monkeypatch):
     install_transformers(tmp_path, '5.0.0', NEW)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'transformers', raising=False)
@@ -106,7 +92,7 @@ def test_the_models_are_switched_off_where_transformers_falls_short(tmp_path, mo
     assert multimodal.apply(dependency) is False
 
 
-def test_nothing_is_changed_where_transformers_suffices(tmp_path, monkeypatch):
+def test_multimodal_models_stay_enabled_if_transformers_has_all_names(tmp_path, monkeypatch):
     install_transformers(tmp_path, '4.49.0', OLD)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'transformers', raising=False)

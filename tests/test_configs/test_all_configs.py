@@ -1,4 +1,4 @@
-"""Every config of every tree, at the size it has, on images small enough for a CPU."""
+"""Every config of every task, at full size, on images that are small enough for a CPU."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ TREES = ('classification', 'detection', 'segmentation')
 FOLDERS = (*TREES, 'classification/ablation/pico_digits', 'classification/ablation/tiny_in1k')
 NAMES = sorted(str(path.relative_to(CONFIGS)) for tree in FOLDERS for path in (CONFIGS / tree).glob('*.py'))
 SIDE = 64
-# Rows of an ablation differ in their scans, which a block a stage shows as well.
+# The rows of an ablation differ in their scans, for which one block per stage is enough.
 SHALLOW = dict(embed_dims=(48, 96, 192, 384), depths=(1, 1, 1, 1))
-# The full models, on few proposals: the box head alone would take most of the time.
+# The models are complete, but use few proposals, because the box head would take most of the time.
 FEW_PROPOSALS = {'model.train_cfg.rpn_proposal.max_per_img': 20, 'model.train_cfg.rcnn.sampler.num': 12}
 
 
@@ -36,7 +36,7 @@ def build(name):
 
 
 def batch(model, tree):
-    """Two images with labels, before the data preprocessor."""
+    """Return two images with labels, after the data preprocessor."""
     inputs = [torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
     meta = dict(img_shape=(SIDE, SIDE), ori_shape=(SIDE, SIDE), scale_factor=(1.0, 1.0), batch_input_shape=(SIDE, SIDE))
     if tree == 'classification':
@@ -65,7 +65,7 @@ def batch(model, tree):
     return model.data_preprocessor(dict(inputs=inputs, data_samples=samples), training=True)
 
 
-def test_the_trees_are_complete():
+def test_all_expected_configs_exist():
     expected = {f'detection/mask_rcnn_defmamba_{size}_{kind}.py' for size in 'tsb' for kind in ('1x', 'ms_1x')}
     expected |= {f'segmentation/upernet_defmamba_{size}_160k.py' for size in 'tsb'}
     expected |= {f'classification/defmamba_{size}_in1k.py' for size in 'tsb'}
@@ -74,7 +74,7 @@ def test_the_trees_are_complete():
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_config_builds_and_learns(name):
-    """One forward, one backward: every parameter is reached by a finite gradient, and the losses are finite."""
+    """After one forward and one backward pass, the losses are finite and each parameter has a finite gradient."""
     torch.manual_seed(0)
     cfg, model = build(name)
     model.train()
@@ -111,7 +111,7 @@ EXEMPT_STATE_SPACE = ('.A_log', '.D', '.dt_proj_bias', '.offset_bias.table')
         ('segmentation/upernet_defmamba_t_160k.py', 6e-5, 0.01),
     ],
 )
-def test_weight_decay_exempts_what_the_recipe_says(name, lr, weight_decay):
+def test_weight_decay_exempts_norms_biases_and_state_space_parameters(name, lr, weight_decay):
     cfg, model = build(name)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     assert type(optimizer) is torch.optim.AdamW
@@ -179,7 +179,7 @@ def test_segmentation_follows_its_recipe():
     assert rates == dict(t=0.1, s=0.3, b=0.4)
 
 
-def test_the_examples_of_the_docs_work(tmp_path):
+def test_config_examples_in_the_docs_work(tmp_path):
     page = (CONFIGS.parent / 'docs/detection_segmentation.md').read_text()
     longer, own = (block.partition('```')[0] for block in page.split('```python\n')[1:])
     configs = []
@@ -202,5 +202,5 @@ def _backbone(name):
 
 
 def _plain(pipeline):
-    """Without the scope that inheriting across packages writes into each step."""
+    """Return the steps of a pipeline without the scope that MMEngine adds when a config inherits across packages."""
     return [{key: value for key, value in step.items() if key not in ('_scope_', 'backend_args')} for step in pipeline]

@@ -1,4 +1,4 @@
-"""The model zoo's files name every config, and what they say of it is true."""
+"""The files of the model zoo name every config, and their statements about it are true."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_every_config_has_one_entry_of_its_name():
 
 
 @pytest.mark.parametrize('entry', entries()[0], ids=lambda entry: entry['Name'])
-def test_parameters_are_those_of_the_model(entry):
+def test_parameter_counts_match_the_models(entry):
     cfg = Config.fromfile(ROOT / entry['Config'])
     init_default_scope(cfg.default_scope)
     if cfg.default_scope == 'mmpretrain':

@@ -1,4 +1,4 @@
-"""Detection from data to prediction, by the tools and APIs that people have around mmdet; tiny, and on a CPU."""
+"""Detection from data to prediction, with the tools and APIs that users of mmdet have, on tiny data and a CPU."""
 
 import contextlib
 import io
@@ -16,20 +16,20 @@ import mmdefmamba  # noqa: F401  before mmdet
 from mmdefmamba.quickstart import detection
 
 TRAIN, VAL = 16, 5
-# 2 iterations; the rate is that of the config's warm-up, which is longer than the run
+# 2 iterations; the learning rate is that of the warm-up in the config, which is longer than the run
 SHORT = {
     'train_cfg.max_epochs': 1,
     'train_cfg.val_interval': 1,
     'param_scheduler.0.end': 2,
     'param_scheduler.1.end': 1,
-    'model.test_cfg.rcnn.max_per_img': 5,  # chance finds fill whatever is allowed, and each is drawn
+    'model.test_cfg.rcnn.max_per_img': 5,  # random detections reach any limit, and each is drawn
 }
 SIZES = [(70, 45), (128, 203), (33, 97)]
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """Work dir, scores and output of a short quickstart."""
+    """Return the work dir, the scores and the output of a short quickstart."""
     work_dir = tmp_path_factory.mktemp('detection')
     with contextlib.redirect_stdout(io.StringIO()) as output:
         scores = detection.run(work_dir, dict(SHORT, **{'randomness.seed': 0}), TRAIN, VAL)
@@ -48,14 +48,14 @@ def checkpoint(trained):
 
 @pytest.fixture(scope='module')
 def tested(config, checkpoint, run_test_tool, tmp_path_factory):
-    """Where one process of tools/test.py saved predictions, pictures and log."""
+    """Return the folder where one process of tools/test.py saved predictions, pictures and its log."""
     folder = tmp_path_factory.mktemp('tested')
     options = ['--work-dir', folder, '--out', folder / 'out.pkl', '--show-dir', folder / 'drawn']
     run_test_tool(config, checkpoint, *options)
     return folder
 
 
-def test_quickstart_prints_scores_costs_and_a_picture(trained):
+def test_quickstart_prints_scores_and_costs_and_saves_a_picture(trained):
     work_dir, (box, mask), output = trained
     table = output.rpartition('on digit scenes\n')[2]
     assert re.search(rf'box mAP, IoU 0.50 to 0.95 +{100 * box:.1f} %\n', table)
@@ -64,13 +64,13 @@ def test_quickstart_prints_scores_costs_and_a_picture(trained):
     for name in ('parameters', 'FLOPs', 'selective scan backend', 'images/s', 'training'):
         assert name in table
     picture = cv2.imread(str(work_dir / 'predictions.png'))
-    # two columns of truth and prediction, each three times as large as a scene
+    # two columns of pairs (ground truth, prediction); each picture is three times as large as a scene
     assert picture.shape[1] == 2 * 2 * 3 * 128
     truth, prediction = picture[:384, :384].astype(int), picture[:384, 384:768].astype(int)
     assert np.abs(truth - prediction).max() > 0
 
 
-def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
+def test_test_tool_agrees_with_the_quickstart_and_saves_requested_files(
     trained, tested, config, checkpoint, run_test_tool, logged_metrics, tmp_path
 ):
     scores = logged_metrics(tested)
@@ -87,8 +87,8 @@ def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
         assert all(mask['size'] == [128, 128] for mask in found['masks'])
 
 
-def test_two_processes_predict_and_score_as_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
-    """5 images do not split evenly over two processes; batches of another composition change the last bits."""
+def test_two_processes_predict_and_score_like_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
+    """5 images do not divide evenly between two processes. Batches of other images change the last bits of a result."""
     folder = run_dist_test(config, checkpoint)
     expected, found = (pickle.loads((path / 'out.pkl').read_bytes()) for path in (tested, folder))
     assert [sample['img_id'] for sample in found] == list(range(VAL))
@@ -99,7 +99,7 @@ def test_two_processes_predict_and_score_as_one(trained, tested, config, checkpo
 
 
 def test_init_detector_predicts_as_the_test_tool(trained, tested, config, checkpoint):
-    """After 2 iterations all mAP are 0: only the predictions tell whether the tool tested what was trained."""
+    """After 2 iterations each mAP is 0, so only the predictions show whether the tool tested the trained network."""
     from mmdet.apis import inference_detector, init_detector
 
     model = init_detector(str(config), str(checkpoint), device='cpu')
@@ -121,7 +121,7 @@ def test_init_detector_takes_images_of_any_and_mixed_sizes(config, checkpoint):
         assert found.bboxes.isfinite().all()
         assert (found.bboxes[:, 2] <= image.shape[1]).all()
         assert (found.bboxes[:, 3] <= image.shape[0]).all()
-    # one padded batch of all sizes
+    # all sizes in one padded batch
     with torch.no_grad():
         batch = dict(
             inputs=[torch.from_numpy(image.transpose(2, 0, 1)) for image in images],
@@ -142,7 +142,7 @@ def test_det_inferencer_works_on_config_and_checkpoint(config, checkpoint, train
     assert len(list((tmp_path / 'vis').iterdir())) == 3
 
 
-def test_an_image_without_objects_is_learned_from_beside_others_and_alone(config):
+def test_image_without_objects_can_be_trained_on_alone_or_in_a_batch(config):
     model = _build(config)
     model.train()
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, forked from the test's: its imports take longer than the runs themselves."""
+"""Runs in processes that are forked from the test's process, because imports take longer than the runs themselves."""
 
 import gc
 import importlib
@@ -19,7 +19,7 @@ from mmdefmamba.datasets.digits import Digits
 
 @pytest.fixture(scope='session')
 def processes(free_port):
-    """The functions below. What a training imports is imported here, once for all processes."""
+    """Return the functions below. Modules that a training needs are imported here, once for all processes."""
     for name in ('models', 'datasets', 'engine', 'evaluation'):
         importlib.import_module(f'mmpretrain.{name}')
     importlib.import_module('mmengine._strategy')
@@ -34,10 +34,10 @@ def processes(free_port):
 
 
 def fork(work, log, **environment):
-    """Call ``work()`` in a process of its own, whose output goes to the file ``log``.
+    """Call ``work()`` in a new process, whose output goes to the file ``log``.
 
     Returns:
-        The process's id. Its exit status is 1 where ``work`` raises.
+        The id of the process. Its exit status is 1 if ``work`` raises an error.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -45,11 +45,11 @@ def fork(work, log, **environment):
         return child
     status = 1
     try:
-        sys.stdout = sys.stderr = open(log, 'w', buffering=1)  # noqa: SIM115 (to the end of the process)
+        sys.stdout = sys.stderr = open(log, 'w', buffering=1)  # noqa: SIM115 (open until the process ends)
         os.environ.update(environment)
         torch.set_num_threads(1)
-        gc.freeze()  # datasets collect garbage when they are built, and the test's own heap is large
-        yapf_api.FormatCode = lambda text, **kwargs: (text, True)  # half a second for each config that is written
+        gc.freeze()  # datasets collect garbage when they are built, and the heap of the test is large
+        yapf_api.FormatCode = lambda text, **kwargs: (text, True)  # saves half a second per config that is written
         work()
         status = 0
     except BaseException:
@@ -60,10 +60,12 @@ def fork(work, log, **environment):
 
 
 def fork_ranks(port, world_size, work, folder):
-    """Call ``work(rank)`` in processes that find each other as torchrun's do; their output goes to folder/rank*.txt.
+    """Call ``work(rank)`` in processes that find each other as those of torchrun do.
+
+    Their output goes to folder/rank*.txt.
 
     Returns:
-        The processes' ids, by rank.
+        The ids of the processes, in the order of their ranks.
     """
     shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(world_size))
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +79,8 @@ def wait(children, seconds=600):
     """Wait for processes to end.
 
     Returns:
-        Their exit statuses as of subprocess, -9 for one that was killed; None for one that had not ended within
-        ``seconds``, and was killed then.
+        Their exit statuses, as ``subprocess`` gives them: -9 if a process was killed. The status is None if a process
+        did not end within ``seconds`` and was killed here.
     """
     statuses, deadline = {}, time.monotonic() + seconds
     while len(statuses) < len(children):
@@ -94,7 +96,7 @@ def wait(children, seconds=600):
 
 
 def wait_until(condition, seconds=120):
-    """Wait until ``condition()`` is true, ``seconds`` at most; returns what it gave."""
+    """Wait until ``condition()`` is true, for at most ``seconds``; return its value."""
     deadline = time.monotonic() + seconds
     while not (met := condition()):
         assert time.monotonic() < deadline, f'not within {seconds} s'
@@ -103,7 +105,7 @@ def wait_until(condition, seconds=120):
 
 
 def train(arguments, hooks=()):
-    """What tools/train.py does, with more hooks; returns the runner."""
+    """Train as tools/train.py does, with additional hooks; return the runner."""
     runner = build_runner(train_config(train_parser().parse_args([str(argument) for argument in arguments])))
     for hook in hooks:
         runner.register_hook(hook, priority='HIGHEST')

@@ -11,10 +11,10 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class LoseRank(Hook):
-    """Lose one process, or have it hang, before the third iteration.
+    """A hook that kills one process, raises an error in it or lets it hang, before the third iteration.
 
     Args:
-        rank: which one.
+        rank: the rank of the process.
         how: 'kill', 'raise' or 'hang'.
     """
 

@@ -1,4 +1,4 @@
-"""Several processes over gloo: they train what one process trains, and none hangs when another is lost."""
+"""Several processes over gloo train what one process trains, and each ends when another one is lost."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from mmdefmamba.engine import distributed
 HERE = Path(__file__).parent
 PICO = HERE.parents[1] / 'configs/classification/defmamba_pico_digits.py'
 TOTAL_BATCH, IMAGES = 32, 128
-# Nothing random but the order of the images, which all ranks draw alike.
+# Only the order of the images is random, and all ranks draw the same order.
 TINY = f"""
 _base_ = {str(PICO)!r}
 custom_imports = dict(imports=['mmdefmamba', 'lose_rank'])
@@ -57,7 +57,7 @@ def config(tmp_path_factory):
 
 
 class KeepLosses(Hook):
-    """Write every iteration's loss, and at last the weights, of each rank to the work dir."""
+    """A hook that writes the loss of each iteration and the final weights of each rank to the work dir."""
 
     def __init__(self):
         self.losses = []
@@ -71,7 +71,7 @@ class KeepLosses(Hook):
 
 
 def run(processes, world_size, config, folder, *options):
-    """Train in ``world_size`` processes; 0 stands for one without a launcher. Returns the exit statuses."""
+    """Train in ``world_size`` processes; 0 means one process without a launcher. Return the exit statuses."""
     arguments = [config, '--work-dir', folder, '--cfg-options', *options]
     if not world_size:
         folder.mkdir()
@@ -81,7 +81,7 @@ def run(processes, world_size, config, folder, *options):
 
 
 def losses(folder, world_size=1):
-    """Each iteration's loss, the mean over the ranks."""
+    """Return the loss of each iteration, averaged over the ranks."""
     of_ranks = [json.loads((folder / f'losses{rank}.json').read_text()) for rank in range(world_size)]
     return torch.tensor(of_ranks, dtype=torch.float64).mean(0)
 
@@ -99,7 +99,7 @@ def one_process(processes, config, request, tmp_path_factory):
 
 
 @pytest.mark.parametrize('world_size', [2, 4])
-def test_losses_are_those_of_one_process_with_the_same_total_batch(
+def test_losses_equal_those_of_one_process_with_the_same_total_batch(
     world_size, one_process, processes, config, request, tmp_path
 ):
     options = ['randomness.seed=0', f'train_dataloader.batch_size={TOTAL_BATCH // world_size}', *epochs(request)]
@@ -114,8 +114,8 @@ def test_losses_are_those_of_one_process_with_the_same_total_batch(
 
 
 @pytest.mark.parametrize('world_size', [4])
-def test_images_that_do_not_split_evenly(world_size, processes, config, tmp_path):
-    """61 images: the last batch is smaller, and some are drawn twice so that every rank takes as many steps."""
+def test_all_ranks_take_equally_many_steps_when_images_do_not_divide_evenly(world_size, processes, config, tmp_path):
+    """61 images: the last batch is smaller. Some images are drawn twice, so that all ranks take equally many steps."""
     options = ['train_dataloader.dataset.indices=61', 'train_dataloader.batch_size=6', 'train_cfg.max_epochs=2']
     assert run(processes, world_size, config, tmp_path / 'run', *options) == [0] * world_size
     of_rank = -(-61 // world_size)
@@ -133,9 +133,9 @@ def seconds_since_lost(folder):
 
 @pytest.mark.parametrize(('how', 'lost'), [('kill', 0), ('kill', 1), ('raise', 0), ('hang', 1)])
 def test_a_rank_ends_by_itself_when_another_is_lost(how, lost, processes, config, tmp_path):
-    """Without torchrun, which ends the ranks of its own machine, and no others."""
+    """This runs without torchrun, which would end the ranks of its own machine only."""
     arguments = [config, '--work-dir', tmp_path / 'run', '--launcher', 'pytorch', '--cfg-options', *losing(lost, how)]
-    # who hears of a lost rank by the time-out alone, hears of it late
+    # a rank that hangs is noticed only when the timeout is over, so that the timeout is short here
     timeout = 5 if how == 'hang' else 120
     arguments.append(f'env_cfg.dist_cfg.timeout={timeout}')
     ranks = processes.fork_ranks(2, lambda rank: processes.train(arguments), tmp_path / 'run')
@@ -150,7 +150,7 @@ def test_a_rank_ends_by_itself_when_another_is_lost(how, lost, processes, config
 
 
 def test_dist_train_ends_when_a_rank_is_killed(run_distributed, processes, config, tmp_path):
-    """tools/dist_train.sh as users run it, with data workers: it fails, soon, and leaves no process behind."""
+    """tools/dist_train.sh with data workers, as users run it, fails soon and leaves no process behind."""
     options = [*losing(1, 'kill'), 'train_dataloader.num_workers=1', 'train_dataloader.batch_size=8']
     arguments = [config, 2, '--work-dir', tmp_path / 'run', '--cfg-options', *options]
     output = run_distributed('dist_train.sh', *arguments, folder=HERE, fails=True)
@@ -162,19 +162,19 @@ def test_dist_train_ends_when_a_rank_is_killed(run_distributed, processes, confi
 
 
 def running(word):
-    """Command lines of processes that have ``word`` in them, data workers among them; zombies have none."""
+    """Return the command lines that contain ``word``, also of data workers. Zombies have no command line."""
     found = []
     for entry in Path('/proc').glob('[0-9]*/cmdline'):
         try:
             line = entry.read_bytes().replace(b'\0', b' ').decode(errors='replace')
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         if word in line:
             found.append(line)
     return found
 
 
-def test_fsdp_on_a_cpu_is_refused_where_it_would_crash_later(monkeypatch):
+def test_fsdp_on_a_cpu_is_refused_before_pytorch_2_14(monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.12.0+cu130')
     monkeypatch.setattr(distributed, 'get_device', lambda: 'cpu')
     with pytest.raises(RuntimeError, match=r'FSDP on a CPU needs PyTorch 2.14, but this is 2.12.0'):

@@ -11,11 +11,11 @@ HEIGHT, WIDTH = 20, 30
 
 class Module(BaseModel):
     def forward(self, inputs, data_samples=None, mode='predict'):
-        raise AssertionError('merging predictions needs none')
+        raise AssertionError('merging predictions must not call the model')
 
 
 def view(boxes, scores, labels, flip):
-    """A prediction of one view; the masks are the boxes, filled."""
+    """Return a prediction of one view. Its masks are filled boxes."""
     masks = torch.zeros(len(boxes), HEIGHT, WIDTH, dtype=torch.bool)
     for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
         mask[top:bottom, left:right] = True
@@ -35,21 +35,21 @@ def merge(*views, max_per_img=10):
     return model.merge_preds([list(views)])[0].pred_instances
 
 
-def test_masks_of_mirrored_views_come_back_with_their_boxes():
+def test_masks_of_flipped_views_are_flipped_back_with_their_boxes():
     plain = view([[2, 3, 8, 9]], [0.6], [1], flip=False)
-    # the same object, mirrored, with a higher score; and one that only this view has
-    mirrored = view([[22, 3, 28, 9], [0, 10, 5, 18]], [0.9, 0.5], [1, 4], flip=True)
-    merged = merge(plain, mirrored)
+    # the same object, flipped and with a higher score, and an object that only this view has
+    flipped = view([[22, 3, 28, 9], [0, 10, 5, 18]], [0.9, 0.5], [1, 4], flip=True)
+    merged = merge(plain, flipped)
     torch.testing.assert_close(merged.bboxes, torch.tensor([[2.0, 3, 8, 9], [25, 10, 30, 18]]))
     torch.testing.assert_close(merged.scores, torch.tensor([0.9, 0.5]))
     assert merged.labels.tolist() == [1, 4]
     for mask, (left, top, right, bottom) in zip(merged.masks, merged.bboxes.int().tolist(), strict=True):
         assert mask[top:bottom, left:right].all()
         assert mask.sum() == (bottom - top) * (right - left)
-    assert len(merge(plain, mirrored, max_per_img=1)) == 1
+    assert len(merge(plain, flipped, max_per_img=1)) == 1
 
 
-def test_an_image_without_predictions_stays_without():
+def test_merging_empty_predictions_gives_empty_predictions():
     empty = [view([], [], [], flip) for flip in (False, True)]
     merged = merge(*empty)
     assert merged.bboxes.shape == (0, 4)

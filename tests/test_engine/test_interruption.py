@@ -1,4 +1,4 @@
-"""A training that is killed loses nothing, and ends with the weights of one that was not."""
+"""A training that is killed and resumed ends with the same weights as one that was not interrupted."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from mmdefmamba.checkpoints.saving import AtomicLocalBackend
 from mmdefmamba.compat import load_safely
 
 PICO = Path(__file__).parents[2] / 'configs/classification/defmamba_pico_digits.py'
-# Augmentations and drop path draw random numbers at every step; one checkpoint is kept at a time.
+# Augmentations and drop path draw random numbers in each step. One checkpoint is kept at a time.
 TINY = f"""
 _base_ = {str(PICO)!r}
 model = dict(
@@ -50,7 +50,7 @@ def write_config(folder, schedule):
 
 
 class KillHook(Hook):
-    """kill -9 this process just before iteration ``step``, counted from the start of the process."""
+    """A hook that kills this process with SIGKILL before iteration ``step``, counted from the start of the process."""
 
     def __init__(self, step):
         self.steps_left = step
@@ -63,10 +63,10 @@ class KillHook(Hook):
 
 @pytest.fixture(scope='module')
 def train(processes, tmp_path_factory):
-    """``train(arguments)``: tools/train.py's work in a process of its own; its exit status, -9 if it was killed.
+    """Return ``run(arguments)``, which does the work of tools/train.py in a new process.
 
-    Killed before iteration ``kill_at_step`` of that process, or in the middle of its checkpoint write number
-    ``kill_in_write``, from 0.
+    It returns the exit status, which is -9 if the process was killed. The process is killed before its iteration
+    ``kill_at_step``, or in the middle of its checkpoint write number ``kill_in_write``; both count from 0.
     """
     log = tmp_path_factory.mktemp('train') / 'log.txt'
 
@@ -85,7 +85,7 @@ def train(processes, tmp_path_factory):
 
 
 def _kill_in_write(number):
-    """Half of the bytes reach the disk, then the process is gone."""
+    """Kill the process in one write, when half of the bytes are on the disk."""
     replace, writes = os.replace, iter(range(10**6))
 
     def killing_replace(source, target):
@@ -102,13 +102,13 @@ def saved_weights(work_dir, name):
 
 
 def train_killed(train, arguments, chance, kills):
-    """Train with ``--resume``, killed at random steps and in random writes, until it ends.
+    """Train with ``--resume`` until the training ends, and kill it at random steps and in random writes.
 
     Args:
         train: the fixture.
         arguments: the command line.
         chance: a ``random.Random``.
-        kills: how often at most it is killed; then it is let alone.
+        kills: how often it is killed at most.
 
     Returns:
         How often it was killed.
@@ -134,7 +134,7 @@ def saved(folder):
 @pytest.mark.parametrize(
     ('schedule', 'last'), [(BY_EPOCH, 'epoch_3.pth'), (BY_ITERATION, 'iter_12.pth')], ids=['epochs', 'iterations']
 )
-def test_killed_again_and_again_it_ends_with_the_same_weights(train, schedule, last, tmp_path, request):
+def test_training_killed_repeatedly_ends_with_the_same_weights(train, schedule, last, tmp_path, request):
     config = write_config(tmp_path, schedule)
     assert train([config, '--work-dir', tmp_path / 'whole']) == 0
     expected = saved_weights(tmp_path / 'whole', last)
@@ -149,7 +149,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(train, schedule, l
 
 @pytest.fixture(scope='module')
 def three_epochs(train, tmp_path_factory):
-    """A run's folder with all of its three checkpoints."""
+    """Return the folder of a run with all of its three checkpoints."""
     folder = tmp_path_factory.mktemp('three')
     config = write_config(folder, BY_EPOCH)
     options = ['--cfg-options', 'default_hooks.checkpoint.max_keep_ckpts=-1']
@@ -162,7 +162,7 @@ def cut(path):
 
 
 def flip_a_bit(path):
-    """One bit of the longest record changes. Much of a small file only fills gaps: a changed bit there does no harm."""
+    """Change one bit of the longest record. Much of a small file only fills gaps, where a changed bit is harmless."""
     with zipfile.ZipFile(path) as file:
         record = file.read(max(file.infolist(), key=lambda info: info.file_size))
     content = bytearray(path.read_bytes())
@@ -170,9 +170,9 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
-def spoil_the_list_of_contents(path):
+def damage_list_of_contents(path):
     content = bytearray(path.read_bytes())
-    content[-35] = 1  # a file that goes on on another disk, it says now: zipfile raises where it is asked for yes or no
+    content[-35] = 1  # the file now says that it continues on another disk, for which zipfile.is_zipfile can raise
     path.write_bytes(content)
 
 
@@ -180,8 +180,8 @@ def empty(path):
     path.write_bytes(b'')
 
 
-@pytest.mark.parametrize('damage', [cut, flip_a_bit, spoil_the_list_of_contents, empty])
-def test_a_damaged_checkpoint_is_passed_over(three_epochs, damage, tmp_path, caplog):
+@pytest.mark.parametrize('damage', [cut, flip_a_bit, damage_list_of_contents, empty])
+def test_damaged_checkpoint_is_skipped_when_resuming(three_epochs, damage, tmp_path, caplog):
     run = shutil.copytree(three_epochs, tmp_path / 'run')
     (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))
     assert find_resumable_checkpoint(run) == str(run / 'epoch_3.pth')
@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_is_passed_over(three_epochs, damage, tmp_path, cap
         find_resumable_checkpoint(run)
 
 
-def test_a_bit_that_changes_anywhere_is_noticed_or_does_no_harm(tmp_path):
+def test_changed_bit_is_detected_or_harmless(tmp_path):
     path, weights = tmp_path / 'epoch_1.pth', {'bias': torch.zeros(0), 'weight': torch.arange(12.0)}
     torch.save({'state_dict': weights}, path)
     whole, unnoticed = path.read_bytes(), 0
@@ -212,9 +212,9 @@ def test_a_bit_that_changes_anywhere_is_noticed_or_does_no_harm(tmp_path):
     assert unnoticed < len(whole) / 2
 
 
-def test_what_the_run_called_its_last_comes_first(three_epochs, tmp_path):
+def test_checkpoint_named_in_last_checkpoint_comes_first(three_epochs, tmp_path):
     run = shutil.copytree(three_epochs, tmp_path / 'run')
-    # epoch_3.pth is an older run's; and where the note itself was lost, the highest number is taken
+    # epoch_3.pth belongs to an older run; if last_checkpoint is empty, the checkpoint with the highest number is used
     (run / 'last_checkpoint').write_text(str(run / 'epoch_2.pth'))
     assert find_resumable_checkpoint(run) == str(run / 'epoch_2.pth')
     cut(run / 'epoch_2.pth')
@@ -226,7 +226,7 @@ def test_what_the_run_called_its_last_comes_first(three_epochs, tmp_path):
 
 @contextlib.contextmanager
 def little_room():
-    """Files may not grow beyond 4 KiB: to a program what a full disk is. Nothing else may write meanwhile, logs too."""
+    """Limit the size of files to 4 KiB, which a program sees as a full disk. Nothing else may write meanwhile."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -235,7 +235,7 @@ def little_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
+def test_full_disk_error_names_the_file_and_keeps_the_old_one(tmp_path):
     backend = AtomicLocalBackend()
     backend.put_text('first', tmp_path / 'new/epoch_1.pth')
     message = r'epoch_1.pth \(0.5 MiB\) could not be written.*Make room.*--resume'
@@ -247,7 +247,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
 
 
 def make_hook(folder, hook=SafeCheckpointHook, **kwargs):
-    """A hook in the state that training brings it into, and a runner that saves or fails."""
+    """Return a hook in the state that it has in a training, and a runner that saves checkpoints or fails to."""
 
     class Runner:
         epoch = iter = 0
@@ -266,7 +266,7 @@ def make_hook(folder, hook=SafeCheckpointHook, **kwargs):
 
 
 @pytest.mark.parametrize('kind', [SafeCheckpointHook, CheckpointHook])
-def test_the_old_checkpoint_goes_when_the_new_one_stands(kind, tmp_path):
+def test_old_checkpoint_is_removed_only_after_the_new_one_is_written(kind, tmp_path):
     hook, runner = make_hook(tmp_path, kind)
     hook._save_checkpoint(runner)
     runner.epoch = 1
@@ -275,11 +275,11 @@ def test_the_old_checkpoint_goes_when_the_new_one_stands(kind, tmp_path):
     runner.epoch, runner.fails = 2, True
     with pytest.raises(AssertionError, match='disk full'):
         hook._save_checkpoint(runner)
-    # MMEngine's own hook has nothing left by now: when that changes, ours can go
+    # MMEngine's own hook has removed the old checkpoint by now; when that changes, ours can be removed
     assert saved(tmp_path) == (['epoch_2.pth'] if kind is SafeCheckpointHook else [])
 
 
-def test_the_best_checkpoint_too(tmp_path):
+def test_old_best_checkpoint_is_removed_only_after_the_new_one_is_written(tmp_path):
     hook, runner = make_hook(tmp_path, save_best='score', rule='greater')
     runner.message_hub.get_info = lambda key: 0.5
     for epoch, fails in ((1, False), (2, False), (3, True)):
@@ -291,7 +291,7 @@ def test_the_best_checkpoint_too(tmp_path):
         else:
             hook._save_best_checkpoint(runner, {'score': 0.5 + epoch})
     assert saved(tmp_path) == ['best_score_epoch_2.pth']
-    # saved a second time under its own name, as after a resume, it is not removed
+    # a checkpoint that is saved again under the same name, as after a resume, is not removed
     runner.epoch, runner.fails = 2, False
     hook.best_ckpt_path = str(tmp_path / 'best_score_epoch_2.pth')
     hook._save_best_checkpoint(runner, {'score': 9.0})

@@ -1,4 +1,4 @@
-"""Memory stays flat over a long training, and nothing outlives it."""
+"""The memory of a long training does not grow, and no process is left after it."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ QUIET = ['--no-validate', '--cfg-options', 'default_hooks.checkpoint.interval=10
 
 
 class Memory(Hook):
-    """Note the process's memory and its number of tensors now and then."""
+    """A hook that notes the memory of the process and its number of tensors in each ``every``-th iteration."""
 
     def __init__(self, every, note):
         self.every, self.note, self.lines = every, note, []
@@ -32,8 +32,8 @@ class Memory(Hook):
             self.note.write_text('\n'.join(self.lines))
 
 
-def test_memory_is_flat(processes, request, tmp_path):
-    """The pico model, by default for a few steps; ``--steps 2000`` is the long run."""
+def test_training_memory_does_not_grow(processes, request, tmp_path):
+    """The pico model is trained for a few steps by default; ``--steps 2000`` is the long run."""
     steps = request.config.getoption('--steps') or 48
     note = tmp_path / 'memory.txt'
     options = ['train_dataloader.batch_size=2', 'train_dataloader.drop_last=True']
@@ -48,12 +48,12 @@ def test_memory_is_flat(processes, request, tmp_path):
     rows = [[int(word) for word in line.split()] for line in note.read_text().splitlines()]
     print('step, MiB, tensors:', [(step, round(resident / 2**20, 1), tensors) for step, resident, tensors in rows])
     assert len({tensors for _, _, tensors in rows[1:]}) == 1
-    # the allocator gives some MiB back and takes them again: compare how low it comes early and late
+    # the allocator returns some MiB and takes them again, so the lowest values of both halves are compared
     early, late = rows[1 : len(rows) // 2], rows[len(rows) // 2 :]
     assert min(row[1] for row in late) - min(row[1] for row in early) < 2**20
 
 
-def test_orders_of_many_sizes_do_not_pile_up(monkeypatch):
+def test_number_of_cached_orders_is_limited(monkeypatch):
     monkeypatch.setattr(scans_base, 'MAX_CACHED_ORDERS', 3)
     static = [name for name, scan in SCANS.module_dict.items() if issubclass(scan, scans_base.StaticScan)]
     model = DefMamba(dict(embed_dims=(4,), depths=(1,)), out_indices=0, scans=(*static, 'deformable')).eval()
@@ -67,14 +67,14 @@ def test_orders_of_many_sizes_do_not_pile_up(monkeypatch):
 
 
 def test_data_workers_end_with_their_training(processes, tmp_path):
-    """Also where a batch waits to be read: two of 64 images fill the pipe to the training."""
+    """They end even if a batch waits to be read: two batches of 64 images fill the pipe to the training."""
     options = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
     arguments = [PICO, '--work-dir', tmp_path / 'run', *QUIET, *options]
     log = tmp_path / 'log.txt'
     child = processes.fork(lambda: processes.train(arguments), log)
     try:
         workers = processes.wait_until(lambda: len(children_of(child)) >= 2 and children_of(child))
-        processes.wait_until(lambda: 'Epoch(train)' in log.read_text())  # so that batches are under way
+        processes.wait_until(lambda: 'Epoch(train)' in log.read_text())  # so that batches are being sent
     finally:
         os.kill(child, signal.SIGKILL)
     assert processes.wait([child]) == [-signal.SIGKILL]
@@ -86,7 +86,7 @@ def test_data_workers_end_with_their_training(processes, tmp_path):
 
 
 def status_of(process):
-    """State and parent of a process, or None where it is gone."""
+    """Return the state and the parent of a process, or None if it does not exist any more."""
     try:
         words = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
     except OSError:
@@ -100,5 +100,5 @@ def children_of(process):
 
 
 def is_running(process):
-    # one that ended, but whose new parent has not asked for its status, is a zombie
+    # a process that has ended is a zombie until its new parent asks for its status
     return (status_of(process) or 'Z')[0] not in 'ZX'

@@ -16,7 +16,7 @@ from mmdefmamba.visualization import draw_scan_order, figure_to_rgb
 from mmdefmamba.visualization.inputs import dataset_images, network_inputs
 
 PICO = Path(__file__).parents[2] / 'configs/classification/defmamba_pico_digits.py'
-# Drop path and augmentations draw random numbers at every step.
+# Drop path and augmentations draw random numbers in each step.
 TINY = dict(
     model=dict(
         backbone=dict(
@@ -38,7 +38,7 @@ def tiny_config(folder, hook, **options):
     cfg = Config.fromfile(PICO)
     cfg.merge_from_dict(TINY)
     cfg.merge_from_dict(options)
-    del cfg.default_hooks['step_seed']  # it would hide that a hook takes random numbers
+    del cfg.default_hooks['step_seed']  # it would hide that a hook draws random numbers
     cfg.custom_hooks = [] if hook is None else [dict(type='ScanVisualizationHook', **hook)]
     cfg.work_dir, cfg.experiment_name = str(folder), folder.name
     return cfg
@@ -48,8 +48,8 @@ def pictures(folder):
     return {path.name: cv2.imread(str(path))[..., ::-1] for path in folder.glob('*/vis_data/vis_image/*.png')}
 
 
-def test_training_is_bitwise_the_same(tmp_path):
-    # images of the training set, whose augmentations draw random numbers, in the middle of an epoch
+def test_drawing_does_not_change_the_training(tmp_path):
+    # pictures are drawn in the middle of an epoch, from the training set, whose augmentations draw random numbers
     hook = dict(interval=3, by_epoch=False, images=1)
     without = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
     plain = Runner.from_cfg(tiny_config(tmp_path / 'plain', None, **without))
@@ -63,11 +63,11 @@ def test_training_is_bitwise_the_same(tmp_path):
     assert not pictures(tmp_path / 'plain')
 
 
-def test_every_backend_gets_pictures_of_the_model_as_it_is(tmp_path, monkeypatch):
+def test_every_backend_receives_pictures_of_the_current_model(tmp_path, monkeypatch):
     written = []
 
     class SummaryWriter:
-        """Stands in for TensorBoard's, which is optional."""
+        """A stand-in for the class of TensorBoard, which is an optional package."""
 
         def __init__(self, folder):
             pass
@@ -92,16 +92,16 @@ def test_every_backend_gets_pictures_of_the_model_as_it_is(tmp_path, monkeypatch
         assert options == {'dataformats': 'HWC'}
     assert (found['points_stages.1.0_1_2.png'] != found['points_stages.1.0_1_0.png']).any()
 
-    # the last one by hand, from the trained model and the validation set
+    # the last picture is drawn again here, from the trained model and the validation set
     model = runner.model.eval()
     inputs, (picture,) = network_inputs(model, dataset_images(runner.val_dataloader, 2)[1])
     _, (trace,) = trace_blocks(model.backbone, inputs, stages=1, blocks=0)
     assert (found['scan_order_stages.1.0_1_2.png'] == figure_to_rgb(draw_scan_order(picture, trace))).all()
 
 
-def test_the_first_of_two_processes_draws(processes, tmp_path):
+def test_only_the_first_of_two_processes_draws(processes, tmp_path):
     def train(rank):
-        if rank:  # it must not even draw what the visualizer would then drop
+        if rank:  # this rank must not draw pictures, because its visualizer would drop them
             visualization.draw_scan_order = None
         cfg = tiny_config(tmp_path / f'rank{rank}', dict(images=1))
         cfg.launcher = 'pytorch'
@@ -120,12 +120,12 @@ def test_the_first_of_two_processes_draws(processes, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['interval', 'images'])
-def test_options_are_checked(name):
+def test_options_must_be_positive(name):
     with pytest.raises(ValueError, match=f'{name} must be positive, got 0'):
         ScanVisualizationHook(**{name: 0})
 
 
-def test_blocks_that_are_not_there_end_the_run_at_its_start(tmp_path):
+def test_unknown_stage_stops_the_run_at_its_start(tmp_path):
     runner = Runner.from_cfg(tiny_config(tmp_path / 'wrong', dict(stage=4)))
     with pytest.raises(ValueError, match='stages of DefMamba must be from -2 to 1'):
         runner.train()

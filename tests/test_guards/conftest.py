@@ -1,4 +1,4 @@
-"""A tiny data set and config of each task, to spoil one thing in and to run the tools on as a user does."""
+"""A tiny dataset and config of each task. A test breaks one thing in it, and runs the tools on it as a user does."""
 
 import functools
 import json
@@ -102,7 +102,7 @@ SPLITS = {'training': 4, 'validation': 2}
 
 
 def picture(index):
-    """A bright (cat) or dark (dog) box on noise; and where it is: left, top, right, bottom."""
+    """Return an image with a bright (cat) or dark (dog) box on noise, and the box: left, top, right, bottom."""
     image = np.random.default_rng(index).integers(60, 180, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     box = 4 + index, 6, 24 + index, 30
     image[box[1] : box[3], box[0] : box[2]] = 255 if index % 2 == 0 else 0
@@ -110,12 +110,12 @@ def picture(index):
 
 
 class Tiny:
-    """A data set, its config, and the tools.
+    """A dataset, its config, and methods that run the tools on them.
 
     Attributes:
         root: folder of the data.
         config: path of the config.
-        work_dir: of all runs.
+        work_dir: work dir of all runs.
     """
 
     def __init__(self, task, folder, tools):
@@ -163,30 +163,30 @@ class Tiny:
         (self.root / f'{split}.json').write_text(json.dumps(coco))
 
     def images(self, split='training'):
-        """Paths of the images, sorted."""
+        """Return the paths of the images, sorted."""
         if self.task == 'classification':
             return sorted((self.root / {'training': 'train', 'validation': 'val'}[split]).rglob('*.*'))
         return sorted((self.root / 'images' / split).iterdir())
 
     def map_of(self, image):
-        """Path of an image's label map."""
+        """Return the path of an image's label map."""
         return self.root / 'maps' / image.parent.name / f'{image.stem}.png'
 
     def change_annotations(self, change, split='training'):
-        """Have ``change(coco)`` change the annotation file, a dict."""
+        """Change the annotation file: ``change(coco)`` changes its content, a dict."""
         path = self.root / f'{split}.json'
         coco = json.loads(path.read_text())
         change(coco)
         path.write_text(json.dumps(coco))
 
     def train(self, *options, validate=False, args=()):
-        """Run tools/train.py; returns what it logged of the training, a dict for each iteration."""
+        """Run tools/train.py; return what it logged of the training, one dict per iteration."""
         args = [str(self.config), '--work-dir', str(self.work_dir), *args, *([] if validate else ['--no-validate'])]
         self._tools['train']([*args, '--cfg-options', 'default_hooks.logger.interval=1', *options])
         return [line for line in self._logged() if 'loss' in line]
 
     def test(self, *options):
-        """Run tools/test.py on the trained checkpoint; returns the metrics."""
+        """Run tools/test.py on the trained checkpoint; return the metrics."""
         checkpoint = (self.work_dir / 'last_checkpoint').read_text()
         metrics = self.work_dir / 'metrics.json'
         args = [str(self.config), checkpoint, '--work-dir', str(self.work_dir)]
@@ -201,8 +201,10 @@ class Tiny:
 
 @pytest.fixture(scope='session', autouse=True)
 def quick_configs():
-    """Most of a run of two iterations goes into printing its config nicely, and into the lists in which MMEngine looks
-    up ``mmdet::``: printed plainly and looked up once here."""
+    """Speed up the reading and printing of configs, which take most of the time of a run of two iterations.
+
+    Configs are printed without formatting, and the lists in which MMEngine looks up ``mmdet::`` are read once.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yapf_api, 'FormatCode', lambda text, **style: (text, True))
         patch.setattr(config_utils, 'load', functools.cache(config_utils.load))
@@ -211,19 +213,19 @@ def quick_configs():
 
 @pytest.fixture
 def tiny(tools, tmp_path):
-    """``tiny(task)``: a :class:`Tiny` in a folder of its own."""
+    """Return ``make(task)``, which makes a :class:`Tiny` in its own folder."""
     return lambda task: Tiny(task, tmp_path / task, tools)
 
 
 @pytest.fixture(scope='session')
 def tiny_class():
-    """:class:`Tiny` itself, for a data set that several tests share."""
+    """Return the class :class:`Tiny`, for a dataset that several tests share."""
     return Tiny
 
 
 @pytest.fixture
 def loading_guards():
-    """The guards on data loading hold, as in a run that asks for them."""
+    """Activate the guards on data loading, as a run does whose config asks for them."""
     loading.activate(loading.LOADING_GUARDS)
     yield
     loading.deactivate(loading.LOADING_GUARDS)
@@ -231,7 +233,7 @@ def loading_guards():
 
 @pytest.fixture(scope='session')
 def bounded(request):
-    """Hypothesis settings: the same examples in every run, as many as ``--examples`` says."""
+    """Return settings of Hypothesis: the same examples in each run, and as many as ``--examples`` says."""
     hypothesis = pytest.importorskip('hypothesis')
     return hypothesis.settings(
         max_examples=request.config.getoption('--examples'),

@@ -1,4 +1,4 @@
-"""Annotations that are empty, cut, unknown or do not fit their images."""
+"""Annotations that are empty, cut short, unknown, or do not fit their images."""
 
 import json
 import math
@@ -16,7 +16,7 @@ TASKS = ('classification', 'detection', 'segmentation')
 
 
 def loaded(data, options=()):
-    """The training set of a config, built as a runner does."""
+    """Return the training set of a config, built as a runner builds it."""
     cfg = read_config(str(data.config))
     cfg.merge_from_dict(dict(options))
     init_default_scope(cfg.default_scope)
@@ -33,7 +33,7 @@ def every(coco, **items):
 
 @pytest.mark.parametrize('split', ['training', 'validation'])
 @pytest.mark.parametrize('task', TASKS)
-def test_an_empty_data_set_is_named(tiny, task, split):
+def test_empty_dataset_error_names_its_files(tiny, task, split):
     data = tiny(task)
     for image in data.images(split):
         image.unlink()
@@ -49,7 +49,7 @@ def test_an_empty_data_set_is_named(tiny, task, split):
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_a_missing_folder_is_named(tiny, task):
+def test_missing_folder_error_gives_path(tiny, task):
     data = tiny(task)
     shutil.rmtree(data.root)
     with pytest.raises(FileNotFoundError, match=rf'could not be read, ann_file .*No such file .*{data.root}'):
@@ -71,7 +71,7 @@ def test_a_missing_folder_is_named(tiny, task):
         (lambda text: text.replace('"id": 2, "image_id"', '"id": 1, "image_id"'), 'are not unique'),
     ],
 )
-def test_a_coco_file_that_cannot_be_read_is_named(tiny, spoil, message):
+def test_unreadable_coco_file_error_gives_path_and_cause(tiny, spoil, message):
     data = tiny('detection')
     path = data.root / 'training.json'
     path.write_text(spoil(path.read_text()))
@@ -79,7 +79,7 @@ def test_a_coco_file_that_cannot_be_read_is_named(tiny, spoil, message):
         data.train()
 
 
-def test_objects_that_are_none_are_left_out(tiny):
+def test_invalid_objects_are_left_out(tiny):
     data = tiny('detection')
 
     def spoil(coco):
@@ -95,7 +95,7 @@ def test_objects_that_are_none_are_left_out(tiny):
     assert len(data.train()) == 2
 
 
-def test_a_data_set_without_any_object_is_learned_from(tiny):
+def test_dataset_without_objects_can_be_trained_on(tiny):
     data = tiny('detection')
     data.change_annotations(lambda coco: coco['annotations'].clear())
     lines = data.train(validate=True)
@@ -103,7 +103,7 @@ def test_a_data_set_without_any_object_is_learned_from(tiny):
     assert all(line['loss_rpn_cls'] > 0 for line in lines)
 
 
-def test_masks_out_of_bounds_are_cut_to_the_image(tiny):
+def test_masks_are_cut_at_the_image_border(tiny):
     data = tiny('detection')
     outline = [-50, -50, 16, -50, 16, 100, -50, 100]
     data.change_annotations(lambda coco: every(coco, segmentation=[outline], bbox=[-50, -50, 66, 150]))
@@ -113,7 +113,7 @@ def test_masks_out_of_bounds_are_cut_to_the_image(tiny):
     expected = np.zeros((40, 32), np.uint8)
     expected[:, :16] = 1
     assert np.array_equal(mask, expected)
-    # boxes stay as they are written
+    # boxes are not cut
     assert loaded(data, options)[0]['gt_bboxes'].tensor.tolist() == [[-50, -50, 16, 100]]
     assert all(math.isfinite(line['loss']) for line in data.train())
 
@@ -138,14 +138,14 @@ def test_invalid_outline_is_refused(tiny, reach, loading_guards):
         (dict(segmentation=dict(size=[40, 32], counts=[200, 5000])), 'Invalid RLE'),
     ],
 )
-def test_run_lengths_that_do_not_fit_name_the_image(tiny, items, message):
+def test_invalid_run_length_mask_error_names_image(tiny, items, message):
     data = tiny('detection')
     data.change_annotations(lambda coco: every(coco, **items))
     with pytest.raises((RuntimeError, ValueError), match=rf'\S+/images/training/\d.png.* {message}'):
         data.train()
 
 
-def test_an_object_without_a_mask_names_the_image(tiny):
+def test_object_without_mask_error_names_image(tiny):
     data = tiny('detection')
     data.change_annotations(lambda coco: coco['annotations'][0].pop('segmentation'))
     with pytest.raises(RuntimeError, match=r"sample 0 of CocoDataset, \S+/images/training/0.png: KeyError: 'mask'"):
@@ -161,7 +161,7 @@ def test_annotations_of_another_size_than_the_image_are_refused(tiny):
         data.train()
 
 
-def test_classes_that_the_coco_file_spells_otherwise_are_refused(tiny):
+def test_class_missing_in_coco_file_is_refused(tiny):
     data = tiny('detection')
     data.change_annotations(lambda coco: coco['categories'][0].update(name='cats'))
     with pytest.raises(ValueError, match=r'training\.json has 1 of the 2 classes of CocoDataset, cat, dog'):
@@ -197,7 +197,7 @@ MAPS = {
 
 @pytest.mark.parametrize('split', ['training', 'validation'])
 @pytest.mark.parametrize('kind', MAPS)
-def test_a_label_map_that_does_not_fit_is_named(tiny, kind, split, trained_segmentation):
+def test_invalid_label_map_error_gives_path_and_cause(tiny, kind, split, trained_segmentation):
     data = trained_segmentation if split == 'validation' else tiny('segmentation')
     spoil, message = MAPS[kind]
     path = data.map_of(data.images(split)[0])
@@ -218,7 +218,7 @@ def trained_segmentation(tiny_class, tools, tmp_path_factory):
     return data
 
 
-def test_maps_without_a_label_and_of_sixteen_bits_are_learned_from(tiny):
+def test_ignored_and_16_bit_label_maps_can_be_trained_on(tiny):
     data = tiny('segmentation')
     first, second, third, fourth = map(data.map_of, data.images())
     write(first, np.full((40, 32), 255, np.uint8))
@@ -227,7 +227,7 @@ def test_maps_without_a_label_and_of_sixteen_bits_are_learned_from(tiny):
         path.write_bytes(first.read_bytes())
     first, second = data.train('train_dataloader.batch_size=4')
     assert 0 < second['decode.loss_ce'] < first['decode.loss_ce'] * 2
-    # ignored pixels weigh nothing: one labelled map of four, and near log(2) a pixel
+    # ignored pixels have weight 0: one map of four has labels, and its loss is near log(2) per pixel
     assert first['decode.loss_ce'] == pytest.approx(math.log(2) / 4, rel=0.6)
 
 
@@ -254,14 +254,14 @@ def listed(data, lines):
         ),
     ],
 )
-def test_a_label_that_is_no_class_is_named(tiny, lines, message):
+def test_invalid_class_label_error_names_list_or_image(tiny, lines, message):
     data = tiny('classification')
     with pytest.raises(ValueError, match=message):
         data.train(*listed(data, lines))
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_a_head_for_other_classes_is_refused(tiny, task):
+def test_head_with_wrong_number_of_classes_is_refused(tiny, task):
     data = tiny(task)
     key, count = {
         'classification': ('model.head.num_classes', 'head.num_classes is 3'),
@@ -273,7 +273,7 @@ def test_a_head_for_other_classes_is_refused(tiny, task):
         data.train(*options)
 
 
-def test_a_folder_for_a_third_class_is_refused(tiny):
+def test_additional_class_folder_is_refused(tiny):
     data = tiny('classification')
     (data.root / 'train/bird').mkdir()
     cv2.imwrite(str(data.root / 'train/bird/0.png'), np.zeros((9, 9, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a model: the model's own loading hooks count."""
+"""Whether a checkpoint fits a model. The loading hooks of the model are taken into account."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ def vit(size):
 
 
 class Renaming(nn.Module):
-    """Takes entries of an earlier version of itself, as many modules do."""
+    """A module that accepts the entries of an earlier version of itself, as many modules do."""
 
     def __init__(self):
         super().__init__()
@@ -60,13 +60,13 @@ def test_entries_that_a_loading_hook_resizes_or_renames_fit():
     hook_of(nn.ModuleList([Renaming()]))({f'0.{name}': value for name, value in renamed.items()})
 
 
-def test_resuming_needs_every_entry_as_it_is():
-    """The state of the optimizer belongs to shapes and names as they were."""
+def test_resuming_requires_equal_names_and_shapes():
+    """The state of the optimizer belongs to the names and shapes that the model had when it was saved."""
     with pytest.raises(ValueError, match=r'1 with another shape there: pos_embed \(1, 17, 8\) instead of \(1, 65, 8\)'):
         hook_of(vit(128), resume=True)(vit(64).state_dict())
 
 
-def test_neither_the_model_nor_the_entries_change():
+def test_fit_check_changes_neither_model_nor_checkpoint():
     model, old = vit(128), vit(64).state_dict()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     shapes = {name: value.shape for name, value in old.items()}
@@ -75,7 +75,7 @@ def test_neither_the_model_nor_the_entries_change():
     assert shapes == {name: value.shape for name, value in old.items()}
 
 
-def test_an_error_of_a_loading_hook_is_part_of_the_verdict():
+def test_verdict_contains_error_of_loading_hook():
     found = fit(Refusing(2, 2), {'weight': torch.zeros(3, 3)})
     assert not found.complete
     assert str(found) == (
@@ -96,11 +96,11 @@ def test_an_error_of_a_loading_hook_is_part_of_the_verdict():
         ({}, '2 missing in the checkpoint: weight, bias'),
     ],
 )
-def test_verdict_names_what_does_not_fit(state, expected):
+def test_verdict_counts_and_names_mismatches(state, expected):
     assert expected in str(fit(nn.Linear(2, 2), state))
 
 
-def test_counters_of_batches_may_be_missing():
+def test_batch_norm_counters_may_be_missing():
     model = nn.BatchNorm2d(2)
     state = {name: value for name, value in model.state_dict().items() if name != 'num_batches_tracked'}
     assert fit(model, state).complete
@@ -116,7 +116,7 @@ def test_weights_of_every_kind_of_file_are_found():
             state_dict_of(content, 'x.pth')
 
 
-def test_a_name_that_only_contains_module_keeps_it():
+def test_module_prefix_is_removed_only_at_the_start():
     assert list(state_dict_of({'my_module.a': torch.zeros(1)}, 'x.pth')) == ['my_module.a']
 
 
@@ -136,7 +136,7 @@ model = dict(
 
 
 def test_get_model_loads_as_the_library_does(tmp_path, told):
-    """A position embedding of another size is interpolated, as mmpretrain does; nothing stays random."""
+    """A position embedding of another size is interpolated, as in mmpretrain. No parameter stays random."""
     paths = {size: tmp_path / f'{size}.py' for size in (64, 128)}
     for size, path in paths.items():
         path.write_text(CONFIG.format(size=size))

@@ -19,7 +19,7 @@ def run(hook, when, model, classes):
 
 
 @pytest.mark.parametrize('when', ['before_train', 'before_val_epoch', 'before_test_epoch'])
-def test_a_head_for_other_classes_is_refused(when):
+def test_head_with_wrong_number_of_classes_is_refused(when):
     model = nn.ModuleDict({'rpn_head': head(1), 'roi_head': nn.ModuleDict({'bbox_head': head(80)})})
     run(ClassCountHook(), when, model, ('cat',) * 80)
     message = (
@@ -31,6 +31,6 @@ def test_a_head_for_other_classes_is_refused(when):
         run(ClassCountHook(), when, nn.ModuleDict({'head': head(1000)}), ('cat', 'dog'))
 
 
-def test_what_names_no_classes_is_not_judged():
+def test_datasets_without_class_names_are_not_checked():
     run(ClassCountHook(), 'before_train', nn.ModuleDict({'head': head(1000)}), None)
     run(ClassCountHook(), 'before_train', nn.ModuleDict({'head': nn.Identity()}), ('cat',))

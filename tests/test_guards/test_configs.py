@@ -1,4 +1,4 @@
-"""Slips in a config or an option: what the tools answer. Nothing is trained."""
+"""Mistakes in a config or an option, and the errors that the tools raise. Most tests train nothing."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ def answer(data, option, kind=ValueError, validate=False):
     return str(error.value)
 
 
-# option -> where, what, and what was meant
+# option -> part of the message: the place, the unknown name and the suggestion
 TYPES = {
     'model.backbone.type=DefMambba': "backbone.type: 'DefMambba' is not a registered model, did you mean 'DefMamba'",
     'model.head.type=LinearClsHed': "'LinearClsHed' is not a registered model, did you mean 'LinearClsHead'",
@@ -49,7 +49,7 @@ TYPES = {
 
 
 @pytest.mark.parametrize('option', TYPES)
-def test_an_unknown_type_is_named_with_its_place(data, option):
+def test_unknown_type_error_gives_place_and_suggestion(data, option):
     assert TYPES[option] in answer(data, option, validate='val' in option)
 
 
@@ -65,7 +65,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize('option', ARGUMENTS)
-def test_an_unknown_argument_is_named_with_its_place(data, option):
+def test_unknown_argument_error_gives_place_and_suggestion(data, option):
     taker, meant = ARGUMENTS[option]
     place = option.partition('=')[0].removesuffix('.lr')
     expected = f'{place}: {taker} does not take the argument {place.split(".")[-1]!r}. Did you mean {meant!r}?'
@@ -86,7 +86,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize('option', VALUES)
-def test_a_value_that_cannot_be_is_named(data, option):
+def test_invalid_value_error_gives_key_and_value(data, option):
     assert VALUES[option] in answer(data, option, validate='val' in option)
 
 
@@ -102,11 +102,11 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize('option', SETTINGS)
-def test_a_setting_of_parameters_that_nobody_looks_up_is_named(data, option):
+def test_paramwise_setting_without_effect_is_refused(data, option):
     assert SETTINGS[option] in answer(data, option, ValueError)
 
 
-# a key that the libraries look up by name -> which was meant
+# misspelt form of a key that the libraries look up by name -> the key
 LOOKED_UP = {
     'train_dataloader.dataset.filter_cfg.min_siez': 'min_size',
     'val_dataloader.dataset.metainfo.clases': 'classes',
@@ -122,7 +122,7 @@ LOOKED_UP = {
 
 
 @pytest.mark.parametrize('key', LOOKED_UP)
-def test_a_key_that_nobody_looks_up_is_named(key):
+def test_unread_key_error_gives_place_and_suggestion(key):
     cfg = Config()
     cfg.merge_from_dict({'train_dataloader.dataset.type': 'CocoDataset', 'val_dataloader.dataset.type': 'CocoDataset'})
     cfg.merge_from_dict({key: 1})
@@ -130,24 +130,24 @@ def test_a_key_that_nobody_looks_up_is_named(key):
         ValueError, match=re.escape(f"no component reads the config key {key!r}, did you mean '{LOOKED_UP[key]}'?")
     ):
         check_keys(cfg)
-    # further from any, it may be a class's own
+    # a key that resembles no known key is allowed, because a class of the user may read it
     free = f'{key.rpartition(".")[0]}.my_own'
     cfg = Config(dict(train_dataloader=dict(dataset={}), val_dataloader=dict(dataset={})))
     cfg.merge_from_dict({free: 1})
     check_keys(cfg)
 
 
-def test_a_way_of_nms_that_mmcv_does_not_have_is_named():
+def test_unknown_nms_type_error_gives_place_and_suggestion():
     cfg = Config(dict(model=dict(test_cfg=dict(nms=dict(type='soft_nsm', iou_threshold=0.5)))))
     message = r"^model\.test_cfg\.nms\.type: mmcv has no function 'soft_nsm', did you mean 'soft_nms'\?$"
     with pytest.raises(ValueError, match=message):
         check_keys(cfg)
 
 
-def test_a_name_in_custom_keys_that_is_nearly_a_parameters_is_refused(data):
+def test_misspelt_parameter_name_in_custom_keys_is_refused(data):
     message = f"{PARAMWISE}.custom_keys.A_lgo: no parameter has 'A_lgo' in its name, did you mean 'A_log'?"
     assert answer(data, f'{PARAMWISE}.custom_keys.A_lgo.decay_mult=0') == message
-    # a parameter of two words; and names of another network's are free
+    # a name with a dot is checked too; a name that resembles no parameter is allowed, such as one of another network
     model = MODELS.build(dict(type='DefMamba', arch=dict(embed_dims=(8,), depths=(1,)), out_indices=0))
     for name, near in (('stages.O', 'stages.0'), ('absolute_pos_embed', None)):
         custom = dict(paramwise_cfg=dict(custom_keys={name: dict(lr_mult=0.1)}))
@@ -156,12 +156,12 @@ def test_a_name_in_custom_keys_that_is_nearly_a_parameters_is_refused(data):
             CustomKeysHook().before_train(runner)
 
 
-# Slips in configs of mmdet, mmpretrain and mmseg themselves.
+# Mistakes in configs that mmdet, mmpretrain and mmseg ship.
 OF_THE_LIBRARIES = ('custom_keys.theta.wd_mult', "'models'", 'paramwise_cfg._delete ')
 
 
-def test_configs_of_the_libraries_are_taken(request):
-    """Whatever they use is no slip; a sample of over 2,000, larger with ``--examples``."""
+def test_configs_of_the_libraries_are_accepted(request):
+    """A random sample of more than 1,500 configs is checked. ``--examples`` sets its size."""
     roots = [Path(get_installed_path(library)) / '.mim/configs' for library in ('mmdet', 'mmpretrain', 'mmseg')]
     paths = [path for root in roots for path in sorted(root.rglob('*.py')) if '_base_' not in path.parts]
     assert len(paths) > 1500
@@ -170,7 +170,7 @@ def test_configs_of_the_libraries_are_taken(request):
     for path in [*sample, *(path for path in paths if path.name == 'retinanet_r50_fpn_1x_voc0712.py')]:
         try:
             cfg = Config.fromfile(path, import_custom_modules=False)
-        except (FileNotFoundError, KeyError):  # it is based on one that is not installed, or has an error
+        except (FileNotFoundError, KeyError):  # its base config is not installed, or the config has an error
             continue
         try:
             check_keys(cfg)
@@ -202,7 +202,7 @@ HOOKS.register_module(module=OwnHook)
         dict(train_dataloader_2=dict(dataset=dict()), val_evaluator2=dict()),
     ],
 )
-def test_words_and_names_of_the_users_own_are_free(free):
+def test_settings_of_user_classes_are_not_checked(free):
     check_keys(Config(free))
 
 
@@ -221,13 +221,13 @@ def test_words_and_names_of_the_users_own_are_free(free):
         (dict(randomness=dict(seed='today')), 'randomness.seed'),
     ],
 )
-def test_words_where_the_libraries_need_numbers_are_refused(wrong, place):
+def test_text_where_a_library_class_needs_a_number_is_refused(wrong, place):
     with pytest.raises(ValueError, match=rf'{re.escape(place)} must be a number, got'):
         check_keys(Config(wrong))
 
 
-def test_a_hook_of_ones_own_is_trained_with(data):
-    """As a user runs it, through the tool."""
+def test_training_runs_with_a_hook_of_the_user(data):
+    """The training is started by the tool, as a user starts it."""
     text = data.config.read_text()
     hook = dict(type='OwnHook', interval='epoch')
     data.config.write_text(f'{text}custom_hooks = [*_base_.custom_hooks, {hook!r}]\n')
@@ -237,27 +237,27 @@ def test_a_hook_of_ones_own_is_trained_with(data):
         data.config.write_text(text)
 
 
-def test_a_similar_default_scope_is_a_warning(told):
+def test_default_scope_similar_to_a_library_gives_a_warning(told):
     check_keys(Config(dict(default_scope='mmpretrian')))
     check_keys(Config(dict(default_scope='my_project')))
     assert told == [('WARNING', "default_scope 'mmpretrian' is not an installed package, did you mean 'mmpretrain'?")]
 
 
-def test_an_assertion_is_given_words():
+def test_assertion_without_message_becomes_an_error_with_class_and_arguments():
     extractor = dict(type='mmdet.SingleRoIExtractor', roi_layer=dict(type='RoIAlgin'), out_channels=4)
     words = r"SingleRoIExtractor cannot be built: assert hasattr\(ops, layer_type\)\. Given: .*'type': 'RoIAlgin'"
     with pytest.raises(ValueError, match=words), explain_errors(Config(extractor)):
         MODELS.build(dict(extractor, featmap_strides=[4]))
 
 
-def test_a_layer_of_mmcv_that_is_none_is_named():
+def test_unknown_mmcv_layer_error_gives_place():
     norm = dict(type='BM', requires_grad=True)
     cfg = Config(dict(norm_cfg=norm))
     with pytest.raises(ValueError, match=r"norm_cfg\.type: 'BM' is not a registered model"), explain_errors(cfg):
         build_norm_layer(norm, 4)
 
 
-def test_a_loader_without_data_is_named():
+def test_data_loader_without_dataset_error_names_loader():
     with pytest.raises(ValueError, match=r"train_dataloader has no dataset, did you mean 'datset'\?"):
         check_keys(Config(dict(train_dataloader=dict(batch_size=2, datset={}))))
 
@@ -314,8 +314,8 @@ FILES = {
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_a_config_that_cannot_be_read_is_named(name, tmp_path, request):
-    # a config of itself is read until Python's stack is full: less of that
+def test_unreadable_config_error_gives_path_and_cause(name, tmp_path, request):
+    # a config that inherits from itself is read until Python's stack is full, so the stack is made smaller
     request.addfinalizer(functools.partial(sys.setrecursionlimit, sys.getrecursionlimit()))
     sys.setrecursionlimit(len(inspect.stack(0)) + 100)
     (tmp_path / 'good.py').write_text('a = 1\nloaders = [1]\n')
@@ -337,14 +337,14 @@ def test_a_yaml_config_runs_no_code(tmp_path):
 
 
 @pytest.mark.parametrize('key', ['_bases_', '__base', '_base__', 'base'])
-def test_a_slip_in_base_is_named_or_the_model_missed(data, key, tmp_path):
+def test_misspelt_base_error_suggests_base_or_reports_missing_model(data, key, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(data.config.read_text().replace('_base_', key).replace('model = ', 'network = '))
     with pytest.raises(ValueError, match=r"did you mean '_base_'|has no 'model': does it name its base"):
         cli.build_runner(cli.train_config(cli.train_parser().parse_args([str(path)])))
 
 
-def test_a_name_is_registered_once():
+def test_registering_a_name_twice_is_an_error():
     with pytest.raises(KeyError, match=r'DefMamba is already registered in model at mmdefmamba\.models\.defmamba'):
         MODELS.register_module(name='DefMamba', module=type('Mine', (), {}))
     with pytest.raises(KeyError, match=r'hilbert is already registered in scan at mmdefmamba\.scans\.hilbert'):
@@ -354,8 +354,8 @@ def test_a_name_is_registered_once():
     assert MODELS.get('DefMamba') is DefMamba
 
 
-def test_a_name_in_a_librarys_own_registry_goes_before_ours():
-    """MMEngine looks in mmdet's registry first: a copy of the backbone there is taken, and this cannot be refused."""
+def test_class_in_a_library_registry_takes_precedence_over_ours():
+    """MMEngine looks in mmdet's registry first, so it uses a copy of the backbone there. We cannot refuse this."""
     from mmdet.registry import MODELS as MMDET_MODELS
 
     mine = type('DefMamba', (), {})
@@ -367,7 +367,7 @@ def test_a_name_in_a_librarys_own_registry_goes_before_ours():
         del MMDET_MODELS.module_dict['DefMamba']
 
 
-def test_errors_from_elsewhere_are_left_as_they_are(data):
+def test_unrelated_errors_are_not_changed(data):
     cfg = read_config(str(data.config))
     for error in (TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'), RuntimeError('loss')):
         with pytest.raises(type(error)) as raised, explain_errors(cfg):

@@ -25,12 +25,12 @@ def encoded(picture, suffix):
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp'])
-def test_whole_images_are_read_as_before(picture, suffix, tmp_path):
+def test_intact_images_are_read_as_without_the_guard(picture, suffix, tmp_path):
     path = tmp_path / f'whole{suffix}'
     path.write_bytes(encoded(picture, suffix))
     loaded = LoadImageFromFile().transform({'img_path': str(path)})
     assert np.array_equal(loaded['img'], cv2.imread(str(path)))
-    # what some cameras append does no harm
+    # some cameras append bytes, which changes nothing
     path.write_bytes(encoded(picture, suffix) + bytes(100))
     assert np.array_equal(LoadImageFromFile().transform({'img_path': str(path)})['img'], loaded['img'])
 
@@ -44,7 +44,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('name', DAMAGE)
-def test_damaged_images_are_named(picture, name, tmp_path):
+def test_damaged_image_error_gives_path_and_cause(picture, name, tmp_path):
     make, message = DAMAGE[name]
     path = tmp_path / name
     path.write_bytes(make(picture))
@@ -55,7 +55,7 @@ def test_damaged_images_are_named(picture, name, tmp_path):
         mmcv.imfrombytes(path.read_bytes())
 
 
-def test_missing_images_stay_what_they_are(tmp_path):
+def test_missing_image_still_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'gone.jpg could not be loaded: .*No such file'):
         LoadImageFromFile().transform({'img_path': str(tmp_path / 'gone.jpg')})
 
@@ -69,7 +69,7 @@ class Pictures(BaseDataset):
         super().__init__(**kwargs)
 
 
-def test_training_goes_on_without_them_where_the_config_says_so(picture, tmp_path, monkeypatch, caplog):
+def test_training_skips_damaged_images_on_request(picture, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(damaged_images, '_skipped', type(damaged_images._skipped)())
     warned = []
     monkeypatch.setattr(damaged_images, 'print_log', lambda text, logger, level: warned.append((level, text)))
@@ -80,11 +80,11 @@ def test_training_goes_on_without_them_where_the_config_says_so(picture, tmp_pat
     for _ in range(2):
         for i in range(5):
             assert train[i]['img_path'].endswith('whole.png')
-    # each once, however often it is met
+    # one warning per file, although each is read several times
     assert sorted(text.split('/')[-1].split(' ')[0] for _, text in warned) == sorted(DAMAGE)
     assert all(level == logging.WARNING for level, _ in warned)
     assert warned[-1][1].endswith('left out, 4 so far in this process')
-    # a score over fewer images than it says would be a lie
+    # in a test this is an error: the score would be of fewer images than it says
     with pytest.raises(Exception, match='Test time pipline should not get `None`'):
         Pictures(tmp_path, pipeline=[LoadImageFromFile(ignore_empty=True)], test_mode=True)[0]
 
@@ -96,7 +96,7 @@ def jpeg(picture, **options):
 
 
 def with_thumbnail(picture):
-    """A JPEG whose EXIF data hold another whole JPEG, with an end marker of its own."""
+    """Return a JPEG whose EXIF data contain a second complete JPEG, with its own end marker."""
     exif = Image.Exif()
     exif[0x010E] = 'x' * 10
     inner = jpeg(picture[::4, ::4])
@@ -114,19 +114,19 @@ WHOLE = {
 
 @pytest.mark.parametrize('appended', [b'', bytes(10_000), b'a video' * 100_000, b'\xff\xd8\xff' + bytes(5000)])
 @pytest.mark.parametrize('kind', WHOLE)
-def test_data_after_the_end_of_a_whole_image_is_free(picture, kind, appended):
-    """Phones write such files: a second image, a depth map or a video follows."""
+def test_data_after_the_end_of_an_image_is_allowed(picture, kind, appended):
+    """Phones write such files: a second image, a depth map or a video follows the image."""
     whole = WHOLE[kind](picture)
     assert np.array_equal(mmcv.imfrombytes(whole + appended), mmcv.imfrombytes(whole))
     assert damaged_images.image_damage(whole + appended) is None
 
 
 @pytest.mark.parametrize('kind', WHOLE)
-def test_an_image_cut_anywhere_is_noticed(picture, kind):
+def test_image_cut_at_any_byte_is_detected(picture, kind):
     whole = WHOLE[kind](picture)
     for end in range(8, len(whole) - 1, 7):
         assert damaged_images.image_damage(whole[:end]) is not None, f'{end} of {len(whole)} bytes'
-    # also where what was cut off had an end marker in its middle
+    # also if the image contains an end marker before the place where it is cut
     cut = whole[: len(whole) // 2]
     assert damaged_images.image_damage(cut) is not None
 
@@ -141,7 +141,7 @@ def test_an_image_cut_anywhere_is_noticed(picture, kind):
         (UnidentifiedImageError('x'), OSError),
     ],
 )
-def test_errors_of_every_kind_name_the_file(error, kind, monkeypatch):
+def test_every_loading_error_names_the_file(error, kind, monkeypatch):
     def fail(*args, **kwargs):
         raise error
 

@@ -1,6 +1,6 @@
-"""Configs with one key misspelt: named in an error, or free by the rules of docs/robustness.md.
+"""Configs with one misspelt key: an error names the key, or the rules of docs/robustness.md allow it.
 
-``pytest tests/test_guards/test_fuzz_config.py --examples 10000`` looks longer.
+``pytest tests/test_guards/test_fuzz_config.py --examples 10000`` tries more keys.
 """
 
 import copy
@@ -23,12 +23,12 @@ LETTERS = 'abcdefghijklmnopqrstuvwxyz_'
 
 
 def keys_of(config):
-    """All keys of a config that are not free: the path and the dict that holds it, and the key."""
+    """Return all keys of a config that are checked: (path of the dict that has the key, this dict, the key)."""
     return [(path, node, key) for path, node in dicts_in(config) for key in node if not is_free((*path, key))]
 
 
 def misspelt(draw, word):
-    """A word with one letter more, less, another, or two swapped."""
+    """Return a word with one letter added, removed or replaced, or with two letters swapped."""
     at = draw(st.integers(0, len(word) - 1))
     letter = draw(st.sampled_from(LETTERS))
     kind = draw(st.sampled_from(['more', 'less', 'other', 'swapped']))
@@ -41,7 +41,7 @@ def misspelt(draw, word):
     return word[:at] + word[at : at + 2][::-1] + word[at + 2 :]
 
 
-# Where a key may have any name: hooks, and what only a distributed run reads.
+# Dicts whose keys may have any name: hooks, and settings that only a distributed run reads.
 FREE = ('default_hooks', 'dist_cfg')
 
 
@@ -67,7 +67,7 @@ BUILT = (
 
 
 def names_in(root):
-    """All names of a registry and of its children."""
+    """Yield all names of a registry and of its children."""
     yield from root.module_dict
     for child in root.children.values():
         yield from names_in(child)
@@ -78,7 +78,8 @@ def config(request, tools, tmp_path_factory, tiny_class):
     data = tiny_class(request.param, tmp_path_factory.mktemp('fuzz'), tools)
     cfg = read_config(str(data.config))
     cfg.work_dir, cfg.launcher = str(data.work_dir), 'none'
-    # nothing is saved nor drawn; a config's own variables were read already, as which mmdet and mmseg have one more
+    # nothing is saved or drawn; variables of the config are removed, because they have been read by now. In configs of
+    # mmdet and mmseg, data_preprocessor is such a variable
     kept = set(BUILT) - (set() if request.param == 'classification' else {'data_preprocessor'})
     for name in set(cfg) - kept:
         del cfg._cfg_dict[name]
@@ -87,12 +88,15 @@ def config(request, tools, tmp_path_factory, tiny_class):
 
 @pytest.fixture(scope='module')
 def unshrunk(bounded):
-    """As many examples for the three tasks together; what fails is one key, and is not made smaller."""
+    """Return settings with the same number of examples for the three tasks together.
+
+    Hypothesis does not simplify a failing example, because it is a single key.
+    """
     return hypothesis.settings(bounded, phases=(hypothesis.Phase.generate,), max_examples=bounded.max_examples // 3)
 
 
 def build_all(cfg):
-    """Build what a training builds, and take a step."""
+    """Build what a training builds, and take one optimizer step."""
     check_keys(cfg)
     with explain_errors(cfg):
         init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -107,7 +111,7 @@ def build_all(cfg):
         runner.call_hook('before_train')
 
 
-def test_a_misspelt_key_is_named_or_free(unshrunk, config, forget_runs):
+def test_misspelt_key_is_reported_or_allowed(unshrunk, config, forget_runs):
     @unshrunk
     @hypothesis.given(st.data())
     def check(data):
@@ -115,14 +119,14 @@ def test_a_misspelt_key_is_named_or_free(unshrunk, config, forget_runs):
         path, node, before = data.draw(st.sampled_from(keys_of(mutated)))
         key = misspelt(data.draw, before)
         hypothesis.assume(key and key not in node)
-        # these stand for all names that they are a part of: a part of one is no slip
+        # a key of custom_keys matches each parameter whose name contains it, so a part of a key is no mistake
         hypothesis.assume(path[-1:] != ('custom_keys',) or key not in before)
         node[key] = node.pop(before)
         forget_runs()
         try:
             build_all(Config(mutated))
         except Exception as error:
-            # the slip itself, the key that is missing now, or the class or part that misses it
+            # the message has the misspelt key, the key that is missing now, or the part of the config it belongs to
             told = re.split(r'\W+', f'{type(error).__name__} {error}')
             assert {key, before, *path} & set(told), f'{path}, {before} -> {key}: {error!r}'
         else:
@@ -131,8 +135,8 @@ def test_a_misspelt_key_is_named_or_free(unshrunk, config, forget_runs):
     check()
 
 
-def test_a_misspelt_type_is_named(unshrunk, config, forget_runs):
-    build_all(Config(copy.deepcopy(config)))  # which registers all that there is
+def test_misspelt_type_is_reported(unshrunk, config, forget_runs):
+    build_all(Config(copy.deepcopy(config)))  # this registers all classes
     registered = {name for root in vars(registry).values() if isinstance(root, Registry) for name in names_in(root)}
 
     @unshrunk
@@ -142,7 +146,8 @@ def test_a_misspelt_type_is_named(unshrunk, config, forget_runs):
         path, node, _ = data.draw(st.sampled_from([found for found in keys_of(mutated) if found[2] == 'type']))
         before = node['type']
         name = node['type'] = misspelt(data.draw, before)
-        hypothesis.assume(name != before and name not in registered)  # Adam is not AdamW, and no slip
+        # a registered name, such as Adam for AdamW, is no mistake
+        hypothesis.assume(name != before and name not in registered)
         forget_runs()
         with pytest.raises(Exception) as error:
             build_all(Config(mutated))

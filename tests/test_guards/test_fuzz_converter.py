@@ -1,6 +1,6 @@
-"""Spoilt checkpoints of the authors' naming are converted whole or refused by name; what is pickled in them never runs.
+"""Damaged checkpoints of the authors are converted completely, or refused with a name. Code in them never runs.
 
-``pytest tests/test_guards/test_fuzz_converter.py --examples 10000`` looks longer.
+``pytest tests/test_guards/test_fuzz_converter.py --examples 10000`` tries more files.
 """
 
 import os
@@ -22,7 +22,7 @@ ARCH = {'embed_dims': (4, 8), 'depths': (1, 2)}
 
 
 def released():
-    """A small file as the authors write it."""
+    """Return the content of a small file as the authors write it."""
     torch.manual_seed(0)
     model = DefMamba(ARCH, formulation='released', out_indices=-1)
     weights = {f'backbone.{name}': weight for name, weight in model.state_dict().items()}
@@ -32,7 +32,7 @@ def released():
 
 FILE = released()
 NAMES = sorted(FILE['model'])
-# What can stand in the place of a tensor, and in that of a name.
+# Values that replace a tensor, and keys that replace a name.
 VALUES = [None, 1, 'text', b'bytes', [1.0], {}, np.zeros(3), torch.nn.Parameter, object]
 KEYS = [
     None,
@@ -51,8 +51,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @st.composite
-def slips(draw):
-    """A function that spoils a state dict in one place, and the name that it spoils."""
+def changes_of_weights(draw):
+    """Draw a kind of change, the name that it changes, and a function that makes the change in a state dict."""
     name = draw(st.sampled_from(NAMES))
     kind = draw(st.sampled_from(['drop', 'letter', 'number', 'key', 'value', 'shape', 'dtype', 'copy']))
     if kind == 'drop':
@@ -64,7 +64,7 @@ def slips(draw):
         else:
             other = re.sub(r'\d+', draw(st.sampled_from(NUMBERS)), name, count=draw(st.integers(1, 2)))
         moved = re.match(r'layers\.(\d+)\.', other)
-        # a parameter of a stage that is none is called by that stage
+        # the error for a parameter of a stage that does not exist names that stage
         kind = f'stages.{moved[1]}.' if moved and not name.startswith(moved[0]) else kind
         return kind, name, lambda weights: weights.update({other: weights.pop(name, torch.ones(1))})
     if kind == 'copy':
@@ -83,9 +83,9 @@ def slips(draw):
     return kind, name, lambda weights: weights.update({name: torch.ones_like(FILE['model'][name], dtype=dtype)})
 
 
-def test_a_spoilt_state_dict_is_converted_whole_or_refused(bounded):
+def test_changed_state_dict_is_converted_completely_or_refused(bounded):
     @bounded
-    @hypothesis.given(st.lists(slips(), min_size=1, max_size=3))
+    @hypothesis.given(st.lists(changes_of_weights(), min_size=1, max_size=3))
     def check(spoilt):
         weights = dict(FILE['model'])
         for _, _, spoil in spoilt:
@@ -108,26 +108,21 @@ def test_a_spoilt_state_dict_is_converted_whole_or_refused(bounded):
     check()
 
 
-class Attack:
-    def __reduce__(self):
-        return os.mkdir, ('attacked',)
-
-
 @pytest.fixture
-def files(tmp_path, monkeypatch):
-    """Bytes of a good file and of one that makes a folder when it is unpickled."""
+def files(tmp_path, monkeypatch, creates_file):
+    """Return the bytes of good files and of files that make a folder when they are unpickled."""
     monkeypatch.chdir(tmp_path)
-    contents = []
-    for extra, legacy in ((None, False), (None, True), (Attack(), False), (Attack(), True)):
+    contents, attack = [], creates_file('attacked', os.mkdir)
+    for extra, legacy in ((None, False), (None, True), (attack, False), (attack, True)):
         torch.save(FILE | {'config': extra}, 'file.pth', _use_new_zipfile_serialization=not legacy)
         contents.append(Path('file.pth').read_bytes())
-    pickle.loads(pickle.dumps(Attack()))
-    os.rmdir('attacked')  # it would do harm: else this test proves nothing
+    pickle.loads(pickle.dumps(attack))
+    os.rmdir('attacked')  # fails if unpickling made no folder: then this test would prove nothing
     return contents
 
 
-def test_spoilt_bytes_are_refused_or_converted_whole_and_run_nothing(bounded, files):
-    # most of a file is numbers; its names are at one end, its list of contents at the other
+def test_changed_bytes_are_refused_or_converted_and_run_no_code(bounded, files):
+    # most of a file is numbers; the names are near its beginning, and the list of contents is at its end
     places = st.one_of(st.integers(0, 2000), st.integers(-2000, -1), st.integers(0, min(map(len, files)) - 1))
     changes = st.lists(st.tuples(places, st.binary(max_size=4), st.integers(0, 8)), min_size=1, max_size=4)
 

@@ -1,10 +1,7 @@
-"""The guards of a run: which hold, for how long, and how one is left out."""
+"""The guards of a run: which are active, for how long, and how to leave one out."""
 
 import gc
 import inspect
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import mmcv
@@ -22,7 +19,7 @@ GUARDS_FILE = 'configs/_base_/guards.py'
 
 
 @pytest.fixture(autouse=True)
-def none_active():
+def no_guard_is_active():
     gc.collect()
     assert not any(map(loading.is_active, loading.LOADING_GUARDS))
     yield
@@ -36,7 +33,7 @@ def is_refused():
         return True
 
 
-def test_importing_the_guards_changes_nothing():
+def test_importing_the_guards_changes_nothing(run_python):
     code = (
         'import mmcv, mmcv.transforms, mmengine.dataset, mmengine.registry\n'
         'functions = lambda: (mmcv.imfrombytes, mmcv.transforms.LoadImageFromFile.transform, '
@@ -45,12 +42,11 @@ def test_importing_the_guards_changes_nothing():
         'import mmdefmamba, mmengine.runner, mmdefmamba.guards, mmdefmamba.cli.train\n'
         'print(before == functions())\n'
     )
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
-    assert done.stdout == 'True\n', done.stderr
+    output, errors = run_python(code)
+    assert output == 'True\n', errors
 
 
-def test_guards_on_loading_hold_from_construction_to_the_end_of_the_run():
+def test_loading_guards_are_active_from_construction_to_the_end_of_the_run():
     assert not is_refused()
     guards = HOOKS.build(dict(type='mmdefmamba.guards.GuardsHook', leave_out=tuple(HOOK_GUARDS)))
     assert is_refused()
@@ -58,13 +54,13 @@ def test_guards_on_loading_hold_from_construction_to_the_end_of_the_run():
     assert is_refused()
     guards.after_run(None)
     assert not is_refused()
-    guards.before_run(None)  # a runner can train and then test
+    guards.before_run(None)  # a runner can train first and test afterwards
     assert is_refused()
     guards.after_run(None)
     assert not is_refused()
 
 
-def test_guards_on_loading_end_with_a_runner_that_failed():
+def test_loading_guards_end_with_a_failed_runner():
     first, second = GuardsHook(), GuardsHook()
     assert is_refused()
     del first
@@ -108,7 +104,7 @@ def test_every_stage_reaches_every_guard(monkeypatch):
     assert guards.get_triggered_stages() == list(Hook.stages)
 
 
-def test_stages_without_a_guard_are_not_announced():
+def test_stages_without_a_guard_are_not_triggered():
     assert GuardsHook(leave_out=tuple(HOOK_GUARDS)).get_triggered_stages() == []
     stages = GuardsHook(leave_out=tuple(set(HOOK_GUARDS) - {'finite_loss'})).get_triggered_stages()
     assert stages == ['after_train_iter']
@@ -127,7 +123,7 @@ FULL_CONFIGS = [
 
 
 @pytest.mark.parametrize('config', FULL_CONFIGS)
-def test_a_config_of_the_libraries_takes_the_guards_as_one_more_base(config, tmp_path, pytestconfig):
+def test_library_config_accepts_the_guards_as_an_additional_base(config, tmp_path, pytestconfig):
     path = tmp_path / 'config.py'
     path.write_text(f'_base_ = [{config!r}, {str(pytestconfig.rootpath / GUARDS_FILE)!r}]\n')
     assert guards_hook(Config.fromfile(path)) == dict(type='mmdefmamba.guards.GuardsHook')
@@ -144,7 +140,7 @@ def options(data, *given):
     return run_options.train_config(run_options.train_parser().parse_args([str(data.config), *given]))
 
 
-def test_tools_say_where_a_config_has_no_guards(tiny, told):
+def test_tools_report_a_config_without_guards(tiny, told):
     data = tiny('classification')
     options(data)
     assert not any('without guards' in text for _, text in told)
@@ -155,7 +151,7 @@ def test_tools_say_where_a_config_has_no_guards(tiny, told):
     ]
 
 
-def test_the_check_of_keys_can_be_left_out(tiny):
+def test_config_key_check_can_be_left_out(tiny):
     data = tiny('classification')
     data.config.write_text(data.config.read_text() + 'optim_wraper = dict()\n')
     message = "no component reads the config key 'optim_wraper', did you mean 'optim_wrapper'"
@@ -166,8 +162,8 @@ def test_the_check_of_keys_can_be_left_out(tiny):
 
 
 @pytest.mark.parametrize('task', ['classification', 'segmentation'])
-def test_left_out_guard_does_not_look(tiny, task):
-    """Through the tool: the head has three classes, the dataset two."""
+def test_guard_that_is_left_out_does_not_check(tiny, task):
+    """The training is started by the tool. The head has three classes, and the dataset has two."""
     data = tiny(task)
     key = {'classification': 'model.head', 'segmentation': 'model.decode_head'}[task]
     change = [f'{key}.num_classes=3'] + (['data_preprocessor.num_classes=3'] if task == 'classification' else [])
@@ -178,7 +174,7 @@ def test_left_out_guard_does_not_look(tiny, task):
 
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
 @pytest.mark.parametrize('task', ['classification', 'segmentation'])
-def test_guards_hold_in_data_workers(tiny, task, method):
+def test_guards_are_active_in_data_workers(tiny, task, method):
     """Epoch-based and iteration-based loops start their workers at different times."""
     data = tiny(task)
     image = data.images()[0]
@@ -188,8 +184,8 @@ def test_guards_hold_in_data_workers(tiny, task, method):
         data.train(*workers)
 
 
-def test_guards_stop_a_training_with_the_librarys_own_runner(tiny):
-    """As mmpretrain's, mmdet's or mmseg's own tools run a config."""
+def test_guards_stop_a_training_by_a_plain_mmengine_runner(tiny):
+    """The tools of mmpretrain, mmdet and mmseg run a config in this way."""
     from mmengine.runner import Runner
 
     data = tiny('classification')
@@ -211,7 +207,7 @@ def test_a_guards_hook_in_default_hooks_is_found():
     assert guards_hook(Config()) is None
 
 
-def test_an_error_of_a_sample_keeps_its_kind_while_no_guard_is_active():
+def test_sample_error_keeps_its_type_while_no_guard_is_active():
     from mmengine.dataset import BaseDataset
 
     class Broken(BaseDataset):
@@ -232,7 +228,7 @@ def test_an_error_of_a_sample_keeps_its_kind_while_no_guard_is_active():
         dataset[0]
 
 
-def test_guards_look_before_the_average_of_weights():
+def test_guards_run_before_the_ema_hook():
     from mmengine.hooks import EMAHook
     from mmengine.runner import get_priority
 

@@ -1,4 +1,4 @@
-"""Images of every kind, whole, missing and damaged, in all three tasks."""
+"""Images of every kind, intact, missing and damaged, in all three tasks."""
 
 import io
 import json
@@ -20,7 +20,7 @@ def encoded(image, suffix='.png'):
 
 
 def turned(image, orientation=6):
-    """A JPEG whose EXIF tag has it shown turned; orientation 6 by a quarter, clockwise."""
+    """Return a JPEG whose EXIF tag asks viewers to rotate it; 6 means a quarter turn clockwise."""
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
     Image.fromarray(image[..., ::-1]).save(file, 'JPEG', exif=exif, quality=100, subsampling=0)
@@ -28,7 +28,7 @@ def turned(image, orientation=6):
 
 
 def load(content, tmp_path, **options):
-    path = tmp_path / 'image.png'  # readers go by the content
+    path = tmp_path / 'image.png'  # readers ignore the suffix
     path.write_bytes(content)
     return LoadImageFromFile(**options).transform({'img_path': str(path)})['img']
 
@@ -39,15 +39,15 @@ def test_grayscale_becomes_three_equal_channels(tmp_path):
 
 
 def test_transparency_is_dropped(tmp_path):
-    rgba = np.concatenate([COLOUR, np.zeros((40, 32, 1), np.uint8)], -1)  # wholly transparent
+    rgba = np.concatenate([COLOUR, np.zeros((40, 32, 1), np.uint8)], -1)  # fully transparent
     assert np.array_equal(load(encoded(rgba), tmp_path), COLOUR)
 
 
-def test_sixteen_bits_become_the_upper_eight(tmp_path):
+def test_16_bit_images_keep_their_upper_8_bits(tmp_path):
     deep = RNG.integers(0, 65536, (40, 32, 3), np.uint16)
     found = load(encoded(deep), tmp_path).astype(int)
     assert np.abs(found - deep / 256).max() < 1
-    # what a 12-bit camera stores in 16 bits is nearly black then
+    # the images of a 12-bit camera that are stored with 16 bits become nearly black
     assert load(encoded(np.full((40, 32), 4095, np.uint16)), tmp_path).max() <= 16
     assert load(encoded(deep), tmp_path, color_type='unchanged').dtype == np.uint16
 
@@ -63,7 +63,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 def put(data, image, content):
-    """Write an image; annotations are made to fit its size."""
+    """Write an image, and change its annotations so that they fit its size."""
     image.write_bytes(content)
     height, width = mmcv.imfrombytes(content).shape[:2]
     if data.task == 'segmentation':
@@ -80,7 +80,7 @@ def put(data, image, content):
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_every_kind_and_size_is_trained_on_and_tested(tiny, task):
+def test_every_image_kind_and_size_can_be_trained_on_and_tested(tiny, task):
     data = tiny(task)
     deep, clear = RNG.integers(0, 65536, (40, 32), np.uint16), np.zeros((40, 32, 4), np.uint8)
     line = np.ascontiguousarray(RNG.integers(0, 256, (1, 4096, 3), np.uint8))
@@ -96,10 +96,10 @@ def test_every_kind_and_size_is_trained_on_and_tested(tiny, task):
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_images_of_one_pixel_or_line_are_trained_on(tiny, task):
+def test_images_of_one_pixel_or_line_can_be_trained_on(tiny, task):
     data = tiny(task)
     line = np.ascontiguousarray(RNG.integers(0, 256, (1, 4096, 3), np.uint8))
-    # segmentation pads images to the size of the model, and cannot cut them
+    # in segmentation, images are padded to the size in the config, and are never cropped
     last, options = (
         (line, ['model.data_preprocessor.size=(2,4096)']) if task == 'segmentation' else (line.transpose(1, 0, 2), [])
     )
@@ -117,21 +117,21 @@ DAMAGED = {
 
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.parametrize('kind', DAMAGED)
-def test_damaged_images_stop_a_run_with_their_name(tiny, task, kind):
+def test_damaged_image_stops_the_run_and_is_named(tiny, task, kind):
     if kind == 'cut PNG' and task != 'segmentation':
-        pytest.skip('as a cut JPEG: one decoder for all tasks')
+        pytest.skip('same as a cut JPEG: all tasks use one decoder')
     data, (content, message) = tiny(task), DAMAGED[kind]
     image = data.images()[0]
     image.unlink()
     if content:
         image.write_bytes(content)
-    elif task == 'classification':  # which lists a folder, so that nothing is missing there
+    elif task == 'classification':  # it lists the folder, so a list of files is needed for one to be missing
         (data.root / 'list.txt').write_text('cat/0.png 0\n')
         options = ['train_dataloader.dataset.ann_file=list.txt', 'train_dataloader.dataset.metainfo.classes=[cat,dog]']
         with pytest.raises(FileNotFoundError, match=r'cat/0\.png could not be loaded'):
             data.train(*options)
         return
-    elif task == 'segmentation':  # which lists a folder, too
+    elif task == 'segmentation':  # the same
         (data.root / 'list.txt').write_text('0\n')
         with pytest.raises(FileNotFoundError, match=r'training/0\.png could not be loaded'):
             data.train('train_dataloader.dataset.ann_file=list.txt')
@@ -151,13 +151,13 @@ def test_damaged_images_are_left_out_on_request(tiny, task):
     for image in (first, second):
         assert log.count(f'{image} could not be loaded and is left out') == 1
     assert 'so far in this process' in log
-    # a score over fewer images than it says would be none
+    # in a test this is an error: the score would be of fewer images than it says
     data.images('validation')[0].write_bytes(DAMAGED['cut JPEG'][0])
     with pytest.raises(Exception, match='Test time pipline should not get `None`'):
         data.test('test_dataloader.dataset.pipeline.0.ignore_empty=True')
 
 
-def test_annotations_of_an_image_before_its_exif_turn_are_refused(tiny):
+def test_annotations_from_before_exif_rotation_are_refused(tiny):
     data = tiny('detection')
     for image in data.images():
         image.write_bytes(turned(cv2.imread(str(image))))

@@ -1,4 +1,4 @@
-"""Optional packages that are not there: which one, and the line that installs it."""
+"""Optional packages that are not installed: the error names the package and the command that installs it."""
 
 import sys
 
@@ -11,7 +11,7 @@ from mmdefmamba.ops.sequence_scan import selective_scan
 
 @pytest.fixture
 def without(monkeypatch):
-    """``without(name)``: as if the package were not installed."""
+    """Return ``without(name)``, which makes a package look as if it were not installed."""
 
     def without(name):
         for module in [module for module in sys.modules if module.split('.')[0] == name]:
@@ -26,7 +26,7 @@ def scan(backend, device='cpu'):
     return selective_scan(u, u, -torch.rand(2, 1), torch.rand(1, 1, 1, 3), torch.rand(1, 1, 1, 3), backend=backend)
 
 
-def test_mamba_ssm():
+def test_missing_mamba_ssm_error_says_how_to_build_it():
     from mmdefmamba.ops.sequence_scan import mamba_ssm
 
     with pytest.raises(RuntimeError, match="backend 'mamba_ssm' cannot run: it needs CUDA tensors"):
@@ -39,7 +39,7 @@ def test_mamba_ssm():
         assert 'make mamba-recipe' in mamba_ssm.unavailable_reason(OnGPU)
 
 
-def test_scikit_learn(without):
+def test_missing_scikit_learn_error_gives_pip_command(without):
     from mmdefmamba.datasets.digits import load_digits_split
 
     without('sklearn')
@@ -48,7 +48,7 @@ def test_scikit_learn(without):
 
 
 @pytest.mark.parametrize(('backend', 'package'), [('tifffile', 'tifffile'), ('turbojpeg', 'PyTurboJPEG')])
-def test_image_decoders(backend, package, tmp_path, monkeypatch, loading_guards):
+def test_missing_image_decoder_error_gives_pip_command(backend, package, tmp_path, monkeypatch, loading_guards):
     import cv2
     import mmcv
     from mmcv.transforms import LoadImageFromFile
@@ -57,7 +57,7 @@ def test_image_decoders(backend, package, tmp_path, monkeypatch, loading_guards)
         monkeypatch.setattr(mmcv.image.io, name, None)
     path = tmp_path / 'image.png'
     cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8))
-    for ignore in (False, True):  # a missing package is no damaged image
+    for ignore in (False, True):  # a missing package does not count as a damaged image
         with pytest.raises(ImportError, match=f"imdecode_backend='{backend}' needs {package}: pip install {package}"):
             LoadImageFromFile(imdecode_backend=backend, ignore_empty=ignore).transform({'img_path': str(path)})
 
@@ -69,7 +69,7 @@ def test_image_decoders(backend, package, tmp_path, monkeypatch, loading_guards)
         ('WandbVisBackend', 'wandb', 'pip install wandb'),
     ],
 )
-def test_loggers(backend, module, line, tmp_path, monkeypatch):
+def test_missing_logger_package_error_gives_pip_command(backend, module, line, tmp_path, monkeypatch):
     from mmengine.registry import VISBACKENDS
 
     for name in (module, 'tensorboardX'):

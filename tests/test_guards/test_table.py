@@ -1,4 +1,4 @@
-"""Every row of docs/promises.md names tests that exist, and every test of a guard stands in a row."""
+"""Each row of docs/promises.md names tests that exist, and each test of a guard is listed in a row."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ def backing(row):
         yield TESTS / ('' if '/' in path else 'test_guards') / path, function
 
 
-def test_every_row_names_a_test():
+def test_every_row_names_existing_tests():
     assert len(ROWS) > 40
     for row in ROWS:
         for path, function in backing(row):
@@ -25,7 +25,7 @@ def test_every_row_names_a_test():
             assert function in names, f'{path.name} has no {function}'
 
 
-def test_every_test_of_a_guard_backs_a_row():
+def test_every_guard_test_is_listed_in_a_row():
     named = {test for row in ROWS for test in backing(row)}
     for path in sorted((TESTS / 'test_guards').glob('test_*.py')):
         if path.name == Path(__file__).name:

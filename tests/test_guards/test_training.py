@@ -1,4 +1,4 @@
-"""Losses that are lost, and checkpoints that do not fit, through the tools."""
+"""Losses that become NaN or infinite, and checkpoints that do not fit, in runs of the tools."""
 
 import os
 import pickle
@@ -11,14 +11,9 @@ TASKS = ('classification', 'detection', 'segmentation')
 EXPLODE = ['optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None']
 
 
-class Attack:
-    def __reduce__(self):
-        return os.mkdir, ('attacked',)
-
-
 @pytest.fixture(scope='module', params=TASKS)
 def trained(request, tiny_class, tools, tmp_path_factory):
-    """A data set and what its checkpoint holds."""
+    """Return a dataset, the path of its checkpoint and the content of this checkpoint."""
     data = tiny_class(request.param, tmp_path_factory.mktemp(request.param), tools)
     data.train()
     file = Path((data.work_dir / 'last_checkpoint').read_text())
@@ -26,12 +21,12 @@ def trained(request, tiny_class, tools, tmp_path_factory):
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_a_training_that_diverged_stops(tiny, task):
+def test_diverged_training_stops(tiny, task):
     data = tiny(task)
     options = ['train_cfg.max_iters=4'] if task == 'segmentation' else ['train_cfg.max_epochs=2']
     with pytest.raises(FloatingPointError, match=r'iteration \d: .*loss (nan|inf).* weights are no longer finite'):
         data.train(*EXPLODE, *options)
-    # it stopped before it could save them
+    # the training stopped before such weights were saved
     for file in data.work_dir.glob('*.pth'):
         state = torch.load(file, weights_only=False)['state_dict']
         assert all(weight.isfinite().all() for weight in state.values())
@@ -60,7 +55,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(trained, spoil):
             data.test()
         with pytest.raises(ValueError, match=MESSAGES[spoil]):
             data.train(args=['--resume', str(file)])
-        if spoil == 'lacks the backbone':  # fine-tuning may start from parts
+        if spoil == 'lacks the backbone':  # fine-tuning may start from a part of the weights
             assert data.train(f'load_from={file}')
         else:
             with pytest.raises(ValueError, match=MESSAGES[spoil]):
@@ -83,10 +78,10 @@ def test_a_checkpoint_without_parameters_is_refused(trained, content):
         torch.save(good, file)
 
 
-def test_code_in_a_checkpoint_is_refused_and_does_not_run(trained, monkeypatch, tmp_path):
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(trained, creates_file, monkeypatch, tmp_path):
     data, file, good = trained
     monkeypatch.chdir(tmp_path)
-    torch.save(dict(good, meta=Attack()), file)
+    torch.save(dict(good, meta=creates_file('attacked', os.mkdir)), file)
     try:
         init = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={file}']
         runs = [
@@ -95,7 +90,7 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(trained, monkeypatch, 
             lambda: data.train(f'load_from={file}'),
             lambda: data.train(*init),
         ]
-        for run in runs[: 3 if data.task == 'segmentation' else 4]:  # whose config has another kind of init_cfg
+        for run in runs[: 3 if data.task == 'segmentation' else 4]:  # its config has another kind of init_cfg
             with pytest.raises(pickle.UnpicklingError, match=r'mkdir\. Only tensors and plain data are loaded'):
                 run()
             assert not any(tmp_path.iterdir())

@@ -100,4 +100,4 @@ def test_the_tool_goes_through_all_configs_before_the_next_seed(tmp_path, monkey
     assert (tmp_path / 'table.md').read_text().splitlines()[2] == '| fb | 2 | 0.5 ± 0.7 (0.0, 1.0) |  | 1 |'
     with pytest.raises(SystemExit):
         main([f'{folder}/fb.py', 'configs/classification/ablation/tiny_in1k/fb.py', *options])
-    assert 'two configs of the same file name would share a folder' in capsys.readouterr().err
+    assert 'two configs have the same file name, so their runs would share a folder' in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Segmentation from data to prediction, by the tools and APIs that people have around mmseg; tiny, and on a CPU."""
+"""Segmentation from data to prediction, with the tools and APIs that users of mmseg have, on tiny data and a CPU."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ SIZES = [(70, 45), (128, 203), (33, 97)]
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """Work dir, mIoU and output of a short quickstart."""
+    """Return the work dir, the mIoU and the output of a short quickstart."""
     work_dir = tmp_path_factory.mktemp('segmentation')
     with contextlib.redirect_stdout(io.StringIO()) as output:
         score = segmentation.run(work_dir, dict(SHORT, **{'randomness.seed': 0}), TRAIN, VAL)
@@ -52,14 +52,14 @@ def checkpoint(trained):
 
 @pytest.fixture(scope='module')
 def tested(config, checkpoint, run_test_tool, tmp_path_factory):
-    """Where one process of tools/test.py saved predictions, pictures and log."""
+    """Return the folder where one process of tools/test.py saved predictions, pictures and its log."""
     folder = tmp_path_factory.mktemp('tested')
     options = ['--work-dir', folder, '--out', folder / 'out.pkl', '--show-dir', folder / 'drawn']
     run_test_tool(config, checkpoint, *options)
     return folder
 
 
-def test_quickstart_prints_scores_costs_and_a_picture(trained):
+def test_quickstart_prints_scores_and_costs_and_saves_a_picture(trained):
     work_dir, score, output = trained
     table = output.rpartition('on digit scenes\n')[2]
     assert re.search(rf'mIoU, background and ten digits +{100 * score:.1f} %\n', table)
@@ -68,7 +68,7 @@ def test_quickstart_prints_scores_costs_and_a_picture(trained):
     assert cv2.imread(str(work_dir / 'predictions.png')).shape[1] == 2 * 2 * 3 * 128
 
 
-def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
+def test_test_tool_agrees_with_the_quickstart_and_saves_requested_files(
     trained, tested, config, checkpoint, run_test_tool, logged_metrics, tmp_path
 ):
     assert 0 < logged_metrics(tested)['mIoU'] == 100 * trained[1]
@@ -81,7 +81,7 @@ def test_test_tool_agrees_with_the_quickstart_and_saves_what_it_is_asked_for(
 
 
 def test_multi_scale_test_merges_views_of_all_scales(trained, config, checkpoint, run_test_tool, tmp_path):
-    """Views of equal size give what one view gives; those of other sizes do not."""
+    """Views of equal size give the result of one view. Views of other sizes give another result."""
     outcomes = []
     for ratios in ((1.0, 1.0), (0.25, 0.5, 1.0)):
         scales = [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in ratios]
@@ -96,8 +96,8 @@ def test_multi_scale_test_merges_views_of_all_scales(trained, config, checkpoint
     assert outcomes[1] != outcomes[0]
 
 
-def test_two_processes_predict_and_score_as_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
-    """5 images do not split evenly over two processes."""
+def test_two_processes_predict_and_score_like_one(trained, tested, config, checkpoint, run_dist_test, logged_metrics):
+    """5 images do not divide evenly between two processes."""
     folder = run_dist_test(config, checkpoint)
     expected, found = (pickle.loads((path / 'out.pkl').read_bytes()) for path in (tested, folder))
     assert [Path(sample['img_path']).stem for sample in found] == [f'{i:05d}' for i in range(VAL)]
@@ -130,12 +130,12 @@ def test_mmseg_inferencer_works_on_config_and_checkpoint(config, checkpoint, tra
     assert len(list((tmp_path / 'vis').iterdir())) == 2
 
 
-def test_mixed_sizes_and_ignored_images_are_learned_from(config):
+def test_mixed_sizes_and_ignored_images_can_be_trained_on(config):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     cfg = Config.fromfile(config)
-    # images are padded to the largest of the batch, 128 x 203, no multiple of 32
+    # images are padded to the largest of the batch, 128 x 203, which is not a multiple of 32
     cfg.merge_from_dict({'model.data_preprocessor.size': (128, 203)})
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
@@ -149,6 +149,7 @@ def test_mixed_sizes_and_ignored_images_are_learned_from(config):
     loss, parts = model.parse_losses(model(**data, mode='loss'))
     assert loss.isfinite()
     loss.backward()
-    # Not learned yet: near log(11) a labelled pixel. mmseg's mean counts the others as pixels without loss.
+    # The network has not learned yet, so the loss is near log(11) per labelled pixel. mmseg averages over all pixels;
+    # ignored and padded ones have a loss of 0.
     labelled = sum(height * width for height, width in SIZES[1:]) / (3 * 128 * 203)
     assert parts['decode.loss_ce'].item() == pytest.approx(math.log(11) * labelled, rel=0.25)
