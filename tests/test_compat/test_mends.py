@@ -214,7 +214,7 @@ print(hasattr(pkgutil, 'find_loader'))
 
 
 @pytest.mark.parametrize('order', [('import mmdefmamba', ''), ('', 'import mmdefmamba')])
-def test_operators_are_found_without_find_loader_in_every_order_of_imports(order, tmp_path):
+def test_operators_are_found_without_find_loader_in_every_order_of_imports(run, order, tmp_path):
     """Whoever imported the functions by name before the mend gets the mended answer, too."""
     printed, _ = run(ASK.format(first=order[0], second=order[1], folder=str(tmp_path)))
     assert printed == ['False False False', 'False']
