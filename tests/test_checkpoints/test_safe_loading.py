@@ -12,11 +12,11 @@ import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
-from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from mmengine.runner import CheckpointLoader, Runner, checkpoint, load_checkpoint
 
 import mmdefmamba  # noqa: F401 (installs the loaders)
 from mmdefmamba import compat
-from mmdefmamba.compat import load_safely, trust_checkpoints
+from mmdefmamba.compat import load_safely, safe_loading, trust_checkpoints
 
 
 class Tiny(BaseModel):
@@ -299,6 +299,7 @@ def test_applying_mends_again_changes_nothing(caplog):
     before, allowed = dict(CheckpointLoader._schemes), set(torch.serialization.get_safe_globals())
     with caplog.at_level('INFO', 'mmdefmamba'):
         compat.apply()
+    assert safe_loading.apply(checkpoint) is False
     assert caplog.messages == []
     assert CheckpointLoader._schemes == before
     assert set(torch.serialization.get_safe_globals()) == allowed
@@ -310,5 +311,5 @@ def test_loaders_of_other_code_are_kept(monkeypatch):
 
     monkeypatch.setattr(CheckpointLoader, '_schemes', OrderedDict(CheckpointLoader._schemes))
     CheckpointLoader.register_scheme('', load_from_local, force=True)
-    compat.apply()
+    assert safe_loading.apply(checkpoint) is False
     assert CheckpointLoader.load_checkpoint('a.pth') == {'mine': 'a.pth'}
