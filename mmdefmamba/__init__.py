@@ -8,9 +8,7 @@ backbone, the datasets and the hooks in MMEngine's root registries, where all th
 import importlib
 import sys
 
-import wrapt
-
-from . import compat, log
+from . import compat, log, on_import
 from .version import __version__
 
 _FUNCTIONS = {'get_model': '.apis', 'list_models': '.apis'}
@@ -21,6 +19,7 @@ _ROOMS = (
     'checkpoints',
     'cli',
     'compat',
+    'converters',
     'datasets',
     'engine',
     'guards',
@@ -37,7 +36,7 @@ _REGISTERED = {
     'mmengine': ('models', 'datasets'),
     'mmengine.model': ('models',),
     'mmengine.dataset': ('datasets',),
-    'mmengine.runner': ('engine', 'guards', 'checkpoints'),
+    'mmengine.runner': ('engine', 'guards', 'checkpoints', 'converters'),
 }
 
 __all__ = ['__version__', *_FUNCTIONS, *_ROOMS]
@@ -60,7 +59,7 @@ def _is_being_imported(room):
 log.make_visible()
 compat.apply()
 for _module in _REGISTERED:
-    wrapt.register_post_import_hook(_register, _module)
+    on_import.call_after_import(_module, _register)
 
 
 def __getattr__(name):

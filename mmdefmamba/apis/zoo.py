@@ -158,8 +158,13 @@ def _load(model, loaded, name, checkpoint, strict):
 def _dataset_meta(cfg, loaded):
     """Return ``classes`` and ``palette`` from the checkpoint, or else from the test dataset of the config."""
     dataset = innermost_dataset((cfg.get('test_dataloader') or {}).get('dataset', {}))
-    of_class = getattr(DATASETS.get(dataset.type), 'METAINFO', {}) if dataset else {}
-    saved = loaded.get('meta', {}).get('dataset_meta') or {}
+    of_class = {}
+    if dataset:
+        # the library's own registry: the root one does not have mmdet's and mmseg's datasets
+        with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+            of_class = getattr(registry.get(dataset.type), 'METAINFO', {})
+    saved = loaded.get('meta') if isinstance(loaded, dict) else None
+    saved = (saved.get('dataset_meta') if isinstance(saved, dict) else None) or {}
     meta = {
         key.lower(): value for part in (of_class, dataset.get('metainfo', {}), saved) for key, value in part.items()
     }

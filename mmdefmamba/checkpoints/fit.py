@@ -19,6 +19,7 @@ class Fit(NamedTuple):
         other_shape: names of the module that have another shape in the checkpoint, each with both shapes.
         unused: names in the checkpoint that the module does not have.
         errors: what the module's own loading hooks raised, as texts.
+        tried: whether loading could be tried; if not, the module's own loading hooks are not part of the verdict.
     """
 
     total: int
@@ -26,6 +27,7 @@ class Fit(NamedTuple):
     other_shape: list
     unused: list
     errors: list
+    tried: bool = True
 
     @property
     def matched(self):
@@ -52,12 +54,13 @@ class Fit(NamedTuple):
         return self.describe()
 
 
-def state_dict_of(checkpoint, source):
+def state_dict_of(checkpoint, source, names=('state_dict', 'model')):
     """Return the weights in a loaded checkpoint file of MMEngine, of the authors' code, or of plain ``torch.save``.
 
     Args:
         checkpoint: what was saved.
         source: name of the file, for the error.
+        names: the entries that may hold the weights; where there is no such entry, the checkpoint holds them itself.
 
     Returns:
         An OrderedDict of the same tensors by name, without the ``module.`` of DistributedDataParallel; with the
@@ -68,7 +71,7 @@ def state_dict_of(checkpoint, source):
     """
     state = checkpoint
     if isinstance(checkpoint, Mapping):
-        state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+        state = next((checkpoint[name] for name in names if name in checkpoint), checkpoint)
     if not isinstance(state, Mapping):
         raise ValueError(f'{source} must hold weights by name, but holds a {type(state).__name__}')
     return select(state, 'module.', keep_others=True)
@@ -119,24 +122,30 @@ def fit(module, state, hooks=True):
     other_shape = {name for name in own if name in shapes and shapes[name] != tuple(own[name].shape)}
     missing = {name for name in own if name not in shapes}
     unused = [name for name in state if name not in own and not name.endswith('num_batches_tracked')]
-    errors = []
+    errors, tried = [], True
     if hooks and (other_shape or missing):
-        trial = _try_to_load(module, state)
-        if isinstance(trial, str):
-            errors = [trial]
+        try:
+            copied = _without_memory(module)
+        except Exception as error:  # a module may hold anything, a lock for example, which cannot be copied
+            errors, tried = [f'its loading hooks could not be tried: {type(error).__name__}: {error}'], False
         else:
-            missing, other_shape, unused = trial
+            trial = _try_to_load(copied, state)
+            if isinstance(trial, str):
+                errors = [trial]
+            else:
+                missing, other_shape, unused = trial
     return Fit(
         len(own),
         [name for name in own if name in missing],
         [f'{name} {shapes.get(name)} instead of {tuple(own[name].shape)}' for name in own if name in other_shape],
         list(unused),
         errors,
+        tried,
     )
 
 
 def _try_to_load(module, state):
-    """Load into a copy without memory; return what was missing, of another shape and unused, or the error's text."""
+    """Load into a module without memory; return what was missing, of another shape and unused, or the error's text."""
     missing, unused, errors = [], [], []
     metadata = getattr(state, '_metadata', {})
 
@@ -150,8 +159,8 @@ def _try_to_load(module, state):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # PyTorch warns of each parameter that is copied into no memory
-            load(_without_memory(module), OrderedDict(state))
-    except Exception as error:  # a loading hook is the code of any library, and so is what a copy of a module calls
+            load(module, OrderedDict(state))
+    except Exception as error:  # a loading hook is the code of any library
         return f'{type(error).__name__}: {error}'
     mismatched = {match[1] for match in map(re.compile(r'size mismatch for ([^:\s]+):').match, errors) if match}
     if len(mismatched) < len(errors):

@@ -47,7 +47,7 @@ def find_resumable_checkpoint(work_dir):
     Raises:
         RuntimeError: there are checkpoints, and all of them are damaged. A new start would overwrite them.
     """
-    named = find_latest_checkpoint(str(work_dir))
+    named = _named_checkpoint(work_dir)
     folders = {Path(work_dir)} | ({Path(named).parent} if named else set())
     saved = {path for folder in folders if folder.is_dir() for path in folder.iterdir() if _step(path) is not None}
     candidates = sorted(saved, key=_step, reverse=True)
@@ -67,6 +67,21 @@ def find_resumable_checkpoint(work_dir):
     return None
 
 
+def _named_checkpoint(work_dir):
+    """Return the checkpoint that a run named as its last one, or None where the note is damaged or names no file."""
+    try:
+        named = find_latest_checkpoint(str(work_dir))
+        return named if named and (Path(named).is_file() or _is_saved_folder(Path(named))) else None
+    except (OSError, ValueError) as error:  # a note that is a folder, not a text, or too long for a name
+        print_log(f'{work_dir}: its last_checkpoint cannot be read ({error})', 'current', logging.WARNING)
+        return None
+
+
+def _is_saved_folder(path):
+    """Return whether a path is a checkpoint of several files, as DeepSpeed saves it."""
+    return path.is_dir() and _step(path) is not None and any(path.iterdir())
+
+
 def _step(path):
     match = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
     return match and int(match[1])
@@ -79,7 +94,7 @@ def _before(path, named):
 def _damage(path):
     """Return what is wrong with a checkpoint file, or None. Folders, as DeepSpeed saves them, are not looked into."""
     if path.is_dir():
-        return None
+        return None if any(path.iterdir()) else 'an empty folder'
     try:
         with open(path, 'rb') as file:
             if file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:

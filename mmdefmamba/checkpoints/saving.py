@@ -91,7 +91,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _removing_afterwards(self):
-        backend = self.file_backend
+        backend = getattr(self, 'file_backend', None)
+        if backend is None:  # a validation without a training saves nothing
+            yield
+            return
         self.file_backend = later = _RemoveLater(backend)
         try:
             yield

@@ -16,9 +16,8 @@ import multiprocessing
 import os
 from typing import NamedTuple
 
-import wrapt
-
 from ..names import unknown_name
+from ..on_import import call_after_import
 
 VARIABLE = 'MMDEFMAMBA_COMPAT'
 
@@ -60,7 +59,7 @@ MENDS = {
         'MMEngine loads checkpoints with weights_only=True and an allow-list; its own loaders run code from the file',
     ),
     'thin_images': Mend(
-        ('mmcv.image.geometric',),
+        ('mmcv.image.geometric', 'mmcv.transforms.processing'),
         'mmcv scales each side of an image to at least one pixel; it would scale a thin image to 0 pixels and fail',
     ),
     'yaml_files': Mend(
@@ -113,11 +112,11 @@ def apply():
         _states[name] = dict.fromkeys(mend.modules, _LEFT_OUT if name in left_out else _WAITING)
         if name not in left_out:
             for module in mend.modules:
-                wrapt.register_post_import_hook(functools.partial(_apply, name), module)
+                call_after_import(module, functools.partial(_apply, name))
 
 
 def _left_out(value):
-    names = {name.strip() for name in value.split(',')} - {'', 'on'}
+    names = {name.strip().lower() for name in value.split(',')} - {'', 'on'}
     if names == {'off'}:
         return set(MENDS)
     unknown = sorted(names - set(MENDS))
@@ -131,7 +130,8 @@ def _left_out(value):
 def _apply(name, module):
     needed = importlib.import_module(f'.{name}', __package__).apply(module)
     first = _APPLIED not in _states[name].values()
-    _states[name][module.__name__] = _APPLIED if needed else _NOT_NEEDED
+    if needed or _states[name][module.__name__] != _APPLIED:
+        _states[name][module.__name__] = _APPLIED if needed else _NOT_NEEDED
     if needed and first and _is_first_process():
         detail = f' ({needed})' if isinstance(needed, str) else ''
         logging.getLogger('mmdefmamba.compat').info('mend %s: %s%s', name, MENDS[name].what, detail)

@@ -11,9 +11,12 @@ reach that service. PyTorch's promise for ``weights_only=True`` holds from torch
 in the pickle, not every way in which a malformed file can harm a process: still load no file of doubtful origin.
 """
 
+import collections
+import datetime
 import logging
 import os
 import os.path as osp
+import pathlib
 import pickle
 import re
 import zipfile
@@ -21,11 +24,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner.checkpoint import (
-    CheckpointLoader,
     _get_mmengine_home,
     get_deprecated_model_names,
     get_external_models,
@@ -47,39 +51,57 @@ def apply(module):
         Whether that changed something.
     """
     replaced = False
-    for prefix, loader in list(CheckpointLoader._schemes.items()):
+    schemes = module.CheckpointLoader  # not the one imported above: the module may have been reloaded since
+    for prefix, loader in list(schemes._schemes.items()):
         if loader.__module__ == module.__name__ and loader.__name__ in _LOADERS:
-            CheckpointLoader.register_scheme(prefix, _LOADERS[loader.__name__], force=True)
+            schemes.register_scheme(prefix, _LOADERS[loader.__name__], force=True)
             replaced = True
     if replaced:
         module.load_from_http = load_from_http  # torchvision:// and mmcls:// end there
-        torch.serialization.add_safe_globals(_plain_globals())
     return replaced
 
 
+class _OneCycle:
+    """Stands for MMEngine's scheduler OneCycleParamScheduler in a pickle, which asks it for one of its functions."""
+
+
 def _plain_globals():
-    """Return the types that MMEngine's checkpoints contain: its logged history, NumPy's numbers and arrays."""
+    """Return what MMEngine's checkpoints contain, in the metainfo of a dataset for example: data that calls nothing."""
     rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float64().__reduce__()[0]
     return [
         HistoryBuffer,
-        (_history_statistic, 'builtins.getattr'),
+        (_known_attribute, 'builtins.getattr'),
+        (_OneCycle, f'{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__qualname__}'),
+        (dict, f'{ConfigDict.__module__}.{ConfigDict.__qualname__}'),
         bytes,  # the data of an empty array
         np.ndarray,
         np.dtype,
-        *{type(np.dtype(code)) for code in '?' + np.typecodes['AllInteger'] + np.typecodes['AllFloat']},
+        *{type(np.dtype(code)) for code in '?SUMm' + np.typecodes['AllInteger'] + np.typecodes['AllFloat']},
         # NumPy 2 moved both; a file names the place of the NumPy that wrote it.
         *((rebuild_array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
         *((rebuild_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+        *(bool, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple),
+        collections.deque,
+        *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
+        *(pathlib.PurePosixPath, pathlib.PureWindowsPath),
+        # the module of these depends on the Python that wrote the file; a path is only a name here
+        *(
+            (pathlib.PurePosixPath if name == 'PosixPath' else pathlib.PureWindowsPath, f'{module}.{name}')
+            for name in ('PosixPath', 'WindowsPath')
+            for module in ('pathlib', 'pathlib._local')
+        ),
     ]
 
 
-def _history_statistic(owner, name):
-    """Stand in for ``getattr`` in a pickle: give the four statistics that every HistoryBuffer is saved with.
+def _known_attribute(owner, name):
+    """Stand in for ``getattr`` in a pickle: give the functions that MMEngine saves with its own objects.
 
     ``getattr`` itself must not be allowed: it reaches nearly any function, and HistoryBuffer calls what it is given.
     """
     if owner is HistoryBuffer and name in ('current', 'max', 'mean', 'min'):
         return getattr(HistoryBuffer, name)
+    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(OneCycleParamScheduler, name)
     raise pickle.UnpicklingError('Unsupported global: GLOBAL getattr was not an allowed global by default.')
 
 
@@ -136,7 +158,9 @@ def load_safely(filename, map_location=None, *, source=None):
     if trusted:
         print_log(f'{source} is trusted: code in it will run', logger='current', level=logging.WARNING)
     try:
-        return torch.load(filename, map_location=map_location, weights_only=not trusted)
+        # only inside: the rules for what other code loads stay as they are
+        with torch.serialization.safe_globals(_plain_globals()):
+            return torch.load(filename, map_location=map_location, weights_only=not trusted)
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise _explain(error, filename, source, trusted) from error
 

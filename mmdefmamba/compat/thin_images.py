@@ -10,9 +10,12 @@ import functools
 from .marks import replace
 
 
-def apply(geometric):
-    """Have ``mmcv.image.geometric`` scale each side to at least one pixel; returns whether that changed it."""
-    return replace(geometric, '_scale_size', _at_least_one_pixel, 'thin_images')
+def apply(module):
+    """Have a module of mmcv scale each side to at least one pixel; returns whether that changed it.
+
+    ``mmcv.image.geometric`` defines the function, ``mmcv.transforms.processing`` imports it by name.
+    """
+    return replace(module, '_scale_size', _at_least_one_pixel, 'thin_images')
 
 
 def _at_least_one_pixel(scale_size):

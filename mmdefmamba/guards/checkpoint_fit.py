@@ -3,7 +3,12 @@
 MMEngine logs the names that are missing, up to thousands in one line, and tests or resumes with random weights.
 """
 
+import logging
+from collections.abc import Mapping
+
+import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop
 
@@ -28,24 +33,34 @@ class CheckpointFitHook(Hook):
     priority = 'HIGH'  # before EMAHook takes the same parameters
 
     def after_load_checkpoint(self, runner, checkpoint):
-        file = runner._load_from
+        file = runner._load_from or 'the checkpoint'
         model = plain_model(runner.model)
-        state = state_dict_of(checkpoint, file)
+        state = state_dict_of(checkpoint, file, names=('state_dict',))  # what MMEngine takes
         training = isinstance(runner._train_loop, BaseLoop)
         what = 'resuming' if runner._resume else 'training' if training else 'testing'
         verdict = fit(model, state, hooks=what != 'resuming')
-        if not verdict.matched or (what != 'training' and not verdict.complete):
+        if not verdict.tried:
+            print_log(f'{file} cannot be compared with the model; {verdict}', 'current', logging.WARNING)
+        elif not verdict.matched or (what != 'training' and not verdict.complete):
             raise ValueError(
                 f'{file} does not fit this {type(model).__name__}: it fills {verdict.matched} of {verdict.total} '
                 f'parameters and buffers; {verdict}. {what.capitalize()} needs '
                 f'{"at least one" if what == "training" else "all"} of them. Use the config that the checkpoint was '
                 'made with'
             )
-        broken = [
-            name for name, _ in model.named_parameters() if name in state and not state[name].isfinite().all().item()
-        ]
+        own = {name for name, _ in model.named_parameters()}
+        averaged = checkpoint.get('ema_state_dict', {}) if isinstance(checkpoint, Mapping) else {}
+        broken = [name for name, value in state.items() if name in own and not _is_finite(value)]
+        broken += [f'ema_state_dict.{name}' for name, value in averaged.items() if not _is_finite(value)]
         if broken:
             raise ValueError(
                 f'{file} holds NaN or infinite values in {len(broken)} parameters, such as {some(broken)}: its '
                 'training diverged. Use an earlier checkpoint'
             )
+
+
+def _is_finite(value):
+    """Return whether an entry has no NaN and no infinite value; types of 8 bits have no such test of their own."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_meta:
+        return True
+    return bool(value.float().isfinite().all()) if value.element_size() < 2 else bool(value.isfinite().all())

@@ -32,8 +32,11 @@ def _checking(function, check, owner):
 
 
 def _check_size(results):
-    size, annotated = results['ori_shape'], (results.get('height'), results.get('width'))
-    if None in annotated or tuple(size) == annotated:
+    size, annotated = results.get('ori_shape'), (results.get('height'), results.get('width'))
+    if size is None or not all(annotated):  # no image was loaded, or the file has placeholders for its size
+        return
+    annotated = tuple(int(side) for side in annotated)
+    if tuple(size) == annotated:
         return
     hint = ''
     if tuple(size) == annotated[::-1]:
@@ -45,9 +48,11 @@ def _check_size(results):
 
 
 def _check_masks(results):
+    if results.get('ori_shape') is None:
+        return
     size = tuple(results['ori_shape'])
     for index, instance in enumerate(results.get('instances', [])):  # a test may have images alone
-        mask, image = instance['mask'], results.get('img_path')
+        mask, image = instance.get('mask'), results.get('img_path')
         mask_size = mask.get('size') if isinstance(mask, dict) else None
         if mask_size is not None and tuple(mask_size) != size:  # mmdet would reshape its pixels
             raise ValueError(
@@ -55,7 +60,7 @@ def _check_masks(results):
                 f'{" x ".join(map(str, size))} (height x width)'
             )
         outlines = mask if isinstance(mask, list) else []
-        reach = np.abs(np.concatenate([np.asarray(outline, float) for outline in outlines] or [[0]])).max()
+        reach = np.abs(np.concatenate([np.asarray(outline, float) for outline in outlines] or [[0]])).max(initial=0)
         if not reach <= _FAR * max(size):  # true for NaN as well
             raise ValueError(
                 f'the outline of object {index} of {image} is not valid: it has the coordinate {reach:g}, the image '

@@ -38,6 +38,21 @@ _READ_BESIDE_THE_RUNNER = {
     'tta_model',
     'tta_pipeline',
 }
+# Known keys whose values are neither dicts nor lists.
+_SCALARS = {
+    '_base_',
+    '_delete_',
+    'default_scope',
+    'experiment_name',
+    'find_unused_parameters',
+    'launcher',
+    'load_from',
+    'log_level',
+    'resume',
+    'runner_type',
+    'sync_bn',
+    'work_dir',
+}
 _SCOPES = ('mmengine', 'mmpretrain', 'mmdet', 'mmseg')
 # How similar a top-level key must be to a known one to count as a slip: optim_wraper, train_dataloaders.
 _NEAR = 0.9
@@ -105,7 +120,7 @@ _LOOKED_UP = {
 # The functions of mmcv that `nms.type` can name; mmcv looks it up after the first boxes have been predicted.
 _NMS_TYPES = ('nms', 'nms_match', 'nms_quadri', 'nms_rotated', 'soft_nms')
 # How similar such a key must be: one letter may be wrong in a name of four letters, or of three.
-_NEAR_LOOKED_UP, _NEAR_THREE_LETTERS = 0.75, 0.66
+_NEAR_LOOKED_UP, _NEAR_THREE_LETTERS, _NEAR_METAINFO = 0.75, 0.66, 0.85
 
 
 def _known():
@@ -134,9 +149,10 @@ def check_keys(cfg):
     """
     known = _known()
     for key in cfg:
-        # train_dataloader_2 is a name of the user's own
-        if key not in known and re.sub(r'_?\d+$', '', key) not in known:
-            _check_key('', key, known, _NEAR)
+        # train_dataloader_2 is a name of the user's own, and so is log_levels for a list
+        if key not in known and re.sub(r'[_\d]+$', '', key) not in known:
+            of_its_kind = known - _SCALARS if isinstance(cfg[key], (dict, list, tuple)) else known & _SCALARS
+            _check_key('', key, of_its_kind, _NEAR)
     scope = cfg.get('default_scope')
     for path, node in dicts_in(cfg.to_dict()):
         _check_numbers(path, node, scope)
@@ -185,7 +201,7 @@ def _is_of_libraries(kind, scope):
 def _class_in(root, name, scope):
     """Return the class of a name in a root registry, or in that of a scope, or None; warns of nothing."""
     scope, name = name.split('.', 1) if '.' in name else (scope, name)
-    if scope in _LIBRARIES and importlib.util.find_spec(scope) is not None:
+    if scope in _SCOPES and importlib.util.find_spec(scope) is not None:
         importlib.import_module(f'{scope}.registry')  # adds the library's own registries to the roots
     child = root.children.get(scope)
     if child is not None:
@@ -202,7 +218,9 @@ def _check_dict(path, node):
     if 'type' in node and 'type' not in known:
         return
     for key in node:
-        _check_key('.'.join(path), key, known, _NEAR_THREE_LETTERS if len(key) == 3 else _NEAR_LOOKED_UP)
+        cutoff = _NEAR_THREE_LETTERS if len(str(key)) == 3 else _NEAR_LOOKED_UP
+        # metainfo is free, and a dataset may well have seen_classes
+        _check_key('.'.join(path), key, known, _NEAR_METAINFO if place.endswith('.metainfo') else cutoff)
     name = node.get('type', 'nms')
     if fnmatchcase(place, 'model.*.nms') and name not in _NMS_TYPES:
         hint = near_name(name, _NMS_TYPES)
@@ -211,7 +229,7 @@ def _check_dict(path, node):
 
 
 def _check_key(place, key, known, cutoff):
-    hint = '' if key in known else near_name(key, known, cutoff=cutoff)
+    hint = '' if key in known or not isinstance(key, str) else near_name(key, known, cutoff=cutoff)
     if hint:
         raise ValueError(f'no component reads the config key {f"{place}.{key}".lstrip(".")!r}{hint}')
 

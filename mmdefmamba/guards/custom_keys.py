@@ -3,6 +3,8 @@
 Without it: MMEngine ignores the entry, and the parameter trains with the learning rate and weight decay of all others.
 """
 
+import re
+
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -32,7 +34,8 @@ class CustomKeysHook(Hook):
                 if any(key in name for name in names):
                     continue
                 hint = near_name(key, _parts(names, key.count('.') + 1), cutoff=0.8)
-                if hint:
+                # layer4 is no slip of layer3: another network has more stages
+                if hint and re.sub(r'\d', '', key) != re.sub(r'\d', '', hint.split("'")[1]):
                     raise ValueError(f'{".".join(path)}.{key}: no parameter has {key!r} in its name{hint}')
 
 

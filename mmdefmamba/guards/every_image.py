@@ -22,7 +22,8 @@ class EveryImageHook(Hook):
 
 
 def _use_test_mode(dataset):
-    for inner in getattr(dataset, 'datasets', []):  # a ConcatDataset
+    # a ConcatDataset has several, RepeatDataset and other wrappers have one
+    for inner in (*getattr(dataset, 'datasets', ()), *filter(None, [getattr(dataset, 'dataset', None)])):
         _use_test_mode(inner)
     if isinstance(dataset, BaseDataset):
         dataset.test_mode = True

@@ -44,30 +44,18 @@ class GuardsHook(Hook):
     priority = 'VERY_HIGH'  # before EMAHook takes the parameters of a checkpoint that does not fit
 
     def __init__(self, leave_out=()):
-        self.leave_out = check_names([leave_out] if isinstance(leave_out, str) else leave_out)
+        self.leave_out = check_names([leave_out] if isinstance(leave_out, str) else leave_out or ())
         self.hooks = [hook() for name, hook in HOOK_GUARDS.items() if name not in self.leave_out]
         self._loading = tuple(name for name in loading.LOADING_GUARDS if name not in self.leave_out)
         # already here: an iteration-based loop starts its data workers when it is built
-        self._hold_loading_guards()
-
-    def before_run(self, runner):
-        if not self._release.alive:
-            self._hold_loading_guards()
-        self._call('before_run', runner)
-
-    def after_run(self, runner):
-        self._call('after_run', runner)
-        self._release()
+        loading.activate(self._loading)
+        # not at the end of a run: the next one of the same runner starts its data workers before its hooks are asked
+        weakref.finalize(self, loading.deactivate, self._loading)
 
     def get_triggered_stages(self):
         """Return the stages at which a guard looks, for MMEngine's log."""
         found = {stage for hook in self.hooks for stage in hook.get_triggered_stages()}
         return [stage for stage in Hook.stages if stage in found]
-
-    def _hold_loading_guards(self):
-        loading.activate(self._loading)
-        # also where a run fails and its runner is thrown away
-        self._release = weakref.finalize(self, loading.deactivate, self._loading)
 
     def _call(self, stage, *args, **kwargs):
         for hook in self.hooks:

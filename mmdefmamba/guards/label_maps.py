@@ -15,6 +15,7 @@ from .damaged_images import decode
 from .loading import guarded
 
 _NAME = 'label_maps'
+_DEEP_IGNORED = 65535  # mmseg makes 255 of it, which it ignores
 _PNG, _BIT_DEPTH = b'\x89PNG\r\n\x1a\n', 24  # the first bytes, and where the number of bits of a channel is
 
 
@@ -41,6 +42,8 @@ def _checking(load_seg_map, owner):
 
 
 def _check(transform, path, results):
+    if results.get('ori_shape') is None:  # no image was loaded
+        return
     labels, size = results['gt_seg_map'], tuple(results['ori_shape'])
     if labels.ndim < 2 and labels.size == np.prod(size):  # mmseg dropped an axis of one pixel
         labels = results['gt_seg_map'] = labels.reshape(size)
@@ -56,7 +59,8 @@ def _check(transform, path, results):
         )
     if _is_deep_png(path):
         content = fileio.get(path, backend_args=transform.backend_args)
-        largest = decode(content, flag='unchanged', backend=transform.imdecode_backend).max()
+        deep = decode(content, flag='unchanged', backend=transform.imdecode_backend)
+        largest = deep[deep != _DEEP_IGNORED].max(initial=0)
         if largest > 255:
             raise ValueError(f'{path} has labels up to {largest}, but mmseg reads 8 bits: labels from 0 to 255')
 

@@ -2,17 +2,16 @@
 
 A transform is called deep inside a dataset, often in a data worker, where no hook of MMEngine reaches. So these guards
 take the place of functions of mmcv, MMEngine, mmdet and mmseg. While no guard is active, the functions do what they did
-before. A guard is active from the construction of a :class:`~mmdefmamba.guards.GuardsHook` until the end of its run.
+before. A guard is active as long as a :class:`~mmdefmamba.guards.GuardsHook` exists, and with it its runner.
 """
 
 import functools
 import importlib
 from collections import Counter
 
-import wrapt
-
 from ..compat.data_workers import set_up_workers
 from ..compat.marks import replace
+from ..on_import import call_after_import
 
 #: The guards by name: the module after whose import each is put into place. Each is a module of this package with a
 #: function ``install(module)``.
@@ -41,7 +40,7 @@ def activate(names):
         _active[name] += 1
         if name not in _installed:
             _installed.add(name)
-            wrapt.register_post_import_hook(functools.partial(_install, name), LOADING_GUARDS[name])
+            call_after_import(LOADING_GUARDS[name], functools.partial(_install, name))
     _tell_workers()
 
 

@@ -9,6 +9,7 @@ Can go: when ``BaseDataset.prepare_data`` names the sample.
 from .loading import guarded
 
 _NAME = 'sample_errors'
+_KEPT = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 _PATHS = ('img_path', 'seg_map_path')
 
 
@@ -26,10 +27,9 @@ def _naming_the_sample(prepare_data):
             paths = [str(info[key]) for key in _PATHS if info.get(key)]
             if any(path in str(error) for path in paths):
                 raise
-            # a built-in type: a data worker hands on the type and the text of an error, no more
-            raise RuntimeError(
-                f'sample {idx} of {type(self).__name__}, {" and ".join(paths) or "in memory"}: '
-                f'{type(error).__name__}: {error}'
-            ) from error
+            text = f'sample {idx} of {type(self).__name__}, {" and ".join(paths) or "in memory"}: '
+            # of the same type where that is one of these: a dataset may catch it. A data worker hands on type and text
+            kind = type(error) if type(error) in _KEPT else RuntimeError
+            raise kind(f'{text}{type(error).__name__}: {error}') from error
 
     return prepare

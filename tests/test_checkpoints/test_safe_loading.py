@@ -1,14 +1,18 @@
 """MMEngine's checkpoints load. Pickles that contain code are refused."""
 
+import collections
+import datetime
 import io
 import os
 import pickle
 import re
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
@@ -102,7 +106,7 @@ def test_a_run_resumes_from_its_checkpoint(trained, tmp_path):
 
 def test_pretrained_init_and_load_from_load_weights(trained, tmp_path):
     _, file = trained
-    expected = torch.load(file, weights_only=True)['state_dict']['fc.weight']
+    expected = load_safely(file)['state_dict']['fc.weight']
     model = Tiny(init_cfg={'type': 'Pretrained', 'checkpoint': file})
     model.init_weights()
     runner = make_runner(tmp_path, 'finetuned', load_from=file)
@@ -313,3 +317,78 @@ def test_loaders_of_other_code_are_kept(monkeypatch):
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     assert safe_loading.apply(checkpoint) is False
     assert CheckpointLoader.load_checkpoint('a.pth') == {'mine': 'a.pth'}
+
+
+SCHEDULERS = [
+    dict(type='OneCycleLR', eta_max=0.1, total_steps=8),
+    dict(type='OneCycleLR', eta_max=0.1, total_steps=8, anneal_strategy='linear'),
+    dict(type='CosineAnnealingLR', T_max=4),
+    dict(type='CosineRestartLR', periods=[2, 2], restart_weights=[1, 1], eta_min=0),
+    dict(type='LinearLR', end=3),
+    dict(type='MultiStepLR', milestones=[1, 2]),
+    dict(type='PolyLR'),
+    dict(type='ExponentialLR', gamma=0.5),
+    dict(type='ReduceOnPlateauLR', monitor='loss'),
+]
+
+
+@pytest.mark.parametrize(
+    'cfg', SCHEDULERS, ids=lambda cfg: '-'.join(str(v) for v in cfg.values() if isinstance(v, str))
+)
+def test_state_of_every_scheduler_loads(cfg, tmp_path):
+    """A run must be able to read its own checkpoint when it is resumed."""
+    from mmengine.optim import OptimWrapper
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    def scheduler():
+        optimizer = torch.optim.SGD(Tiny().parameters(), lr=0.1, momentum=0.9)
+        return PARAM_SCHEDULERS.build(dict(cfg), default_args=dict(optimizer=OptimWrapper(optimizer)))
+
+    saved = scheduler().state_dict()
+    torch.save(dict(param_schedulers=[saved]), tmp_path / 'x.pth')
+    (loaded,) = load_safely(tmp_path / 'x.pth')['param_schedulers']
+    assert loaded.keys() == saved.keys()
+    assert loaded.get('anneal_func') is saved.get('anneal_func')
+    scheduler().load_state_dict(loaded)
+
+
+def test_other_functions_of_a_scheduler_are_refused(tmp_path):
+    class Asks:
+        def __reduce__(self):
+            from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+            return getattr, (OneCycleParamScheduler, 'build_iter_from_epoch')
+
+    torch.save(dict(meta=Asks()), tmp_path / 'x.pth')
+    with pytest.raises(pickle.UnpicklingError, match='it needs getattr'):
+        load_safely(tmp_path / 'x.pth')
+
+
+def test_metainfo_of_datasets_loads(tmp_path):
+    meta = dict(
+        config=ConfigDict(a=dict(b=1)),
+        strings=np.array(['a', 'bc']),
+        when=np.datetime64('2026-11-25'),
+        path=Path('a/b.png'),
+        queue=collections.deque([1, 2], maxlen=3),
+        names=frozenset({'x'}),
+        range=range(3),
+        day=datetime.datetime(2026, 11, 25),
+    )
+    torch.save(dict(meta=meta), tmp_path / 'x.pth')
+    loaded = load_safely(tmp_path / 'x.pth')['meta']
+    assert type(loaded['config']) is dict and loaded['config']['a']['b'] == 1
+    np.testing.assert_array_equal(loaded.pop('strings'), meta.pop('strings'))
+    assert str(loaded.pop('path')) == 'a/b.png'
+    for name in ('when', 'queue', 'names', 'range', 'day'):
+        assert loaded[name] == meta[name], name
+
+
+def test_what_other_code_loads_is_judged_as_without_us(tmp_path):
+    before = set(torch.serialization.get_safe_globals())
+    torch.save(dict(meta=np.arange(3)), tmp_path / 'x.pth')
+    load_safely(tmp_path / 'x.pth')
+    assert set(torch.serialization.get_safe_globals()) == before
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(list(before))
+    load_safely(tmp_path / 'x.pth')

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -277,3 +278,40 @@ def test_data_workers_call_registered_setup_functions(monkeypatch):
     monkeypatch.setenv('SET_UP', 'no')
     assert restore(setups) is worker._worker_loop
     assert os.environ['SET_UP'] == 'yes'
+
+
+def test_two_threads_can_import_at_the_same_time(run):
+    """With the finder of another package, which imports parents, both waited for each other for ever."""
+    code = """
+import threading, mmdefmamba
+def load(name):
+    __import__(name)
+threads = [threading.Thread(target=load, args=(name,)) for name in ('mmengine', 'mmengine.runner', 'mmengine.dataset')]
+for thread in threads: thread.start()
+for thread in threads: thread.join(120)
+print(any(thread.is_alive() for thread in threads))
+import os, sys
+sys.stdout.flush()
+os._exit(0)
+"""
+    assert run(code)[0] == ['False']
+
+
+def test_mends_are_applied_again_after_a_reload(run):
+    code = 'import mmdefmamba, importlib, mmengine.runner.checkpoint as c; importlib.reload(c); '
+    code += 'print(c.CheckpointLoader._schemes[""].__module__, c.__loader__.__class__.__name__)'
+    assert run(code)[0] == ['mmdefmamba.compat.safe_loading SourceFileLoader']
+
+
+def test_copies_of_a_mended_function_are_mended(run):
+    code = '{}; from mmcv.transforms import processing; {}; print(processing._scale_size((1, 4096), 0.01))'
+    assert run(code.format('import mmdefmamba', 'pass'))[0] == ['(1, 41)']
+    assert run(code.format('import mmcv.transforms', 'import mmdefmamba'))[0] == ['(1, 41)']
+
+
+def test_released_files_load_after_the_import_of_the_package_alone(run):
+    file = Path(__file__).parents[1] / 'data/released/checkpoint.pth'
+    code = 'import mmdefmamba; from mmengine.runner import CheckpointLoader as C; '
+    code += f'print(len(C.load_checkpoint("released://{file}")["state_dict"]))'
+    assert int(run(code)[0][-1]) > 100
+    assert run('import mmdefmamba; print(mmdefmamba.converters.__name__)')[0] == ['mmdefmamba.converters']

@@ -224,6 +224,27 @@ def test_checkpoint_named_in_last_checkpoint_comes_first(three_epochs, tmp_path)
     assert find_resumable_checkpoint(tmp_path / 'nowhere') is None
 
 
+@pytest.mark.parametrize('note', [b'\xff\xfe\x00', b'x' * 5000, b'.', b'nowhere.pth', None])
+def test_a_damaged_note_of_the_last_checkpoint_is_ignored(three_epochs, note, tmp_path):
+    run = shutil.copytree(three_epochs, tmp_path / 'run')
+    (run / 'last_checkpoint').unlink()
+    (run / 'last_checkpoint').mkdir() if note is None else (run / 'last_checkpoint').write_bytes(note)
+    assert find_resumable_checkpoint(run) == str(run / 'epoch_3.pth')
+
+
+def test_a_legacy_file_of_torch_save_is_resumed_from(three_epochs, tmp_path):
+    """Without zip format, hence without checksums: it is whole if it loads."""
+    run = shutil.copytree(three_epochs, tmp_path / 'run')
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))
+    content = torch.load(run / 'epoch_3.pth', weights_only=False)
+    torch.save(content, run / 'epoch_3.pth', _use_new_zipfile_serialization=False)
+    assert find_resumable_checkpoint(run) == str(run / 'epoch_3.pth')
+    for end in (10, 1000, (run / 'epoch_3.pth').stat().st_size // 2, (run / 'epoch_3.pth').stat().st_size - 100):
+        torch.save(content, run / 'epoch_3.pth', _use_new_zipfile_serialization=False)
+        os.truncate(run / 'epoch_3.pth', end)
+        assert find_resumable_checkpoint(run) == str(run / 'epoch_2.pth'), end
+
+
 @contextlib.contextmanager
 def little_room():
     """Limit the size of files to 4 KiB, which a program sees as a full disk. Nothing else may write meanwhile."""

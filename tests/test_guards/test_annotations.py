@@ -148,7 +148,7 @@ def test_invalid_run_length_mask_error_names_image(tiny, items, message):
 def test_object_without_mask_error_names_image(tiny):
     data = tiny('detection')
     data.change_annotations(lambda coco: coco['annotations'][0].pop('segmentation'))
-    with pytest.raises(RuntimeError, match=r"sample 0 of CocoDataset, \S+/images/training/0.png: KeyError: 'mask'"):
+    with pytest.raises(KeyError, match=r"sample 0 of CocoDataset, \S+/images/training/0.png: KeyError: 'mask'"):
         data.train()
 
 
@@ -166,6 +166,23 @@ def test_class_missing_in_coco_file_is_refused(tiny):
     data.change_annotations(lambda coco: coco['categories'][0].update(name='cats'))
     with pytest.raises(ValueError, match=r'training\.json has 1 of the 2 classes of CocoDataset, cat, dog'):
         data.train()
+
+
+def test_sizes_as_text_and_placeholders_are_accepted():
+    from mmdefmamba.guards.coco_annotations import _check_size
+
+    for height, width in (('40', '32'), (0, 0), (None, 32), (40.0, 32.0)):
+        _check_size(dict(ori_shape=(40, 32), height=height, width=width))
+    _check_size(dict(height=1, width=1))  # no image was loaded
+    with pytest.raises(ValueError, match='belong to an image of 41 x 32'):
+        _check_size(dict(ori_shape=(40, 32), height='41', width='32'))
+
+
+def test_empty_outline_is_left_to_mmdet():
+    from mmdefmamba.guards.coco_annotations import _check_masks
+
+    _check_masks(dict(ori_shape=(40, 32), instances=[dict(mask=[[]]), dict(mask=[])]))
+    _check_masks(dict(instances=[dict(mask=[[1, 2, 3]])]))  # no image was loaded
 
 
 # ---- segmentation: label maps

@@ -1,5 +1,6 @@
 """Whether a checkpoint fits a model. The loading hooks of the model are taken into account."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -150,3 +151,42 @@ def test_get_model_loads_as_the_library_does(tmp_path, told):
     assert loaded[0]['backbone.pos_embed'].shape == (1, 65, 8)
     assert torch.equal(loaded[0]['backbone.pos_embed'], loaded[1]['backbone.pos_embed'])
     assert any(f'{tmp_path}/x.pth fills' in text and text.endswith('it fits exactly') for _, text in told)
+
+
+def hooked(checkpoint, model):
+    runner = SimpleNamespace(model=model, _load_from='x.pth', _resume=False, _train_loop={})
+    return CheckpointFitHook().after_load_checkpoint(runner, checkpoint)
+
+
+def test_only_what_mmengine_loads_counts():
+    """MMEngine takes 'state_dict' or the whole file, never 'model': it would test random weights."""
+    state = nn.Linear(2, 2).state_dict()
+    hooked(dict(state_dict=state), nn.Linear(2, 2))
+    hooked(state, nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r'it fills 0 of 2 .* in the checkpoint but not in the model: model'):
+        hooked(dict(model=state), nn.Linear(2, 2))
+
+
+def test_a_model_that_cannot_be_copied_is_left_to_mmengine(told):
+    model = Renaming()
+    model.lock = threading.Lock()
+    hooked(dict(state_dict={f'old.{name}': value for name, value in Renaming().new.state_dict().items()}), model)
+    assert any('its loading hooks could not be tried: TypeError' in text for level, text in told if level == 'WARNING')
+
+
+def test_averaged_weights_that_are_nan_are_refused():
+    state = nn.Linear(2, 2).state_dict()
+    broken = {f'module.{name}': value * torch.nan for name, value in state.items()}
+    with pytest.raises(ValueError, match=r'infinite values in 2 parameters, such as ema_state_dict\.module\.weight'):
+        hooked(dict(state_dict=state, ema_state_dict=broken), nn.Linear(2, 2))
+
+
+def test_weights_of_eight_bits_are_compared():
+    state = {name: value.to(torch.float8_e4m3fn) for name, value in nn.Linear(2, 2).state_dict().items()}
+    hooked(dict(state_dict=state), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn_defmamba_t_1x', 'upernet_defmamba_t_160k'])
+def test_classes_of_the_librarys_datasets_are_known(name):
+    meta = mmdefmamba.get_model(name).dataset_meta
+    assert len(meta['classes']) == len(meta['palette']) == (80 if 'rcnn' in name else 150)

@@ -149,7 +149,12 @@ def test_misspelt_parameter_name_in_custom_keys_is_refused(data):
     assert answer(data, f'{PARAMWISE}.custom_keys.A_lgo.decay_mult=0') == message
     # a name with a dot is checked too; a name that resembles no parameter is allowed, such as one of another network
     model = MODELS.build(dict(type='DefMamba', arch=dict(embed_dims=(8,), depths=(1,)), out_indices=0))
-    for name, near in (('stages.O', 'stages.0'), ('absolute_pos_embed', None)):
+    for name, near in (
+        ('stages.O', 'stages.0'),
+        ('absolute_pos_embed', None),
+        ('stages.3', None),
+        ('stages.0.7', None),
+    ):
         custom = dict(paramwise_cfg=dict(custom_keys={name: dict(lr_mult=0.1)}))
         runner = SimpleNamespace(model=model, cfg=Config(dict(optim_wrapper=custom)))
         with pytest.raises(ValueError, match=f'{name}: .*{near}') if near else contextlib.nullcontext():
@@ -200,6 +205,11 @@ HOOKS.register_module(module=OwnHook)
         dict(default_scope='my_project'),
         dict(default_scope='mmpretrian'),
         dict(train_dataloader_2=dict(dataset=dict()), val_evaluator2=dict()),
+        dict(test_dataloader_=dict(dataset=dict()), model_=dict()),
+        dict(log_levels=['INFO'], work_dirs=['a', 'b']),
+        dict(train_dataloader=dict(dataset=dict(metainfo=dict(classes=('a',), label_map={0: 1})))),
+        dict(train_dataloader=dict(dataset=dict(metainfo=dict(seen_classes=1, class_names=1, superclasses=1)))),
+        dict(my_map={0: 'a', 1: dict(b=2)}),
     ],
 )
 def test_settings_of_user_classes_are_not_checked(free):

@@ -46,17 +46,15 @@ def test_importing_the_guards_changes_nothing(run_python):
     assert output == 'True\n', errors
 
 
-def test_loading_guards_are_active_from_construction_to_the_end_of_the_run():
+def test_loading_guards_are_active_as_long_as_the_hook_exists():
     assert not is_refused()
     guards = HOOKS.build(dict(type='mmdefmamba.guards.GuardsHook', leave_out=tuple(HOOK_GUARDS)))
     assert is_refused()
     guards.before_run(None)
-    assert is_refused()
     guards.after_run(None)
-    assert not is_refused()
-    guards.before_run(None)  # a runner can train first and test afterwards
-    assert is_refused()
-    guards.after_run(None)
+    assert is_refused()  # a runner can validate first; its training then starts data workers before any hook is called
+    del guards
+    gc.collect()
     assert not is_refused()
 
 
@@ -221,10 +219,11 @@ def test_sample_error_keeps_its_type_while_no_guard_is_active():
     with pytest.raises(KeyError):
         dataset[0]
     guards = GuardsHook()
-    with pytest.raises(RuntimeError, match=r"sample 0 of Broken, a\.png: KeyError: 'mask'"):
+    with pytest.raises(KeyError, match=r"sample 0 of Broken, a\.png: KeyError: 'mask'"):
         dataset[0]
-    guards.after_run(SimpleNamespace())
-    with pytest.raises(KeyError):
+    del guards
+    gc.collect()
+    with pytest.raises(KeyError, match=r"^'mask'$"):
         dataset[0]
 
 
@@ -233,3 +232,32 @@ def test_guards_run_before_the_ema_hook():
     from mmengine.runner import get_priority
 
     assert get_priority(GuardsHook.priority) < get_priority(EMAHook.priority)
+
+
+def test_loading_guards_are_active_in_a_training_after_a_validation(tiny):
+    """By one runner, iteration-based and with data workers."""
+    from mmengine.runner import Runner
+
+    data = tiny('segmentation')
+    image = data.images()[0]
+    image.write_bytes(image.read_bytes()[:-30])
+    cfg = Config.fromfile(data.config)
+    cfg.update(work_dir=str(data.work_dir), launcher='none')
+    cfg.train_dataloader.update(num_workers=1)
+    runner = Runner.from_cfg(cfg)
+    runner.val()
+    with pytest.raises(OSError, match=r'could not be loaded: a PNG of .* whose end is missing'):
+        runner.train()
+
+
+def test_every_image_is_scored_inside_of_wrappers_of_a_dataset():
+    from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+
+    from mmdefmamba.guards import EveryImageHook
+
+    parts = [BaseDataset(lazy_init=True, serialize_data=False) for _ in range(3)]
+    for part in parts:
+        part._fully_initialized, part.data_list = True, [{}]
+    wrapped = ConcatDataset([RepeatDataset(parts[0], 2), ConcatDataset(parts[1:])])
+    EveryImageHook().before_val_epoch(SimpleNamespace(val_dataloader=SimpleNamespace(dataset=wrapped)))
+    assert [part.test_mode for part in parts] == [True, True, True]
