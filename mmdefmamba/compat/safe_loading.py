@@ -11,7 +11,6 @@ reach that service. PyTorch's promise for ``weights_only=True`` holds from torch
 in the pickle, not every way in which a malformed file can harm a process: still load no file of doubtful origin.
 """
 
-import collections
 import datetime
 import logging
 import os
@@ -81,7 +80,6 @@ def _plain_globals():
         *((rebuild_array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
         *((rebuild_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
         *(bool, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple),
-        collections.deque,
         *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
         *(pathlib.PurePosixPath, pathlib.PureWindowsPath),
         # the module of these depends on the Python that wrote the file; a path is only a name here

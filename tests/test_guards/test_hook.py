@@ -258,6 +258,6 @@ def test_every_image_is_scored_inside_of_wrappers_of_a_dataset():
     parts = [BaseDataset(lazy_init=True, serialize_data=False) for _ in range(3)]
     for part in parts:
         part._fully_initialized, part.data_list = True, [{}]
-    wrapped = ConcatDataset([RepeatDataset(parts[0], 2), ConcatDataset(parts[1:])])
-    EveryImageHook().before_val_epoch(SimpleNamespace(val_dataloader=SimpleNamespace(dataset=wrapped)))
+    for wrapped in (RepeatDataset(parts[0], 2), ConcatDataset(parts[1:])):
+        EveryImageHook().before_val_epoch(SimpleNamespace(val_dataloader=SimpleNamespace(dataset=wrapped)))
     assert [part.test_mode for part in parts] == [True, True, True]
