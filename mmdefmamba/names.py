@@ -3,6 +3,11 @@
 import difflib
 
 
+def nearest(name, known, cutoff=0.6):
+    """Return the known name that is most similar to a name, or None if no name is near; see :func:`near_name`."""
+    return next(iter(difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)), None)
+
+
 def near_name(name, known, cutoff=0.6):
     """Return what an error adds about an unknown name, such as ``, did you mean 'raster'?``; '' if no name is near.
 
@@ -13,8 +18,8 @@ def near_name(name, known, cutoff=0.6):
         known: the names that exist.
         cutoff: how similar a known name must be, from 0 to 1, as for ``difflib.get_close_matches``.
     """
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
-    return f', did you mean {near[0]!r}?' if near else ''
+    near = nearest(name, known, cutoff)
+    return f', did you mean {near!r}?' if near else ''
 
 
 def unknown_name(problem, name, known, remedy='', cutoff=0.6):

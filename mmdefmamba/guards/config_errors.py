@@ -8,7 +8,6 @@ fails where a release renames them.
 """
 
 import contextlib
-import difflib
 import inspect
 import re
 import textwrap
@@ -22,7 +21,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, Tes
 from torch.utils.data import DataLoader
 
 from ..config_tree import dicts_in
-from ..names import unknown_name
+from ..names import nearest, unknown_name
 from .config_keys import scope_hint
 
 # MMEngine calls these itself, not through a registry.
@@ -119,8 +118,8 @@ def _explain_argument(error, cfg):
         for parameter in inspect.signature(cls).parameters.values()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
-    near = difflib.get_close_matches(argument, takes, n=1)
-    hint = f'Did you mean {near[0]!r}?' if near else f'It takes: {", ".join(takes)}.'
+    near = nearest(argument, takes)
+    hint = f'Did you mean {near!r}?' if near else f'It takes: {", ".join(takes)}.'
 
     def is_it(node):
         kind = str(node.get('type', cls.__name__)).split('.')[-1]

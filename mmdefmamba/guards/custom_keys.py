@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS
 
 from ..config_tree import dicts_in
 from ..model_wrappers import plain_model
-from ..names import near_name
+from ..names import nearest
 
 
 @HOOKS.register_module()
@@ -33,10 +33,12 @@ class CustomKeysHook(Hook):
             for key in node:
                 if any(key in name for name in names):
                     continue
-                hint = near_name(key, _parts(names, key.count('.') + 1), cutoff=0.8)
+                near = nearest(key, _parts(names, key.count('.') + 1), cutoff=0.8)
                 # layer4 is no slip of layer3: another network has more stages
-                if hint and re.sub(r'\d', '', key) != re.sub(r'\d', '', hint.split("'")[1]):
-                    raise ValueError(f'{".".join(path)}.{key}: no parameter has {key!r} in its name{hint}')
+                if near and re.sub(r'\d', '', key) != re.sub(r'\d', '', near):
+                    raise ValueError(
+                        f'{".".join(path)}.{key}: no parameter has {key!r} in its name, did you mean {near!r}?'
+                    )
 
 
 def _parts(names, length):
