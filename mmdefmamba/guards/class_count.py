@@ -76,26 +76,32 @@ class ClassCountHook(Hook):
         samples = batch.get('data_samples') if isinstance(batch, dict) else None
         if classes is None or not isinstance(samples, (list, tuple)):
             return
-        ignored = {getattr(dataset, 'ignore_index', 255)}
-        ignored |= {getattr(module, 'ignore_index', None) for module in model.modules()}
-        ignored = {label for label in ignored if isinstance(label, int)}
+        ignored = None  # looked up when a label needs it: that walks through the whole model
         for sample in samples:
             if not hasattr(sample, 'get'):  # a list of views, of a test-time augmentation
                 continue
-            for name, allowed in (('gt_sem_seg', ignored), ('gt_label', ())):
+            for name in ('gt_sem_seg', 'gt_label'):
                 labels = sample.get(name)
                 labels = getattr(labels, 'data', labels)
                 if labels is None:
                     continue
-                wrong = (labels < 0) | (labels >= len(classes))
-                for label in allowed:
-                    wrong = wrong & (labels != label)
-                wrong = labels[wrong]
+                wrong = labels[(labels < 0) | (labels >= len(classes))]
+                if name == 'gt_sem_seg' and len(wrong):
+                    ignored = _ignored_labels(model, dataset) if ignored is None else ignored
+                    for label in ignored:
+                        wrong = wrong[wrong != label]
                 if len(wrong):
                     raise ValueError(
                         f'{sample.get("seg_map_path") or sample.get("img_path")} has the label {int(wrong[0])}, but '
                         f'{type(dataset).__name__} has {len(classes)} classes: labels from 0 to {len(classes) - 1}'
                     )
+
+
+def _ignored_labels(model, dataset):
+    """Return the labels that a dataset or a module of the model leaves out of loss and score."""
+    found = {getattr(dataset, 'ignore_index', 255)}
+    found |= {getattr(module, 'ignore_index', None) for module in model.modules()}
+    return {label for label in found if isinstance(label, int)}
 
 
 def _metainfo(dataset):
