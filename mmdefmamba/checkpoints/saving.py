@@ -30,9 +30,8 @@ class AtomicLocalBackend(LocalBackend):
             with open(partial, 'wb') as file:
                 file.write(obj)
                 file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # without this a crash of the machine can leave an empty file under the final name
+                # without this a crash of the machine can leave an empty file under the final name
+                os.fsync(file.fileno())
             os.replace(partial, filepath)
         except OSError as error:
             partial.unlink(missing_ok=True)
