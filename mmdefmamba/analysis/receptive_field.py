@@ -63,7 +63,7 @@ def field_area(field, share):
 
 def _stage_map(backbone, images, stage):
     """Compute the map of a stage, (B, C, h, w)."""
-    count = len(backbone.depths)
+    count = len(backbone.stages)
     if not -count <= stage < count:
         raise ValueError(f'stage must be from {-count} to {count - 1}, counted from 0, got {stage}')
     seen = []

@@ -164,7 +164,7 @@ def _chosen_blocks(model, stages, blocks):
     """Return pairs of a block's place in the model and its DSSM, for the blocks that are traced."""
     backbone, chosen = find_backbone(model), []
     names = {module: name for name, module in model.named_modules()}
-    for stage in _indices(stages, len(backbone.depths), 'stages', 'DefMamba'):
+    for stage in _indices(stages, len(backbone.stages), 'stages', 'DefMamba'):
         for block in _indices(blocks, backbone.depths[stage], 'blocks', f'stage {stage}'):
             dssm = backbone.stages[stage][block].dssm
             chosen.append((dict(name=names[dssm], stage=stage, block=block), dssm))

@@ -208,7 +208,7 @@ def _shares(predictor, sample):
 
 def _drawable_stages(model, image_size):
     """Return the stages with at most ``MAX_TOKENS`` tokens, and in any case the last stage."""
-    count = len(find_backbone(model).depths)
+    count = len(find_backbone(model).stages)
     tokens = [math.prod(-(-side // (4 * 2**stage)) for side in image_size) for stage in range(count)]
     return [stage for stage in range(count) if tokens[stage] <= MAX_TOKENS or stage == count - 1]
 

@@ -110,8 +110,8 @@ def fit(module, state, hooks=True):
     Args:
         module: any module; it is not changed.
         state: a state dict, as :func:`state_dict_of` returns it.
-        hooks: count what the module's own loading hooks mend, such as a position embedding that is resized or an entry
-            that is renamed. Without them names and shapes are compared as they are.
+        hooks: count what the module's own loading hooks mend, such as a position embedding that is resized, an entry
+            that is renamed or one that they leave out. Without them names and shapes are compared as they are.
 
     Returns:
         A :class:`Fit`. MMEngine's rule applies: the counters ``num_batches_tracked`` may be missing, since checkpoints
@@ -123,7 +123,7 @@ def fit(module, state, hooks=True):
     missing = {name for name in own if name not in shapes}
     unused = [name for name in state if name not in own and not name.endswith('num_batches_tracked')]
     errors, tried = [], True
-    if hooks and (other_shape or missing):
+    if hooks and (other_shape or missing or unused):
         try:
             copied = _without_memory(module)
         except Exception as error:  # a module may hold anything, a lock for example, which cannot be copied

@@ -44,18 +44,23 @@ def fit_bias_tables(backbone, state_dict, prefix, *args):
     """
     own = {name: table for name, table in backbone.named_parameters() if _TABLE.fullmatch(name)}
     found = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
+    if not found:
+        return
     # the number of channels depends on arch: another one is an error like that of any other parameter
     resized = [
         name
         for name, table in found.items()
         if table.shape != own[name].shape and table.ndim == 3 and len(table) == len(own[name])
     ]
-    if not resized:
-        return
-    sizes = {}
-    for name, table in found.items():
-        sizes.setdefault(int(_TABLE.fullmatch(name)[1]), tuple(table.shape[1:]))
+    sizes = {}  # of all stages of the checkpoint, of which the backbone may have fewer
+    for name, table in state_dict.items():
+        match = _TABLE.fullmatch(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if match and table.ndim == 3:
+            sizes.setdefault(int(match[1]), tuple(table.shape[1:]))
     formulation = formulation_of_tables([sizes[stage] for stage in sorted(sizes)])
+    # Equal sizes are not enough for a backbone of one stage: its only table may be 7 x 7 in both formulations.
+    if not resized and (len(sizes) < 2 or formulation in (None, backbone.formulation)):
+        return
     if formulation != 'paper' or backbone.formulation != 'paper':
         listed = ', '.join(f'{height} x {width}' for height, width in sizes.values())
         belong = f'belong to formulation={formulation!r}' if formulation else 'belong to no formulation'

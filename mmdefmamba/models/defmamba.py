@@ -28,6 +28,7 @@ from ..scans.base import FORMULATIONS
 from .bias_tables import fit_bias_tables
 from .dm_block import DMBlock
 from .stem import ConvNorm, Stem
+from .unused_stages import leave_out_unused_stages
 
 ARCHITECTURES = {
     'tiny': dict(embed_dims=(48, 96, 192, 384), depths=(2, 2, 5, 2)),
@@ -53,8 +54,10 @@ class DefMamba(BaseModule):
         pretrain_img_size: size of the images in pretraining, one integer or (height, width). It sets the size of the
             offset bias tables in the formulation 'paper'. Images may have any other size.
         out_indices: the stages whose maps are returned: an integer, several, or None for all stages. The first stage
-            is 0; a negative index counts from the last stage, -1.
-        drop_path_rate: stochastic depth rate of the last block. It rises linearly from 0 at the first block.
+            is 0; a negative index counts from the last stage of ``arch``, -1. Stages after the last of them do not
+            exist in the network; a checkpoint that has them loads, and one line of the log says what was left out.
+        drop_path_rate: stochastic depth rate of the last block of ``arch``. It rises linearly from 0 at the first
+            block, whether or not all stages exist.
         frozen_stages: -1 freezes nothing, 0 freezes the stem, and i freezes the stem and the first i stages, as in
             mmdet's ResNet. Frozen parts stay in eval mode.
         with_cp: whether the backward pass recomputes each block instead of keeping its activations.
@@ -102,13 +105,16 @@ class DefMamba(BaseModule):
 
         self.stem = Stem(in_channels, self.embed_dims[0])
         self.stages = nn.ModuleList()
+        # No map needs the stages after this one. Their parameters would get no gradient, which DDP refuses.
+        last = self.out_indices[-1]
         self.downsamples = nn.ModuleList(
-            ConvNorm(dims, next_dims) for dims, next_dims in zip(self.embed_dims, self.embed_dims[1:], strict=False)
+            ConvNorm(dims, next_dims)
+            for dims, next_dims in zip(self.embed_dims[:last], self.embed_dims[1:], strict=False)
         )
         drop_paths = iter(np.linspace(0, drop_path_rate, sum(self.depths)).tolist())
         # each convolution with stride 2 halves a side, rounded up
         map_size = tuple(-(-side // 4) for side in _pair(pretrain_img_size))
-        for stage, (dims, depth) in enumerate(zip(self.embed_dims, self.depths, strict=True)):
+        for stage, (dims, depth) in enumerate(zip(self.embed_dims[: last + 1], self.depths, strict=False)):
             context = ScanContext(dims, stage, map_size, formulation)
             blocks = (DMBlock(context, scans, next(drop_paths), dw_conv, scan_backend) for _ in range(depth))
             self.stages.append(nn.Sequential(*blocks))
@@ -119,6 +125,7 @@ class DefMamba(BaseModule):
         self.apply(_init_linear)
         self._freeze_stages()
         self.register_load_state_dict_pre_hook(fit_bias_tables)
+        self.register_load_state_dict_pre_hook(leave_out_unused_stages)
 
     def init_weights(self):
         """Initialise as every MMEngine module does; pretrained weights by :func:`~.pretrained.load_pretrained`."""
@@ -183,6 +190,7 @@ class DefMamba(BaseModule):
         Returns:
             (depth, number of depths). The stem has depth 0, and each block adds one. A downsampling layer has the depth
             of the block after it. The output norms, and all parameters outside the backbone, have the largest depth.
+            All stages of ``arch`` count, whichever of them exist: the rates of a stage do not depend on out_indices.
         """
         num_layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):
@@ -199,7 +207,7 @@ class DefMamba(BaseModule):
 
     def _freeze_stages(self):
         frozen = [self.stem] if self.frozen_stages >= 0 else []
-        for i in range(self.frozen_stages):
+        for i in range(min(self.frozen_stages, len(self.stages))):
             frozen.append(self.stages[i])
             frozen += [getattr(self, f'norm{i}')] if i in self.out_indices else []
             # the downsampling before a frozen stage is frozen, the one after the last frozen stage is trained

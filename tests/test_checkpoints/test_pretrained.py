@@ -3,10 +3,12 @@
 import copy
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
 from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import load_state_dict
 
 import mmdefmamba  # noqa: F401
 from mmdefmamba.models import DefMamba
@@ -173,6 +175,66 @@ def test_loading_does_not_change_the_given_state_dict():
     before = {key: value.clone() for key, value in state.items()}
     DefMamba(**{**SMALL, 'pretrain_img_size': 64}).load_state_dict(state)
     assert all(torch.equal(before[key], value) for key, value in state.items())
+
+
+# ---- stages that the backbone does not have
+
+DEEP = dict(arch=dict(embed_dims=(8, 16, 32), depths=(1, 1, 2)), pretrain_img_size=32)
+
+
+@pytest.fixture
+def deep():
+    torch.manual_seed(2)
+    return DefMamba(**DEEP).state_dict()
+
+
+def test_whole_checkpoint_loads_into_a_shorter_backbone_and_one_line_says_what_is_left_out(
+    deep, tmp_path, told, caplog
+):
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in deep.items()}), tmp_path / 'x.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'), prefix='backbone.')
+    short = DefMamba(**DEEP, out_indices=1, init_cfg=init_cfg)
+    with caplog.at_level('INFO', logger='mmdefmamba'):
+        short.init_weights()
+    own = short.state_dict()
+    assert all(torch.equal(value, deep[key]) for key, value in own.items())
+    [report] = [text for level, text in told if text.startswith('DefMamba: ')]
+    assert f'{len(own)} of {len(own)} parameters and buffers loaded' in report and report.endswith('; it fits exactly')
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f'{len(deep) - len(own)} entries of the checkpoint are left out')
+    assert 'out_indices=(1,) does not need' in line
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_whole_checkpoint_loads_without_warnings_as_load_from_does(deep, strict, told):
+    model = torch.nn.ModuleDict(dict(backbone=DefMamba(**DEEP, out_indices=0)))
+    state = {f'backbone.{key}': value for key, value in deep.items()}
+    before = dict(state)
+    load_state_dict(model, OrderedDict(state), strict=strict, logger='current')
+    model.load_state_dict(state, strict=strict)
+    assert [level for level, _ in told] == ['INFO'] * 2 and 'are left out' in told[0][1] and state == before
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    'name', ['stages.2.2.norm1.weight', 'stages.3.0.norm1.weight', 'downsamples.2.norm.bias', 'norm3.bias', 'norm.bias']
+)
+def test_an_entry_that_the_arch_does_not_have_is_still_reported(deep, name):
+    deep[name] = torch.zeros(4)
+    with pytest.raises(RuntimeError, match=rf'Unexpected key\(s\) in state_dict: "{name}"'):
+        DefMamba(**DEEP, out_indices=1).load_state_dict(deep)
+
+
+@pytest.mark.parametrize(('file', 'model'), [('paper', 'released'), ('released', 'paper')])
+def test_tables_of_the_other_formulation_are_refused_by_a_backbone_of_one_stage(file, model):
+    """A first table of 7 x 7 belongs to both formulations; the other stages of the checkpoint tell them apart."""
+    sizes = dict(paper=28, released=64)
+    state = DefMamba(**{**DEEP, 'pretrain_img_size': sizes[file]}, formulation=file).state_dict()
+    short = DefMamba(**{**DEEP, 'pretrain_img_size': sizes[model]}, formulation=model, out_indices=0)
+    if model == 'released':
+        assert tables_of(short.state_dict()).keys() <= tables_of(state).keys()
+    with pytest.raises(ValueError, match=f"belong to formulation='{file}'"):
+        short.load_state_dict(state)
 
 
 # ---- modules of other packages

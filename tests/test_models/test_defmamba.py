@@ -185,6 +185,32 @@ def test_out_indices():
     assert {name for name, _ in model.named_children() if name.startswith('norm')} == {'norm1', 'norm3'}
 
 
+@pytest.mark.parametrize('last', range(4))
+def test_stages_after_the_last_of_out_indices_do_not_exist(last):
+    """Each parameter gets a gradient, as DDP needs it; the rest of the network is that of the whole arch."""
+    model, whole = build(out_indices=last, drop_path_rate=0.4), build(drop_path_rate=0.4)
+    parts = {'.'.join(name.split('.')[:2]) for name in model.state_dict()} - {'stem.0', 'stem.1', 'stem.2'}
+    expected = {f'stages.{i}' for i in range(last + 1)} | {f'downsamples.{i}' for i in range(last)}
+    assert parts == expected | {f'norm{last}.weight', f'norm{last}.bias'}
+    rates = [block.drop_path.drop_prob for stage in whole.stages for block in stage]
+    own = [block.drop_path.drop_prob for stage in model.stages for block in stage]
+    assert own == rates[: len(own)] and rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    for name, _ in model.named_parameters():
+        assert model.get_layer_depth(name) == whole.get_layer_depth(name)
+    images = torch.randn(2, 3, 32, 32)
+    model.eval().load_state_dict(whole.state_dict())
+    assert torch.equal(model(images)[0], whole.eval()(images)[last])
+    model(images)[0].square().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize('frozen_stages', [1, 2, 4])
+def test_frozen_stages_may_be_more_than_there_are(frozen_stages):
+    model = build(out_indices=(0, 1), frozen_stages=frozen_stages).train()
+    trained = {name.split('.')[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == ({'stages', 'downsamples', 'norm1'} if frozen_stages == 1 else set())
+
+
 @pytest.mark.parametrize('stages', [1, 3, 5])
 def test_all_stages_are_returned_by_default(stages):
     arch = {'embed_dims': (4, 6, 8, 10, 12)[:stages], 'depths': (1,) * stages}
