@@ -117,7 +117,7 @@ class DefMamba(BaseModule):
         for stage, (dims, depth) in enumerate(zip(self.embed_dims[: last + 1], self.depths, strict=False)):
             context = ScanContext(dims, stage, map_size, formulation)
             blocks = (DMBlock(context, scans, next(drop_paths), dw_conv, scan_backend) for _ in range(depth))
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(Stage(*blocks))
             map_size = tuple(-(-side // 2) for side in map_size)
         for stage in self.out_indices:
             self.add_module(f'norm{stage}', nn.LayerNorm(self.embed_dims[stage]))
@@ -166,8 +166,7 @@ class DefMamba(BaseModule):
         x = self.stem(x.permute(0, 2, 3, 1))
         outs = []
         for i, stage in enumerate(self.stages):
-            for block in stage:
-                x = checkpoint(block, x, use_reentrant=False) if self.with_cp and torch.is_grad_enabled() else block(x)
+            x = stage(x, self.with_cp)
             if i in self.out_indices:
                 outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2))
             if i < len(self.downsamples):
@@ -215,6 +214,21 @@ class DefMamba(BaseModule):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
+
+
+class Stage(nn.Sequential):
+    """The blocks of one stage. The backbone calls it as a module, so hooks on it see its input and its output."""
+
+    def forward(self, x, with_cp=False):
+        """Return the map after all blocks: (B, H, W, C) -> (B, H, W, C).
+
+        Args:
+            x: the map before the first block.
+            with_cp: whether the backward pass recomputes each block instead of keeping its activations.
+        """
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
+        return x
 
 
 def _architecture(arch):

@@ -133,6 +133,42 @@ def test_without_depthwise_convolution_only_scans_mix_tokens():
         assert felt.tolist() == [True, True, True, dw_conv, False, False]
 
 
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_every_module_is_called_so_that_hooks_on_it_fire(with_cp):
+    model = build(with_cp=with_cp, pretrain_img_size=32, out_indices=(1, 3))
+    called = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda module, inputs, output, name=name: called.append(name))
+    model(torch.randn(1, 3, 32, 32))
+    lists = {name for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    assert set(called) == {name for name, _ in model.named_modules()} - lists
+    assert len(called) == len(set(called)) + sum(model.depths)  # the two branches of a block share their drop path
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_grad_cam_of_a_stage(with_cp):
+    """Hooks on the last stage see its map and the gradient of a score. Both give the right Grad-CAM."""
+    model = build(with_cp=with_cp, pretrain_img_size=64, out_indices=(3,)).double().eval()
+    seen = {}
+
+    def see_map(module, inputs, output):
+        seen['map'] = output.detach()
+        output.register_hook(lambda gradient: seen.update(gradient=gradient))
+
+    model.stages[-1].register_forward_hook(see_map)
+    x, weight = torch.randn(1, 3, 64, 96, dtype=torch.float64), torch.randn(PICO['embed_dims'][-1]).double()
+    (model(x)[0].mean((2, 3)) @ weight).sum().backward()
+    cam = torch.relu((seen['gradient'].mean((1, 2), keepdim=True) * seen['map']).sum(3))
+
+    # the score from the last stage's map on: LayerNorm, mean over the map, linear layer
+    last = seen['map'].clone().requires_grad_()
+    normed = torch.nn.functional.layer_norm(last, last.shape[-1:])
+    (gradient,) = torch.autograd.grad((normed.mean((1, 2)) @ weight).sum(), last)
+    expected = torch.relu(torch.einsum('c,bhwc->bhw', gradient.mean((0, 1, 2)), last))
+    assert cam.shape == (1, 2, 3) and cam.max() > 0
+    torch.testing.assert_close(cam, expected)
+
+
 def test_with_cp_changes_nothing_but_memory():
     x = torch.randn(1, 3, 32, 32)
     grads = []

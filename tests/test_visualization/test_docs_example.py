@@ -14,7 +14,7 @@ from mmdefmamba.engine import ScanVisualizationHook
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/visualization.md').read_text()
-EXAMPLE, HOOK = (block.partition('```')[0] for block in PAGE.split('```python\n')[1:])
+EXAMPLE, HOOK, GRAD_CAM = (block.partition('```')[0] for block in PAGE.split('```python\n')[1:])
 
 
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
@@ -31,6 +31,13 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     assert names['first'].points[0, 4, 4].shape == (2,)
     height, width, _ = names['pixels'].shape
     assert cv2.imread('order.png').shape == (height, width, 3)
+
+
+def test_the_grad_cam_example_runs():
+    pytest.importorskip('pytorch_grad_cam', reason='grad-cam is not installed')
+    names = {'model': get_model('defmamba_pico_digits'), 'inputs': torch.randn(2, 3, 32, 48)}
+    exec(GRAD_CAM, names)
+    assert names['heat'].shape == (2, 32, 48) and 0 <= names['heat'].min() < names['heat'].max() <= 1
 
 
 def test_the_hook_takes_these_options():
