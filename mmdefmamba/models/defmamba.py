@@ -155,7 +155,8 @@ class DefMamba(BaseModule):
 
         Returns:
             A tuple of maps for the stages in ``out_indices``, (B, C_i, ceil(height / s_i), ceil(width / s_i)) with
-            strides s_i = 4, 8, 16, 32, and so on. NaN in an image gives NaN in its maps.
+            strides s_i = 4, 8, 16, 32, and so on. The maps are contiguous. If ``x`` is in ``torch.channels_last``, so
+            are they, as with a network of convolutions. NaN in an image gives NaN in its maps.
 
         Raises:
             ValueError: ``x`` does not have four dimensions, does not have ``in_channels`` channels, or is empty.
@@ -163,12 +164,15 @@ class DefMamba(BaseModule):
         in_channels = self.stem[0].conv.in_channels
         if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape:
             raise ValueError(f'images must be (batch, {in_channels}, height, width), not empty, got {tuple(x.shape)}')
+        # heads of mmdet and mmseg call `.view`, which a permuted map would refuse
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        layout = torch.channels_last if channels_last else torch.contiguous_format
         x = self.stem(x.permute(0, 2, 3, 1))
         outs = []
         for i, stage in enumerate(self.stages):
             x = stage(x, self.with_cp)
             if i in self.out_indices:
-                outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2))
+                outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2).contiguous(memory_format=layout))
             if i < len(self.downsamples):
                 x = self.downsamples[i](x)
         return tuple(outs)

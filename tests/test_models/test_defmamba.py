@@ -57,6 +57,18 @@ def test_images_may_have_any_size(size, formulation):
         assert out.isfinite().all()
 
 
+@pytest.mark.parametrize('size', [(1, 1), (1, 70), (33, 47)], ids=str)
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
+def test_maps_lie_in_memory_as_the_images_do(layout, size):
+    """A head may call `.view`, as CenterNet's and DMNet's do. Images in channels_last give maps in channels_last."""
+    x = torch.randn(2, 3, *size)
+    model = build(pretrain_img_size=32)
+    for out, plain in zip(model(x.to(memory_format=layout)), model(x), strict=True):
+        assert out.is_contiguous(memory_format=layout)
+        assert plain.view(2, -1).shape == (2, plain[0].numel())
+        assert torch.equal(out, plain)
+
+
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
 def test_every_parameter_gets_a_gradient(formulation):
     model = build(formulation=formulation, pretrain_img_size=64)
