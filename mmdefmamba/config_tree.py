@@ -1,4 +1,9 @@
-"""Walking through a config."""
+"""Walking through a config, in MMEngine's text style or in its pure Python style."""
+
+import inspect
+
+#: The libraries whose models we train.
+LIBRARIES = ('mmpretrain', 'mmdet', 'mmseg')
 
 
 def dicts_in(node, path=()):
@@ -27,3 +32,32 @@ def innermost_dataset(cfg):
     while 'dataset' in cfg:
         cfg = cfg.dataset
     return cfg
+
+
+def type_name(node, default=''):
+    """Return the name of the class in a dict of a config, ``'Resize'``.
+
+    Args:
+        node: a dict with ``type``: a name, a name with its scope or its module, or the class itself.
+        default: the result where there is no type.
+    """
+    kind = node.get('type') or default
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def library_of(cfg):
+    """Return the library of a config: 'mmpretrain', 'mmdet' or 'mmseg'; None if it belongs to none of them.
+
+    Its ``default_scope`` says it. A config in pure Python style needs none: its model is a class of one of these
+    libraries, or the name of one with its library or module in front.
+
+    Args:
+        cfg: a Config.
+    """
+    scope = cfg.get('default_scope')
+    if scope in LIBRARIES:
+        return scope
+    kind = (cfg.get('model') or {}).get('type')
+    modules = [kind] if isinstance(kind, str) else [base.__module__ for base in inspect.getmro(kind)] if kind else []
+    roots = [module.partition('.')[0] for module in modules]
+    return next((root for root in roots if root in LIBRARIES), None)

@@ -250,6 +250,54 @@ def quick_interpreter():
 
 
 @pytest.fixture(scope='session')
+def pure_python(tmp_path_factory):
+    """Return ``write(cfg)``, which writes a Config in pure Python style, with classes as types and no default scope.
+
+    It returns the path of the file.
+    """
+    import mmengine.registry
+    from mmengine.registry import DefaultScope, Registry
+
+    roots = [root for root in vars(mmengine.registry).values() if isinstance(root, Registry)]
+
+    def find_class(name):
+        for root in roots:
+            with root.switch_scope_and_registry(None) as registry:
+                found = registry.get(name)
+            if found is not None:
+                return found
+        return None
+
+    def write(cfg):
+        imports = set()
+
+        def text(node):
+            if isinstance(node, dict):
+                return f'{{{", ".join(f"{key!r}: {named(node, key)}" for key in node)}}}'
+            if isinstance(node, tuple):
+                return f'({"".join(text(value) + "," for value in node)})'
+            if isinstance(node, list):
+                return f'[{", ".join(map(text, node))}]'
+            return repr(node)
+
+        def named(node, key):
+            found = find_class(node[key]) if key == 'type' and isinstance(node[key], str) else None
+            if found is None or found.__module__ in ('torch.nn.modules.batchnorm', 'torch.nn.modules.activation'):
+                return text(node[key])
+            imports.add(f'from {found.__module__} import {found.__name__}')
+            return found.__name__
+
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            values = {key: value for key, value in cfg.to_dict().items() if key != 'default_scope'}
+            lines = [f'{key} = {text(value)}' for key, value in values.items()]
+        path = tmp_path_factory.mktemp('pure') / 'pure_config.py'
+        path.write_text('\n'.join([*sorted(imports), *lines]) + '\n')
+        return path
+
+    return write
+
+
+@pytest.fixture(scope='session')
 def pico_checkpoints(tmp_path_factory):
     """Return a dict: task -> (name of its pico model, path of a checkpoint with random weights)."""
     import mmdefmamba

@@ -5,9 +5,11 @@ from functools import partial
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
+from ..config_tree import library_of, type_name
 from .complexity import complexity
+from .trace import image_channels
 
-#: (height, width) of the images for which the paper counts, by default_scope.
+#: (height, width) of the images for which the paper counts, by library.
 PAPER_SHAPES = {'mmpretrain': (224, 224), 'mmdet': (1280, 800), 'mmseg': (512, 2048)}
 NUM_PROPOSALS = 1000
 
@@ -21,27 +23,30 @@ def config_complexity(cfg, shape=None):
             task.
 
     Returns:
-        The dict of :func:`mmdefmamba.analysis.complexity`, and the (height, width) of the counted image.
+        The dict of :func:`mmdefmamba.analysis.complexity`, and the (channels, height, width) of the counted image.
 
     Raises:
-        ValueError: ``shape`` does not have one or two numbers, or is missing and the paper has no size for this
-            default_scope.
+        ValueError: ``shape`` does not have one or two numbers, or is missing and the config belongs to
+            none of the three libraries.
     """
-    scope = cfg.get('default_scope')
+    scope = library_of(cfg)
     if shape is None:
         if scope not in PAPER_SHAPES:
-            raise ValueError(f'no default shape for default_scope {scope!r}: give --shape HEIGHT WIDTH')
+            raise ValueError(
+                f'no default shape for default_scope {cfg.get("default_scope")!r}: give --shape HEIGHT WIDTH'
+            )
         shape = PAPER_SHAPES[scope]
     shape = tuple(shape) * 2 if len(shape) == 1 else tuple(shape)
     if len(shape) != 2:
         raise ValueError(f'shape must be one or two numbers, got {shape}')
-    init_default_scope(scope)
+    init_default_scope(scope or cfg.get('default_scope', 'mmengine'))
     model_cfg = cfg.model.copy()
     for pretrained in (model_cfg, model_cfg.get('backbone', {})):
         pretrained.pop('init_cfg', None)  # the count does not depend on the weights
     model = MODELS.build(_without_sync(model_cfg))
     forward = partial(two_stage_forward, model) if hasattr(model, 'roi_head') else None
-    return complexity(model, (3, *shape), forward), shape
+    shape = (image_channels(model), *shape)
+    return complexity(model, shape, forward), shape
 
 
 def two_stage_forward(detector, images, num_proposals=NUM_PROPOSALS):
@@ -62,7 +67,8 @@ def _without_sync(cfg):
     """Replace SyncBN, which cannot run on a CPU, by BN, which costs the same."""
     if isinstance(cfg, dict):
         for key, value in cfg.items():
-            cfg[key] = 'BN' if key == 'type' and value == 'SyncBN' else _without_sync(value)
+            is_sync = key == 'type' and value and type_name(cfg) in ('SyncBN', 'SyncBatchNorm')
+            cfg[key] = 'BN' if is_sync else _without_sync(value)
     elif isinstance(cfg, (list, tuple)):
         return type(cfg)(_without_sync(value) for value in cfg)
     return cfg
@@ -72,7 +78,7 @@ def format_complexity(counts, shape):
     """Format the counts as lines of text, each with its convention."""
     giga = {name: f'{value / 1e9:.2f} G' for name, value in counts.items()}
     rows = [
-        ('image', f'3 x {shape[0]} x {shape[1]}'),
+        ('image', ' x '.join(map(str, shape))),
         ('parameters', f'{counts["params"] / 1e6:.3f} M'),
         ('FLOPs without the scan (as the paper prints)', giga['flops_without_scan']),
         ('FLOPs with the scan (as the released code prints)', giga['flops']),

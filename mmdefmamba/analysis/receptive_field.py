@@ -10,13 +10,13 @@ def effective_receptive_field(model, images, stage=-1, batch_size=8):
     """Compute how strongly each pixel influences the feature at the centre of a stage's map, averaged over images.
 
     The sum over the channels of that feature is differentiated with respect to the image. The magnitudes are averaged
-    over images and summed over colours. In a DefMamba the feature is the result of the stage's last block, before the
+    over images and summed over channels. In a DefMamba the feature is the result of the stage's last block, before the
     output norm, because after a new LayerNorm the channels always sum to zero.
 
     Args:
         model: a :class:`~mmdefmamba.models.DefMamba`, a model that contains one, or any module that computes one map
             (B, C, h, w) from images. It runs in eval mode and keeps its own mode.
-        images: preprocessed images of several scenes, (B, 3, height, width), float.
+        images: preprocessed images of several scenes, (B, channels, height, width), float.
         stage: index of the stage, negative numbers count from the end; not used for a model without DefMamba.
         batch_size: number of images that go through the model together.
 
@@ -67,8 +67,7 @@ def _stage_map(backbone, images, stage):
     if not -count <= stage < count:
         raise ValueError(f'stage must be from {-count} to {count - 1}, counted from 0, got {stage}')
     seen = []
-    # the hook is on the last block, because DefMamba calls the blocks and not the stage
-    hook = backbone.stages[stage][-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    hook = backbone.stages[stage].register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
         backbone(images)
     finally:

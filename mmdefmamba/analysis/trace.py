@@ -160,6 +160,12 @@ def find_backbone(model, required=True):
     return None
 
 
+def image_channels(model):
+    """Return the number of channels of the images that a model takes: that of its first 2-D convolution, or 3."""
+    backbone = getattr(model, 'backbone', model)
+    return next((module.in_channels for module in backbone.modules() if isinstance(module, torch.nn.Conv2d)), 3)
+
+
 def _chosen_blocks(model, stages, blocks):
     """Return pairs of a block's place in the model and its DSSM, for the blocks that are traced."""
     backbone, chosen = find_backbone(model), []

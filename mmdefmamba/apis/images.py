@@ -1,4 +1,4 @@
-"""Image files: finding them by path, folder or pattern, reading them as in training, and writing results."""
+"""Image files: finding them by path, folder or pattern, and writing results."""
 
 import glob
 import itertools
@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import cv2
-
-from ..guards.damaged_images import decode
 
 EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -47,24 +45,6 @@ def find_images(inputs, recursive=False, leave_out=None):
             raise FileNotFoundError(f'no images in {name}: no file ends in {", ".join(EXTENSIONS)}{hint}')
         found.update((os.path.abspath(file), file) for file in files if os.path.abspath(file) not in found)
     return list(found.values())
-
-
-def read_image(path):
-    """Read an image as ``LoadImageFromFile`` does in training: 8 bits, three channels, rotated as its EXIF data say.
-
-    Returns:
-        (height, width, 3) uint8, BGR, without transparency.
-
-    Raises:
-        OSError: the file cannot be read, is truncated, or is not an image. The message contains the path.
-    """
-    try:
-        return decode(Path(path).read_bytes())
-    except cv2.error as error:
-        raise OSError(f'{path} could not be read: {error.err or error}') from error
-    except OSError as error:
-        # an error of the file system already contains the path
-        raise error if error.filename else OSError(f'{path} could not be read: {error}') from error
 
 
 def write_image(path, image):

@@ -3,11 +3,15 @@
 import importlib
 
 import cv2
+import numpy as np
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 
+from ..analysis.trace import image_channels
+from ..config_tree import innermost_dataset, library_of
 from ..visualization.enlarge import enlarge_image, enlarge_sample, zoom_for
+from ..visualization.inputs import LOAD, ImageReader, image_pipeline
 from .zoo import load_config, task_of
 
 # The module of each task's predictor.
@@ -37,6 +41,8 @@ class Predictor:
         task: 'classification', 'detection' or 'segmentation'.
         inferencer: the inferencer of the library.
         model: the model from :func:`~mmdefmamba.get_model`, in evaluation mode.
+        read: the :class:`~mmdefmamba.visualization.inputs.ImageReader` of the config: ``read(path)`` returns an image
+            for :meth:`predict`.
         any_sizes: whether images of different sizes can be in one batch without an effect on the predictions.
     """
 
@@ -49,6 +55,12 @@ class Predictor:
 
         # a backend of the config could write files, or send data to a server
         cfg.visualizer = dict(type=self.visualizer, vis_backends=[])
+        cfg.default_scope = library_of(cfg)
+        # the inferencers know one way to read files, by its name, and are given images that this reader has read
+        self.read = ImageReader(cfg)
+        dataset = innermost_dataset(cfg.test_dataloader.dataset)
+        dataset.pipeline = [dict(type=LOAD), *image_pipeline(cfg)]
+        cfg.test_dataloader.dataset = dataset
         # building a model changes the default scope of the process
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             self.inferencer = self._build(cfg, checkpoint, device)
@@ -64,11 +76,27 @@ class Predictor:
         """Return the name of a class, or its number as text if the names are unknown."""
         return str(label) if self.classes is None else self.classes[label]
 
+    def from_picture(self, picture):
+        """Convert a picture to an image for :meth:`predict`: BGR, or grey for a model of one channel.
+
+        Args:
+            picture: (height, width, 3), uint8, RGB.
+
+        Raises:
+            ValueError: the model takes images of another number of channels.
+        """
+        channels = image_channels(self.model)
+        if channels not in (1, 3):
+            raise ValueError(f'the model takes images of {channels} channels, a picture has 3 colours')
+        if channels == 1:
+            return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        return np.ascontiguousarray(picture[..., ::-1])
+
     def prepare(self, images):
         """Run the test pipeline of the config.
 
         Args:
-            images: list of (height, width, 3) uint8, BGR.
+            images: list of images as ``read`` reads them, (height, width[, channels]); three channels are BGR.
 
         Returns:
             The input of ``model.test_step``: a dict of inputs and data_samples.
@@ -79,7 +107,7 @@ class Predictor:
         """Predict images.
 
         Args:
-            images: list of (height, width, 3) uint8, BGR.
+            images: as for :meth:`prepare`.
 
         Returns:
             A list with one data sample of the library per image, on the CPU, at the original size of the image.

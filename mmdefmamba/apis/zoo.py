@@ -13,13 +13,13 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
 from ..checkpoints.fit import fit, state_dict_of
-from ..config_tree import innermost_dataset
+from ..config_tree import innermost_dataset, library_of, type_name
 from ..files import existing_file
 from ..guards.config_errors import explain_errors, read_config
 from ..names import unknown_name
 
 CLONE = Path(__file__).resolve().parents[2]
-# The task of each library, by the default_scope of a config.
+# The task of each library.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
@@ -70,7 +70,7 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
     """
     cfg = load_config(name_or_config)
     task = task_of(cfg)
-    init_default_scope(cfg.default_scope)
+    init_default_scope(library_of(cfg))
     model_cfg = copy.deepcopy(cfg.model)
     if task == 'classification':
         model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
@@ -112,15 +112,20 @@ def load_config(name_or_config):
 
 
 def task_of(cfg):
-    """Return the task of a Config by its ``default_scope``: 'classification', 'detection' or 'segmentation'.
+    """Return the task of a Config: 'classification', 'detection' or 'segmentation'.
+
+    Its library says it, see :func:`~mmdefmamba.config_tree.library_of`.
 
     Raises:
         ValueError: the config belongs to none of the three libraries.
     """
-    scope = cfg.get('default_scope')
-    if scope not in TASKS:
-        raise ValueError(f'{_name(cfg)}: default_scope must be one of {list(TASKS)}, got {scope!r}')
-    return TASKS[scope]
+    library = library_of(cfg)
+    if library is None:
+        raise ValueError(
+            f'{_name(cfg)}: default_scope must be one of {list(TASKS)}, got {cfg.get("default_scope")!r}. A model '
+            'whose type is a class of one of these libraries needs no default_scope'
+        )
+    return TASKS[library]
 
 
 def _configs():
@@ -136,7 +141,7 @@ def _configs():
 
 
 def _name(cfg):
-    return Path(cfg.filename).stem if cfg.filename else cfg.get('model', {}).get('type', 'this config')
+    return Path(cfg.filename).stem if cfg.filename else type_name(cfg.get('model') or {}, 'this config')
 
 
 def _load(model, loaded, name, checkpoint, strict):
@@ -161,8 +166,9 @@ def _dataset_meta(cfg, loaded):
     of_class = {}
     if dataset:
         # the library's own registry: the root one does not have mmdet's and mmseg's datasets
-        with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-            of_class = getattr(registry.get(dataset.type), 'METAINFO', {})
+        with DATASETS.switch_scope_and_registry(library_of(cfg)) as registry:
+            kind = registry.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        of_class = getattr(kind, 'METAINFO', {})
     saved = loaded.get('meta') if isinstance(loaded, dict) else None
     saved = (saved.get('dataset_meta') if isinstance(saved, dict) else None) or {}
     meta = {

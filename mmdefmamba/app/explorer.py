@@ -151,7 +151,7 @@ class Explorer:
             predictor = self._predictor(name)
             model = predictor.model
             try:
-                data = model.data_preprocessor(predictor.prepare([np.ascontiguousarray(image[..., ::-1])]), False)
+                data = model.data_preprocessor(predictor.prepare([predictor.from_picture(image)]), False)
                 stages = _drawable_stages(model, data['inputs'].shape[-2:])
                 samples, traces = trace_blocks(model, **data, mode='predict', stages=stages)
                 sample = samples[0].cpu()

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from ..apis.images import find_images, output_names, read_image, write_image
+from ..apis.images import find_images, output_names, write_image
 from ..apis.predictors import BAD_IMAGE, get_predictor
+from ..visualization.pictures import to_picture
 
 DONE, SKIPPED, FAILED = 0, 1, 2
 
@@ -114,7 +115,7 @@ def infer(predictor, paths, args):
 
 def _results(predictor, paths, batch_size):
     """Yield (path, image, data sample) in order. An image that fails has its error in place of the data sample."""
-    for batch in _batches(paths, batch_size, predictor.any_sizes):
+    for batch in _batches(paths, batch_size, predictor):
         good = [(path, image) for path, image in batch if not isinstance(image, Exception)]
         try:
             samples = predictor.predict([image for _, image in good]) if good else []
@@ -126,13 +127,13 @@ def _results(predictor, paths, batch_size):
             yield (path, None, image) if isinstance(image, Exception) else (path, image, next(samples))
 
 
-def _batches(paths, size, any_sizes):
-    """Yield lists of at most ``size`` pairs (path, image or error); of one shape unless ``any_sizes``."""
+def _batches(paths, size, predictor):
+    """Yield lists of at most ``size`` pairs (path, image or error); of one shape if the predictor needs that."""
     batch, shape = [], None
     for path in paths:
-        image = _attempt(read_image, path)
+        image = _attempt(predictor.read, path)
         is_image = not isinstance(image, Exception)
-        other_shape = is_image and not any_sizes and shape not in (None, image.shape)
+        other_shape = is_image and not predictor.any_sizes and shape not in (None, image.shape)
         if batch and (len(batch) == size or other_shape):
             yield batch
             batch, shape = [], None
@@ -154,7 +155,7 @@ def _present(predictor, path, image, sample, draw):
     entry = {'path': _shown(path), 'size': list(image.shape[:2]), **predictor.describe(sample)}
     pictures = {}
     if draw:
-        pictures['picture'] = predictor.draw(image[..., ::-1], sample)
+        pictures['picture'] = predictor.draw(to_picture(image), sample)
         if predictor.task == 'segmentation':
             class_map = predictor.class_map(sample)
             pictures['map'] = class_map.astype('uint8' if class_map.max() < 256 else 'uint16')

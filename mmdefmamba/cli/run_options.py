@@ -16,7 +16,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoints import resume_if_possible
-from ..config_tree import innermost_dataset
+from ..config_tree import innermost_dataset, library_of, type_name
 from ..engine.distributed import init_without_gpu
 from ..files import existing_file
 from ..guards.config_errors import read_config
@@ -177,7 +177,7 @@ def add_dump(runner, out):
     if not _is_pickle(out):
         return
     dump = DumpResults
-    if runner.cfg.get('default_scope') == 'mmdet':
+    if library_of(runner.cfg) == 'mmdet':
         from mmdet.evaluation import DumpDetResults as dump  # masks as RLE, a hundredth of the size
     runner.test_evaluator.metrics.append(dump(out_file_path=out))
 
@@ -242,7 +242,7 @@ def _use_amp(cfg):
         raise ValueError(
             "--amp needs a GPU: MMEngine's AmpOptimWrapper does not work on other devices. PyTorch sees no GPU here"
         )
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper, 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f"--amp needs optim_wrapper.type='OptimWrapper', got {kind!r}")
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -251,7 +251,7 @@ def _use_amp(cfg):
 
 def _save_masks(cfg, folder):
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    evaluators = [evaluator for evaluator in evaluators if evaluator.get('type') == 'IoUMetric']
+    evaluators = [evaluator for evaluator in evaluators if type_name(evaluator) == 'IoUMetric']
     if not evaluators:
         raise ValueError(
             f'--out needs a .pkl or .pickle file, got {folder!r}; a folder works for segmentation (IoUMetric)'
@@ -262,18 +262,21 @@ def _save_masks(cfg, folder):
 
 def _draw(cfg, args):
     hook = cfg.get('default_hooks', {}).get('visualization') or {}
-    if hook.get('type') not in _VISUALIZATION_HOOKS:
+    if type_name(hook) not in _VISUALIZATION_HOOKS:
         raise ValueError(
             f'--show and --show-dir: default_hooks.visualization is {dict(hook)}, its type must be one of '
             f'{", ".join(_VISUALIZATION_HOOKS)}'
         )
-    switch, folder = _VISUALIZATION_HOOKS[hook.type]
+    switch, folder = _VISUALIZATION_HOOKS[type_name(hook)]
     hook.update({switch: True, 'show': args.show, 'wait_time': args.wait_time, 'interval': args.interval})
     if args.show_dir:
         if folder:
             hook[folder] = args.show_dir
         else:
             cfg.visualizer.save_dir = args.show_dir
+    if type_name(hook) == 'SegVisualizationHook':
+        # it asks the Runner for the iteration of the training, and the Runner would load the training data for that
+        cfg.update(dict.fromkeys(('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler')))
 
 
 def _use_tta(cfg, config):

@@ -14,6 +14,7 @@ from ..analysis.config_complexity import config_complexity
 from ..analysis.markdown import markdown_table
 from ..analysis.timing import alternate
 from ..checkpoints import AtomicLocalBackend, resume_if_possible
+from ..config_tree import library_of
 from ..visualization.ablation_figure import draw_runs
 
 
@@ -65,9 +66,9 @@ def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
         counted, size = config_complexity(cfg, shape or ((own,) if isinstance(own, int) else own))
         costs[name] = {key: counted[key] for key in ('params', 'flops', 'flops_without_scan')}
         if rounds:
-            init_default_scope(cfg.default_scope)
+            init_default_scope(library_of(cfg))
             backbone = MODELS.build(cfg.model.backbone).to(device).eval()
-            images = torch.randn(batch, 3, *size, device=device)
+            images = torch.randn(batch, *size, device=device)
             passes[name] = lambda backbone=backbone, images=images: backbone(images)
     with torch.inference_mode():
         for name, seconds in alternate(passes, rounds, device).items():

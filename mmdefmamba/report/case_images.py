@@ -4,23 +4,42 @@ import base64
 
 import cv2
 import mmcv
-import numpy as np
+
+from ..visualization.inputs import read_entry, reads_images
+from ..visualization.pictures import to_picture
 
 LARGE = 800  # pixels; an image with a longer side is shrunk
 LOSSLESS = 64  # pixels; up to this side an image is a PNG and is shown with sharp pixels
 
 
-def load_image(info):
-    """Return the image of a dataset entry as RGB, (height, width, 3) uint8.
+def load_image(dataset, info):
+    """Return the image of a dataset entry as a picture, (height, width, 3), uint8, RGB.
 
-    A dataset with images in memory is expected to hold RGB, as mmpretrain's CIFAR does.
+    The image is read by the step of the dataset's pipeline that reads images. Its channels and values are shown as
+    :func:`~mmdefmamba.visualization.pictures.to_picture` says. A dataset with images in memory is expected to hold RGB,
+    as mmpretrain's CIFAR does.
 
     Args:
-        info: the result of the dataset's ``get_data_info``.
+        dataset: the dataset of the test.
+        info: the result of its ``get_data_info``.
+
+    Raises:
+        OSError: the image cannot be read.
     """
     if info.get('img') is not None:
-        return np.ascontiguousarray(info['img'])
-    return mmcv.imread(info['img_path'], channel_order='rgb')
+        return to_picture(info['img'], rgb=True)
+    steps = getattr(getattr(_innermost(dataset), 'pipeline', None), 'transforms', ())
+    readers = [step for step in steps if reads_images(type(step).__name__)]
+    if not readers:
+        return mmcv.imread(info['img_path'], channel_order='rgb')
+    return to_picture(read_entry(readers[0], info))
+
+
+def _innermost(dataset):
+    """Return the dataset inside of wrappers; of several that are joined, the first."""
+    while hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets'):
+        dataset = dataset.dataset if hasattr(dataset, 'dataset') else dataset.datasets[0]
+    return dataset
 
 
 def data_uri(image):

@@ -17,15 +17,14 @@ class ClassificationCases(CaseMetric):
     score_name = 'confidence'
     case_width = '9rem'
 
-    def process(self, data_batch, data_samples):
-        for sample in data_samples:
-            truth, predicted = sample['gt_label'], sample['pred_label']
-            if truth.numel() != 1 or predicted.numel() != 1:
-                raise ValueError(
-                    f'--report needs one label per image, got {truth.numel()} labels, {predicted.numel()} predictions'
-                )
-            score = float(sample['pred_score'].max())
-            self.note(sample, score, truth=int(truth), predicted=int(predicted))
+    def record(self, sample):
+        truth, predicted = sample['gt_label'], sample['pred_label']
+        if truth.numel() != 1 or predicted.numel() != 1:
+            raise ValueError(
+                f'--report needs one label per image, got {truth.numel()} labels, {predicted.numel()} predictions'
+            )
+        score = float(sample['pred_score'].max())
+        self.note(sample, score, truth=int(truth), predicted=int(predicted))
 
     def matrix(self):
         names = self.dataset_meta['classes']
@@ -55,7 +54,7 @@ class ClassificationCases(CaseMetric):
         def draw(record):
             truth, predicted = names[record['truth']], names[record['predicted']]
             title = predicted if truth == predicted else f'{predicted}, truth: {truth}'
-            picture = data_uri(shrink(load_image(infos[record['key']]), PICTURE_SIDE))
+            picture = data_uri(shrink(load_image(self.dataset, infos[record['key']]), PICTURE_SIDE))
             return Case(title, f'{100 * record["score"]:.1f} %', [(image_name(record['key']), picture)])
 
         return draw

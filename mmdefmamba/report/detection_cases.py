@@ -39,22 +39,21 @@ class DetectionCases(CaseMetric):
         super().__init__(dataset, keep)
         self._objects = {}
 
-    def process(self, data_batch, data_samples):
-        for sample in data_samples:
-            found = sample['pred_instances']
-            sure = found['scores'] >= SCORE_THRESHOLD
-            boxes, scores, labels = (found[name][sure].cpu() for name in ('bboxes', 'scores', 'labels'))
-            objects = self._objects_of(sample)
-            counts, quality = match_boxes(boxes, scores, labels, *objects, len(self.dataset_meta['classes']))
-            drawn = dict(bboxes=boxes, scores=scores, labels=labels)
-            if 'masks' in found:
-                masks = found['masks']
-                if isinstance(masks, torch.Tensor):
-                    masks = encode_mask_results(masks[sure].cpu().numpy())
-                else:
-                    masks = [mask for mask, is_sure in zip(masks, sure.tolist(), strict=True) if is_sure]
-                drawn['masks'] = masks
-            self.note(sample, quality, drawn, counts=counts)
+    def record(self, sample):
+        found = sample['pred_instances']
+        sure = found['scores'] >= SCORE_THRESHOLD
+        boxes, scores, labels = (found[name][sure].cpu() for name in ('bboxes', 'scores', 'labels'))
+        objects = self._objects_of(sample)
+        counts, quality = match_boxes(boxes, scores, labels, *objects, len(self.dataset_meta['classes']))
+        drawn = dict(bboxes=boxes, scores=scores, labels=labels)
+        if 'masks' in found:
+            masks = found['masks']
+            if isinstance(masks, torch.Tensor):
+                masks = encode_mask_results(masks[sure].cpu().numpy())
+            else:
+                masks = [mask for mask, is_sure in zip(masks, sure.tolist(), strict=True) if is_sure]
+            drawn['masks'] = masks
+        self.note(sample, quality, drawn, counts=counts)
 
     def watch(self, evaluator):
         super().watch(evaluator)
@@ -77,7 +76,7 @@ class DetectionCases(CaseMetric):
         def draw(record):
             matched, extra, missed = record['counts'].sum(0).tolist()
             text = f'score {record["score"]:.2f}: {matched} detected, {missed} missed, {extra} false boxes'
-            image, sample = _truth(infos[record['key']])
+            image, sample = _truth(load_image(self.dataset, infos[record['key']]), infos[record['key']])
             sample.pred_instances = _instances(record['drawn'])
             zoom = zoom_for(*image.shape[:2])
             enlarge_sample(sample, zoom)
@@ -97,9 +96,8 @@ class DetectionCases(CaseMetric):
         return self._objects[name][value]
 
 
-def _truth(info):
-    """Return the image of a dataset entry as RGB, and a DetDataSample with its objects, both at the original size."""
-    image = load_image(info)
+def _truth(image, info):
+    """Return the image of a dataset entry, and a DetDataSample with its objects, both at the original size."""
     has_masks = all('mask' in instance for instance in info['instances'])
     results = dict(info, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
     results = LoadAnnotations(with_bbox=True, with_mask=has_masks, box_type=None)(results)

@@ -1,6 +1,7 @@
 """Writing a report: one HTML file that needs no other file and no network."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import jinja2
 import torch
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.utils.dl_utils import collect_env
 
 from ..checkpoints import AtomicLocalBackend
@@ -17,6 +19,30 @@ from ..version import __version__
 
 HERE = Path(__file__).parent
 LIBRARIES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet', 'mmsegmentation', 'numpy')
+
+
+class Parts:
+    """The parts of a page. A part that fails is left out of the page and named in it: the run is finished already.
+
+    Attributes:
+        problems: texts, one per part that failed.
+    """
+
+    def __init__(self, problems=()):
+        self.problems = list(problems)
+
+    def make(self, name, instead, function, *args):
+        """Return ``function(*args)``, or ``instead`` and a new entry of ``problems`` if it raises an error.
+
+        Args:
+            name: what the page calls the part.
+        """
+        try:
+            return function(*args)
+        except Exception as error:  # a part can fail for any reason, and the scores are to be shown all the same
+            self.problems.append(f'{name}: {type(error).__name__}: {error}')
+            print_log(f'report: {self.problems[-1]}', 'current', logging.WARNING)
+            return instead
 
 
 def write_page(template, path, **values):

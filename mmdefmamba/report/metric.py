@@ -1,8 +1,10 @@
 """Records of each image of a test, made while the test runs."""
 
+import logging
 from typing import NamedTuple
 
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 
 # Fields that identify an image in its dataset; the first one that the data sample has is used.
 _KEYS = ('img_path', 'img_id', 'sample_idx')
@@ -46,6 +48,8 @@ class CaseMetric(BaseMetric):
     In a distributed test every rank records its own images, and MMEngine gathers the records on rank 0, as it does for
     other metrics. Predictions are large, so each rank keeps only those of its best and worst images.
 
+    An error about an image does not end the test: :attr:`problems` has it.
+
     Args:
         dataset: the dataset of the test.
         keep: number of best images, and of worst images, that keep their predictions.
@@ -54,6 +58,7 @@ class CaseMetric(BaseMetric):
         records: after the test, on rank 0, a list with one dict per image: ``key``, the name and value of the field by
             which :func:`find_images` finds the image; ``score``, the score of the image, or None; ``drawn``, the
             prediction, None except for the best and worst images; and the entries that the subclass adds.
+        problems: texts, after the test, on rank 0: what could not be recorded, and of how many images.
     """
 
     default_prefix = 'report'
@@ -65,8 +70,21 @@ class CaseMetric(BaseMetric):
     def __init__(self, dataset, keep=6):
         super().__init__()
         self.dataset, self.keep = dataset, keep
-        self.records = []
+        self.records, self.problems = [], []
         self._lowest, self._highest = [], []
+
+    def process(self, data_batch, data_samples):
+        """Record the images of a batch. The samples are dicts."""
+        for sample in data_samples:
+            try:
+                self.record(sample)
+            except Exception as error:  # whatever it is, the test and its scores are worth more than the report
+                # one result per image: MMEngine cuts what it gathers to the number of images
+                self.results.append(dict(problem=f'{type(error).__name__}: {error}'))
+
+    def record(self, sample):
+        """Record one image by :meth:`note`."""
+        raise NotImplementedError
 
     def note(self, sample, score, drawn=None, **rest):
         """Record one image.
@@ -80,16 +98,23 @@ class CaseMetric(BaseMetric):
         record = dict(rest, key=image_key(sample), score=score, drawn=None if score is None else drawn)
         self.results.append(record)
         if record['drawn'] is not None:
-            dropped = [
-                *_add_ranked(self._lowest, record, self.keep, reverse=False),
-                *_add_ranked(self._highest, record, self.keep, reverse=True),
-            ]
+            # one more than are shown: the sampler of a distributed test repeats an image, and MMEngine drops that one
+            room = self.keep + 1
+            # among equal scores the first images are the lowest, and the last ones the highest, so no image is both
+            self._lowest = sorted([*self._lowest, record], key=_score)
+            self._highest = sorted([record, *self._highest], key=_score, reverse=True)
+            dropped = [*self._lowest[room:], *self._highest[room:]]
+            del self._lowest[room:], self._highest[room:]
             for out in dropped:
                 if not any(out is kept for kept in (*self._lowest, *self._highest)):
                     out['drawn'] = None
 
     def compute_metrics(self, results):
-        self.records = results
+        self.records = [result for result in results if 'problem' not in result]
+        failed = [result['problem'] for result in results if 'problem' in result]
+        if failed:
+            self.problems = [f'{len(failed)} of {len(results)} images are not part of this page. First: {failed[0]}']
+            print_log(f'report: {self.problems[0]}', 'current', logging.WARNING)
         return {}
 
     def watch(self, evaluator):
@@ -117,10 +142,13 @@ class CaseMetric(BaseMetric):
         return [('Worst images', note, self.lowest()), ('Best images', '', self.highest())]
 
     def galleries(self):
-        """Return one :class:`Gallery` per group."""
+        """Return one :class:`Gallery` per group. A case that cannot be drawn has the error in place of its pictures."""
         groups = self.groups()
         draw = self.case_drawer([record for _, _, records in groups for record in records])
-        return [Gallery(title, note, [draw(record) for record in records]) for title, note, records in groups]
+        return [
+            Gallery(title, note, [draw_or_name_error(draw, record) for record in records])
+            for title, note, records in groups
+        ]
 
     def case_drawer(self, records):
         """Return a function that makes the :class:`Case` of one of ``records``."""
@@ -132,26 +160,37 @@ class CaseMetric(BaseMetric):
         return {key: self.dataset.get_data_info(index) for key, index in found.items()}
 
     def lowest(self):
-        """Return the ``keep`` records with the lowest scores, lowest first."""
-        return sorted(self._scored(), key=lambda record: record['score'])[: self.keep]
+        """Return the ``keep`` records with the lowest scores, lowest first. Of equal ones, the first are taken."""
+        return sorted(self._drawn(), key=_score)[: self.keep]
 
     def highest(self):
-        """Return the ``keep`` records with the highest scores, highest first, without those of :meth:`lowest`."""
+        """Return the ``keep`` records with the highest scores, highest first, without those of :meth:`lowest`.
+
+        Of equal ones, the last are taken.
+        """
         worst = self.lowest()
-        rest = [record for record in self._scored() if not any(record is low for low in worst)]
-        return sorted(rest, key=lambda record: -record['score'])[: self.keep]
+        rest = [record for record in reversed(self._drawn()) if not any(record is low for low in worst)]
+        return sorted(rest, key=_score, reverse=True)[: self.keep]
 
     def _scored(self):
         return [record for record in self.records if record['score'] is not None]
 
+    def _drawn(self):
+        return [record for record in self._scored() if record['drawn'] is not None]
 
-def _add_ranked(ranked, record, keep, reverse):
-    """Add a record to a sorted list of at most ``keep`` records; return the records that no longer fit."""
-    ranked.append(record)
-    ranked.sort(key=lambda record: record['score'], reverse=reverse)
-    dropped = ranked[keep:]
-    del ranked[keep:]
-    return dropped
+
+def _score(record):
+    return record['score']
+
+
+def draw_or_name_error(draw, record):
+    """Return ``draw(record)``, or a case with the error in place of the pictures."""
+    try:
+        return draw(record)
+    except Exception as error:  # one picture must not cost the page of a finished test
+        problem = f'cannot be drawn: {type(error).__name__}: {error}'
+        print_log(f'report: {image_name(record["key"])} {problem}', 'current', logging.WARNING)
+        return Case(image_name(record['key']), problem, [])
 
 
 def image_key(sample):
@@ -162,7 +201,7 @@ def image_key(sample):
     """
     for name in _KEYS:
         if sample.get(name) is not None:
-            return name, sample[name]
+            return name, _hashable(sample[name])
     raise ValueError(
         f'--report needs one of {", ".join(_KEYS)} in the data samples to identify images, got {sorted(sample)}: add '
         'one to meta_keys of the last transform of the test pipeline'
@@ -183,13 +222,19 @@ def find_images(dataset, keys):
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         for name in {name for name, _ in wanted}:
-            key = (name, info.get(name))
+            key = (name, _hashable(info.get(name)))
             if key in wanted:
                 found.setdefault(key, index)
     return found
 
 
+def _hashable(value):
+    # the image of several files has a list of paths
+    return tuple(value) if isinstance(value, list) else value
+
+
 def image_name(key):
-    """Return the name of an image on the page."""
+    """Return the name of an image on the page. An image of several files has the name of the first."""
     name, value = key
+    value = value[0] if isinstance(value, tuple) and value else value
     return str(value).rpartition('/')[2] if name == 'img_path' else f'{name} {value}'

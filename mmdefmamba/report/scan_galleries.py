@@ -8,7 +8,7 @@ from ..model_wrappers import plain_model
 from ..visualization import draw_points, draw_scan_order, figure_to_rgb, trace_blocks
 from ..visualization.inputs import network_inputs
 from .case_images import data_uri, shrink
-from .metric import Case, Gallery, find_images, image_name
+from .metric import Case, Gallery, draw_or_name_error, find_images, image_name
 
 MOST_TOKENS = 32 * 32  # more arrows than this could not be distinguished
 EACH = 2  # images per group of the report
@@ -30,20 +30,25 @@ def scan_galleries(runner, cases):
         return [Gallery('No scans', 'The model has no DefMamba backbone.', [])]
     records = [record for _, _, records in cases.groups() for record in records[:EACH]]
     places = find_images(cases.dataset, [record['key'] for record in records])
-    drawn, trace = [], None
-    for record in records:
+    traced = []
+
+    def draw(record):
         batch = pseudo_collate([cases.dataset[places[record['key']]]])
         if is_tta(runner.model):
             batch = {name: views[0] for name, views in batch.items()}
         inputs, (image,) = network_inputs(model, batch)
         _, traces = trace_blocks(backbone, inputs, state_space=False)
         trace = _readable(traces)
+        traced.append(trace)
         figures = [] if trace.points is None else [('points: from each token to the point that is read', draw_points)]
         figures.append(('scan order, over the image and next to the raster order', draw_scan_order))
         pictures = [(caption, data_uri(shrink(figure_to_rgb(draw(image, trace))))) for caption, draw in figures]
-        drawn.append(Case(image_name(record['key']), '', pictures))
-    if trace is None:
-        return [Gallery('No scans', 'The report shows no images.', [])]
+        return Case(image_name(record['key']), '', pictures)
+
+    drawn = [draw_or_name_error(draw, record) for record in records]
+    if not traced:
+        return [Gallery('No scans', '' if drawn else 'The report shows no images.', drawn)]
+    trace = traced[-1]
     title = f'Stage {trace.stage + 1}, block {trace.block + 1}'
     note = (
         f'Scan: {trace.scans[trace.scan_index()]}, one of {len(trace.scans)}. This is the earliest stage whose maps '

@@ -29,18 +29,17 @@ class SegmentationCases(CaseMetric):
             if isinstance(metric, IoUMetric):
                 self.ignore_index = metric.ignore_index
 
-    def process(self, data_batch, data_samples):
+    def record(self, sample):
         num_classes = len(self.dataset_meta['classes'])
-        for sample in data_samples:
-            predicted = sample['pred_sem_seg']['data'].squeeze()
-            truth = sample['gt_sem_seg']['data'].squeeze().to(predicted)
-            areas = IoUMetric.intersect_and_union(predicted, truth, num_classes, self.ignore_index)
-            areas = np.stack([area.numpy() for area in areas]).astype(np.int64)
-            intersection, union = areas[:2]
-            present = union > 0
-            score = float((intersection[present] / union[present]).mean()) if present.sum() > 1 else None
-            drawn = dict(truth=truth.cpu().numpy(), predicted=predicted.cpu().numpy())
-            self.note(sample, score, drawn, areas=areas)
+        predicted = sample['pred_sem_seg']['data'][0]
+        truth = sample['gt_sem_seg']['data'][0].to(predicted)
+        areas = IoUMetric.intersect_and_union(predicted, truth, num_classes, self.ignore_index)
+        areas = np.stack([area.numpy() for area in areas]).astype(np.int64)
+        intersection, union = areas[:2]
+        present = union > 0
+        score = float((intersection[present] / union[present]).mean()) if present.sum() > 1 else None
+        drawn = dict(truth=truth.cpu().numpy(), predicted=predicted.cpu().numpy())
+        self.note(sample, score, drawn, areas=areas)
 
     def tables(self, metrics):
         return [class_table(self.records, self.dataset_meta['classes'])]
@@ -52,7 +51,7 @@ class SegmentationCases(CaseMetric):
         def draw(record):
             maps = {name: PixelData(data=torch.from_numpy(map_)[None]) for name, map_ in record['drawn'].items()}
             sample = SegDataSample(gt_sem_seg=maps['truth'], pred_sem_seg=maps['predicted'])
-            image = load_image(infos[record['key']])
+            image = load_image(self.dataset, infos[record['key']])
             # class names are in the legend, because mmseg takes seconds to write them on an image of a million pixels
             truth, prediction = draw_truth_and_prediction(visualizer, image, sample, with_labels=False)
             pictures = [('image', image), ('truth', truth), ('prediction', prediction)]

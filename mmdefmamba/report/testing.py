@@ -1,12 +1,13 @@
 """The report of a test, for ``tools/test.py --report``."""
 
 import importlib
+from numbers import Real
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 
 from ..apis.zoo import task_of
-from .html_file import environment_facts, run_facts, write_page
+from .html_file import Parts, environment_facts, run_facts, write_page
 from .scan_galleries import scan_galleries
 from .scores import headlines, paper_rows
 
@@ -38,6 +39,9 @@ def watch_test(runner):
 def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=None):
     """Write the page of a test. Only rank 0 writes, and it does not wait for other ranks.
 
+    A part of the page that fails, such as a picture of an image that cannot be drawn, is left out and named in the page
+    and in the log.
+
     Args:
         runner: the runner after its test.
         cases: the result of :func:`watch_test`.
@@ -52,8 +56,9 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
     if not is_main_process():
         return None
     dataset = runner.test_dataloader.dataset
-    of_classes = cases.class_scores(metrics)
-    short, whole = environment_facts(runner)
+    parts = Parts(cases.problems)
+    of_classes = parts.make('scores of the classes', set(), cases.class_scores, metrics)
+    short, whole = parts.make('environment', ([], []), environment_facts, runner)
     config = runner.cfg.filename
     facts = [
         ('checkpoint', runner.cfg.load_from),
@@ -71,23 +76,26 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
         headlines=headlines(metrics),
         facts=facts,
         metrics=[(name, _text(value)) for name, value in metrics.items() if name not in of_classes],
-        paper=paper_rows(config, metrics, tta),
-        names=cases.dataset_meta['classes'],
-        matrix=cases.matrix(),
-        tables=cases.tables(metrics),
-        galleries=cases.galleries(),
+        paper=parts.make('comparison with the paper', [], paper_rows, config, metrics, tta),
+        names=cases.dataset_meta.get('classes') or (),
+        matrix=parts.make('confusion matrix', None, cases.matrix),
+        tables=parts.make('tables of the classes', [], cases.tables, metrics),
+        galleries=parts.make('best and worst images', [], cases.galleries),
         least=cases.case_width,
-        scans=scan_galleries(runner, cases),
-        speed=speed_facts(runner),
+        scans=parts.make('points and scan order', [], scan_galleries, runner, cases),
+        speed=parts.make('speed', [], speed_facts, runner),
         environment=short,
         whole_environment=whole,
-        config=runner.cfg.pretty_text,
+        config=parts.make('config', '', getattr, runner.cfg, 'pretty_text'),
+        problems=parts.problems,
     )
     runner.logger.info(f'report: {path}')
     return path
 
 
 def _text(value):
+    if not isinstance(value, Real):
+        return str(value)
     # COCO's evaluation gives -1 if there is nothing to evaluate
     return '-' if value == -1 else f'{value:.4g}'
 

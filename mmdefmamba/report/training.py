@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 
 from .chart import line_chart
-from .html_file import environment_facts, run_facts, write_page
+from .html_file import Parts, environment_facts, run_facts, write_page
 from .logs import read_scalars
 from .scores import headlines, is_headline
 
@@ -27,8 +27,9 @@ def write_train_report(runner, folder):
     """
     if not is_main_process():
         return None
-    training, validation = read_scalars(runner.work_dir)
-    short, whole = environment_facts(runner)
+    parts = Parts()
+    training, validation = parts.make('curves', ([], []), read_scalars, runner.work_dir)
+    short, whole = parts.make('environment', ([], []), environment_facts, runner)
     dataset = runner.train_dataloader.dataset
     path = Path(folder, FILE)
     write_page(
@@ -42,12 +43,13 @@ def write_train_report(runner, folder):
             ('checkpoint', _last_checkpoint(runner)),
             *run_facts(runner),
         ],
-        charts=curves(training, validation),
-        scores=score_rows(validation, _unit(training)),
-        speed=speed_facts(runner, training),
+        charts=parts.make('curves', [], curves, training, validation),
+        scores=parts.make('scores', [], score_rows, validation, _unit(training)),
+        speed=parts.make('speed', [], speed_facts, runner, training),
         environment=short,
         whole_environment=whole,
-        config=runner.cfg.pretty_text,
+        config=parts.make('config', '', getattr, runner.cfg, 'pretty_text'),
+        problems=parts.problems,
     )
     runner.logger.info(f'report: {path}')
     return path

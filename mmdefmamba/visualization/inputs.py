@@ -1,48 +1,125 @@
 """Reading images as a network's test does, and turning network inputs back into images."""
 
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
 import torch
 from mmengine.dataset import Compose
-from mmengine.registry import DefaultScope
+from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.runner import Runner
 
-from ..config_tree import innermost_dataset
+from ..config_tree import innermost_dataset, library_of, type_name
 from ..files import existing_file
+from ..guards.damaged_images import image_damage
+from .pictures import to_picture
 
 #: Attributes by which the data preprocessors of the three libraries say that they convert BGR to RGB.
 _TURNS_COLOURS = ('to_rgb', '_channel_conversion', 'channel_conversion')
 LOAD = 'LoadImageFromFile'
+# What the names of pipeline steps contain that read files, and of those among them that read no image.
+_READS, _NO_IMAGE = re.compile('Load|Read|^load|^read'), re.compile('annotation|proposal|label|mask', re.IGNORECASE)
 
 
-def load_images(cfg, paths):
-    """Read image files with the test pipeline of a config, without its annotations.
+def load_images(cfg, images):
+    """Read images with the test pipeline of a config, without its annotations.
 
     Args:
         cfg: an MMEngine Config of mmpretrain, mmdet or mmseg with a ``test_dataloader``.
-        paths: paths of the image files.
+        images: paths of image files, or images as :class:`ImageReader` reads them, (height, width[, channels]).
 
     Returns:
-        The input of a model's ``data_preprocessor``: a dict of ``inputs``, a list of (3, height, width) uint8 tensors,
-        and ``data_samples``.
+        The input of a model's ``data_preprocessor``: a dict of ``inputs``, a list of (channels, height, width) tensors
+        with the dtype of the images, and ``data_samples``.
 
     Raises:
         FileNotFoundError: a file does not exist.
+        OSError: a file is not a complete image.
     """
-    paths = [existing_file(path, 'image') for path in paths]
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    reader = ImageReader(cfg)
+    images = [image if isinstance(image, np.ndarray) else reader(existing_file(image, 'image')) for image in images]
+    with _scope_of(cfg):
         pipeline = Compose(image_pipeline(cfg))
-        items = [pipeline(dict(img_path=str(path), img_id=i, seg_fields=[])) for i, path in enumerate(paths)]
+        items = [
+            pipeline(dict(img=image, img_shape=size, ori_shape=size, img_path=None, img_id=i, seg_fields=[]))
+            for i, image in enumerate(images)
+            for size in [image.shape[:2]]
+        ]
     return {name: [item[name] for item in items] for name in ('inputs', 'data_samples')}
 
 
+class ImageReader:
+    """Reads image files as the test of a config reads them.
+
+    The first step of the test pipeline whose name contains Load or Read, and that is not about annotations, reads the
+    images. Without such a step, because the dataset has its images in memory, files are read as ``LoadImageFromFile``
+    reads them.
+
+    Args:
+        cfg: an MMEngine Config with a ``test_dataloader``.
+    """
+
+    def __init__(self, cfg):
+        steps = [step for step in _test_pipeline(cfg) if reads_images(type_name(step))]
+        with _scope_of(cfg):
+            self._step = TRANSFORMS.build(dict(steps[0] if steps else {'type': LOAD}))
+
+    def __call__(self, path):
+        """Return the image of a file, (height, width[, channels]); colours are BGR unless the config reads them as RGB.
+
+        Raises:
+            OSError: as :func:`read_entry`.
+        """
+        return read_entry(self._step, dict(img_path=str(path)))
+
+
+def read_entry(step, info):
+    """Return the image of an entry of a dataset, read by a step of its pipeline.
+
+    Args:
+        step: a transform that reads images.
+        info: a dict with what the transform needs, such as ``img_path``. It is not changed.
+
+    Raises:
+        OSError: the image cannot be read, is truncated, or is not an image. The message contains the path.
+    """
+    path, size = info.get('img_path'), ''
+    try:
+        if isinstance(path, str) and '://' not in path:
+            content = Path(path).read_bytes()
+            damage, size = image_damage(content), f'these {len(content)} bytes'
+            if damage:
+                raise OSError(damage)
+        results = step(dict(info))
+    except cv2.error as error:
+        raise OSError(f'{path} could not be read: {error.err or error}') from error
+    except AssertionError as error:  # mmcv's, for what its decoder returns as None
+        raise OSError(f'{path} could not be read: no decoder can read {size or "it"} as an image') from error
+    except OSError as error:
+        # an error of the file system already contains the path
+        raise error if error.filename else OSError(f'{path} could not be read: {error}') from error
+    if results is None:
+        raise OSError(f'{path} could not be read: {type(step).__name__} returns nothing for it')
+    return results['img']
+
+
+def reads_images(kind):
+    """Return whether the name of a pipeline step says that it reads images."""
+    return bool(_READS.search(kind)) and not _NO_IMAGE.search(kind)
+
+
 def image_pipeline(cfg):
-    """Return the steps of a config's test pipeline that images need: files are read, annotations are not loaded."""
-    dataset = innermost_dataset(cfg.test_dataloader.dataset)
-    kinds = [step['type'].split('.')[-1] for step in dataset.pipeline]
-    steps = [
-        step for step, kind in zip(dataset.pipeline, kinds, strict=True) if kind == LOAD or not kind.startswith('Load')
-    ]
-    # a dataset with its images in memory has no step that reads files
-    return steps if LOAD in kinds else [dict(type=LOAD), *steps]
+    """Return the steps of a config's test pipeline for an image that has been read: no step reads files."""
+    return [step for step in _test_pipeline(cfg) if not _READS.search(type_name(step))]
+
+
+def _test_pipeline(cfg):
+    return innermost_dataset(cfg.test_dataloader.dataset).pipeline
+
+
+def _scope_of(cfg):
+    return DefaultScope.overwrite_default_scope(library_of(cfg))
 
 
 def network_inputs(model, data):
@@ -53,7 +130,7 @@ def network_inputs(model, data):
         data: the input of its ``data_preprocessor``, see :func:`load_images`.
 
     Returns:
-        ``inputs``, (B, 3, height, width) float, on the model's device, and the same images as :func:`rgb_images`.
+        ``inputs``, (B, channels, height, width) float, on the model's device, and :func:`rgb_images` of them.
     """
     with torch.no_grad():
         inputs = model.data_preprocessor(data, False)['inputs']
@@ -66,24 +143,26 @@ def rgb_images(inputs, data_preprocessor):
     The padding of a batch is kept, because the network sees it and its maps cover it.
 
     Args:
-        inputs: (B, 3, height, width) or (B, 1, height, width), float.
+        inputs: (B, channels, height, width), float.
         data_preprocessor: the one of mmpretrain, mmdet or mmseg that made ``inputs``.
 
     Returns:
-        (B, height, width, 3), uint8, RGB, an array.
+        (B, height, width, 3), uint8, RGB, an array; see :func:`~mmdefmamba.visualization.pictures.to_picture` for
+        images that do not have three channels.
     """
     images = inputs.detach().float().cpu()
     if getattr(data_preprocessor, 'mean', None) is not None:
         images = images * data_preprocessor.std.cpu() + data_preprocessor.mean.cpu()
-    if not any(getattr(data_preprocessor, name, False) for name in _TURNS_COLOURS):
-        images = images.flip(1)
-    images = images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-    return images.expand(*images.shape[:3], 3).numpy()
+    # the preprocessors change the order of three channels only
+    turned = any(getattr(data_preprocessor, name, False) for name in _TURNS_COLOURS)
+    if images.min() > -0.5 and images.max() < 255.5:
+        images = images.clamp(0, 255)  # rounding can move 0 and 255 a little out of the range
+    return np.stack([to_picture(image.permute(1, 2, 0).numpy(), turned and len(image) == 3) for image in images])
 
 
 def test_dataloader(cfg):
     """Build the test dataloader of a config as the Runner does, in the scope of that config."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    with _scope_of(cfg):
         return Runner.build_dataloader(cfg.test_dataloader)
 
 

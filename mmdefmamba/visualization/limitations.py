@@ -13,7 +13,7 @@ def limitation_cases(image, part=0.5, tiles=3):
     """Make the two cases of the paper's limitation from an image of one object.
 
     Args:
-        image: (height, width) or (height, width, 3), uint8, RGB: a whole object.
+        image: (height, width) or (height, width, channels): a whole object.
         part: side of the part that is cut out of the lower right corner, relative to the side of the image.
         tiles: number of copies of the object along each side of the regular pattern.
 
@@ -28,7 +28,6 @@ def limitation_cases(image, part=0.5, tiles=3):
         raise ValueError(f'part must be between 0 and 1, got {part}')
     if tiles < 2:
         raise ValueError(f'tiles must be at least 2, got {tiles}')
-    image = as_rgb(image)
     # a small image is enlarged first, otherwise each of its copies would have a few pixels only
     factor = max(1, -(-MIN_SIDE // min(image.shape[:2])))
     height, width = (side * factor for side in image.shape[:2])

@@ -1,15 +1,11 @@
 """The figures of one block for one image file."""
 
-import tempfile
-from pathlib import Path
-
-import mmcv
 import torch
 
 from ..analysis.trace import find_backbone, trace_blocks
 from ..files import existing_file
 from .activation_figure import draw_activation_map
-from .inputs import load_images, network_inputs
+from .inputs import ImageReader, load_images, network_inputs
 from .limitations import draw_limitation_cases, limitation_cases
 from .orders import draw_scan_order
 from .points import draw_points
@@ -73,15 +69,11 @@ def limitation_figure(model, path, stage=1, block=-1, tiles=3):
         FileNotFoundError: the image does not exist.
         ValueError: the model does not have this block, the block does not learn points, or ``tiles`` is too small.
     """
-    image = mmcv.imread(str(existing_file(path, 'image')), channel_order='rgb')
-    cases = limitation_cases(image, tiles=tiles)
+    cases = limitation_cases(ImageReader(model.cfg)(existing_file(path, 'image')), tiles=tiles)
     inputs, pictures = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        for i, (title, image) in enumerate(cases.items()):
-            file = str(Path(folder) / f'{i}.png')
-            mmcv.imwrite(image[..., ::-1], file)
-            one, (pictures[title],) = network_inputs(model, load_images(model.cfg, [file]))
-            inputs.append(one)
+    for title, image in cases.items():
+        one, (pictures[title],) = network_inputs(model, load_images(model.cfg, [image]))
+        inputs.append(one)
     backbone = find_backbone(model)
     _, (trace,) = trace_blocks(backbone, torch.cat(inputs), stages=stage, blocks=block, state_space=False)
     return draw_limitation_cases(pictures, trace, backbone.formulation)

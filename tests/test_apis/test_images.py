@@ -7,10 +7,14 @@ import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
+from mmengine.config import Config
 from PIL import Image
 
 import mmdefmamba  # noqa: F401  mends mmcv
-from mmdefmamba.apis.images import find_images, output_names, read_image, write_image
+from mmdefmamba.apis.images import find_images, output_names, write_image
+from mmdefmamba.visualization.inputs import ImageReader
+
+read_image = ImageReader(Config(dict(test_dataloader=dict(dataset=dict(pipeline=[])))))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,6 @@ from sklearn.datasets import load_sample_images
 
 import mmdefmamba
 from mmdefmamba.apis import predictors
-from mmdefmamba.apis.images import read_image
 from mmdefmamba.cli import infer
 
 TOOL = Path(__file__).parents[2] / 'tools/infer.py'
@@ -65,8 +65,8 @@ def check_good_and_bad(code, document, out, folder, checkpoint, capsys):
     assert 'no decoder can read these 12 bytes' in document['skipped'][1]['error']
     assert document['checkpoint'] == str(checkpoint)
     for entry in document['images']:
-        assert entry['size'] == list(read_image(entry['path']).shape[:2])
-        picture = read_image(out / entry['picture'])
+        assert entry['size'] == list(mmcv.imread(entry['path']).shape[:2])
+        picture = mmcv.imread(out / entry['picture'])
         # small images are enlarged by an integer factor
         assert min(picture.shape[:2]) >= 480 and not np.any(picture.shape[:2] % np.array(entry['size']))
     upright, turned = document['images'][0]['size'], document['images'][5]['size']
@@ -133,7 +133,7 @@ def test_segmentation(run, folder, pico_checkpoints, capsys):
 
 
 def test_score_threshold_leaves_objects_out(folder, pico_checkpoints):
-    image = read_image(folder / 'china.jpg')
+    image = mmcv.imread(folder / 'china.jpg')
     model = pico_checkpoints['detection']
     predictor = predictors.get_predictor(*model, 'cpu', score_thr=0)
     [sample] = predictor.predict([image])
@@ -152,7 +152,7 @@ def test_equal_names_in_different_folders_do_not_overwrite_each_other(run, pico_
     code, document, out = run(pico_checkpoints['classification'], tmp_path / 'a', tmp_path / 'b')
     assert code == 0 and document['skipped'] == []
     assert [entry['picture'] for entry in document['images']] == ['pictures/a/x.png', 'pictures/b/x.png']
-    white, black = (read_image(out / entry['picture']) for entry in document['images'])
+    white, black = (mmcv.imread(out / entry['picture']) for entry in document['images'])
     assert white[-1, -1, 0] == 255 and black[-1, -1, 0] == 0
 
 

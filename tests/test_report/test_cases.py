@@ -40,19 +40,19 @@ class Images:
 class Plain(CaseMetric):
     """A metric that records only what a test passes to ``note``."""
 
-    def process(self, data_batch, data_samples):
+    def record(self, sample):
         raise AssertionError
 
 
 def test_only_the_best_and_worst_images_keep_their_predictions():
     metric = Plain(Images([]), keep=2)
-    scores = [0.5, 0.9, None, 0.1, 0.7, 0.3, 0.8]
+    scores = [0.5, 0.9, None, 0.1, 0.7, 0.3, 0.8, 0.6]
     for index, score in enumerate(scores):
         metric.note({'sample_idx': index}, score, drawn=f'picture {index}')
     assert metric.evaluate(len(scores)) == {}
     assert [record['score'] for record in metric.records] == scores
     kept = [record['key'][1] for record in metric.records if record['drawn']]
-    assert kept == [1, 3, 5, 6]
+    assert kept == [0, 1, 3, 4, 5, 6]  # one more of each than are shown
     assert [record['score'] for record in metric.lowest()] == [0.1, 0.3]
     assert [record['score'] for record in metric.highest()] == [0.9, 0.8]
 
@@ -109,7 +109,7 @@ def test_classification_without_errors_is_reported_and_two_labels_are_refused():
     assert metric.tables({})[1].rows == []
     labels = torch.tensor([0, 1])
     with pytest.raises(ValueError, match='needs one label per image, got 2 labels, 2 predictions'):
-        metric.process(None, [dict(gt_label=labels, pred_label=labels, pred_score=torch.ones(2))])
+        metric.record(dict(gt_label=labels, pred_label=labels, pred_score=torch.ones(2)))
 
 
 def test_confusion_matrix_has_rows_for_absent_classes():
