@@ -47,8 +47,8 @@ MENDS = {
     ),
     'mmcv_ops': Mend(
         ('mmcv',),
-        'nms and roi_align of mmcv run on torchvision, since mmcv is installed without compiled operators; its other '
-        'operators raise an error when they are called',
+        'the operators of mmcv that mmdet, mmseg and mmpretrain call run on torchvision and PyTorch, since mmcv is '
+        'installed without compiled operators; its other operators raise an error when they are called',
     ),
     'multimodal': Mend(
         ('mmpretrain.utils.dependency',),
