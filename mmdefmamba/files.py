@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+#: Extensions of the image files that the tools read, in lower case.
+IMAGE_EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+
 
 def existing_file(path, what):
     """Return the path of a file that exists.

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import cv2
 
-EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+from ..files import IMAGE_EXTENSIONS
 
 
 def find_images(inputs, recursive=False, leave_out=None):
     """Find image files by path, folder or pattern.
 
-    A path of a file is taken whatever its extension. From a folder, all files with one of the ``EXTENSIONS`` that are
-    not hidden are taken, sorted.
+    A path of a file is taken whatever its extension. From a folder, all files with one of the ``IMAGE_EXTENSIONS`` that
+    are not hidden are taken, sorted.
 
     Args:
         inputs: paths of files or folders, or patterns such as ``'scans/**/*.png'``.
@@ -42,7 +42,7 @@ def find_images(inputs, recursive=False, leave_out=None):
         files = [file for match in matches for file in _files(match, recursive, leave_out)]
         if not files:
             hint = '' if recursive else '; --recursive searches its subfolders as well'
-            raise FileNotFoundError(f'no images in {name}: no file ends in {", ".join(EXTENSIONS)}{hint}')
+            raise FileNotFoundError(f'no images in {name}: no file ends in {", ".join(IMAGE_EXTENSIONS)}{hint}')
         found.update((os.path.abspath(file), file) for file in files if os.path.abspath(file) not in found)
     return list(found.values())
 
@@ -93,7 +93,7 @@ def _files(path, recursive, leave_out):
     return sorted(
         file
         for file in inside
-        if file.suffix.lower() in EXTENSIONS
+        if file.suffix.lower() in IMAGE_EXTENSIONS
         and file.is_file()
         and not any(part.startswith('.') for part in file.relative_to(path).parts)
         and not (left_out and left_out in file.resolve().parents)

@@ -1,15 +1,17 @@
 """The guard ``class_count``: the head, the dataset and the labels agree on the number of classes."""
 
 import re
-from collections.abc import Mapping
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop
 
-# Heads whose num_classes is not the number of classes of the dataset: proposals have one class, the semantic branch of
-# a detector has those of another annotation, and for heads that are given a text it is the length of the text.
+from .class_names import TEXT_HEADS
+from .dataset_parts import dataset_parts, ignored_labels, listed, metainfo_of
+
+# Heads whose num_classes is not the number of classes of the dataset: proposals have one class, and the semantic branch
+# of a detector has those of another annotation. For TEXT_HEADS it is the length of the text.
 _OTHER_CLASSES = re.compile(r'(rpn|semantic)_head(\.\d+)?$')
-_TEXT_HEADS = ('ATSSVLFusionHead', 'GroundingDINOHead', 'YOLOWorldHead')
 
 
 @HOOKS.register_module()
@@ -26,13 +28,15 @@ class ClassCountHook(Hook):
     """
 
     def before_train(self, runner):
-        self._check(runner.model, runner.train_dataloader.dataset)
+        check_heads(runner.model, runner.train_dataloader.dataset)
+        if isinstance(getattr(runner, '_val_loop', None), BaseLoop):
+            check_heads(runner.model, runner.val_dataloader.dataset, 'validation')
 
     def before_val_epoch(self, runner):
-        self._check(runner.model, runner.val_dataloader.dataset)
+        check_heads(runner.model, runner.val_dataloader.dataset, 'validation')
 
     def before_test_epoch(self, runner):
-        self._check(runner.model, runner.test_dataloader.dataset)
+        check_heads(runner.model, runner.test_dataloader.dataset, 'test')
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self._check_labels(runner.model, data_batch, runner.train_dataloader.dataset)
@@ -44,35 +48,8 @@ class ClassCountHook(Hook):
         self._check_labels(runner.model, data_batch, runner.test_dataloader.dataset)
 
     @staticmethod
-    def _check(model, dataset):
-        meta = _metainfo(dataset)
-        classes = meta.get('classes')
-        if classes is None:
-            return
-        found = getattr(dataset, 'cat_ids', classes)  # for a COCO file: the categories whose names are in classes
-        if len(found) != len(classes):
-            raise ValueError(
-                f'{dataset.ann_file} has {len(found)} of the {len(classes)} classes of {type(dataset).__name__}, '
-                f'{", ".join(map(str, classes))}. The objects of the other classes would be left out, and the labels '
-                'would belong to wrong names. Spell metainfo.classes as the categories of the file are spelled'
-            )
-        # a panoptic dataset names things and stuff, and a head may be for one of both
-        counts = {len(names) for names in (classes, meta.get('thing_classes'), meta.get('stuff_classes')) if names}
-        for name, module in model.named_modules():
-            count = getattr(module, 'num_classes', None)
-            # a distributed wrapper puts these before the names
-            name = name.removeprefix('module.').removeprefix('_fsdp_wrapped_module.')
-            is_head = re.search(r'head(\.\d+)?$', name) and not _OTHER_CLASSES.search(name)
-            if not is_head or type(module).__name__ in _TEXT_HEADS or count in (None, *counts):
-                continue
-            raise ValueError(
-                f'{name}.num_classes is {count}, but {type(dataset).__name__} has {len(classes)} classes. Set '
-                f'model.{name}.num_classes={len(classes)}, or metainfo.classes of the dataset'
-            )
-
-    @staticmethod
     def _check_labels(model, batch, dataset):
-        classes = _metainfo(dataset).get('classes')
+        classes = metainfo_of(dataset).get('classes')
         samples = batch.get('data_samples') if isinstance(batch, dict) else None
         if classes is None or not isinstance(samples, (list, tuple)):
             return
@@ -87,7 +64,7 @@ class ClassCountHook(Hook):
                     continue
                 wrong = labels[(labels < 0) | (labels >= len(classes))]
                 if name == 'gt_sem_seg' and len(wrong):
-                    ignored = _ignored_labels(model, dataset) if ignored is None else ignored
+                    ignored = ignored_labels(model, dataset) if ignored is None else ignored
                     for label in ignored:
                         wrong = wrong[wrong != label]
                 if len(wrong):
@@ -97,14 +74,71 @@ class ClassCountHook(Hook):
                     )
 
 
-def _ignored_labels(model, dataset):
-    """Return the labels that a dataset or a module of the model leaves out of loss and score."""
-    found = {getattr(dataset, 'ignore_index', 255)}
-    found |= {getattr(module, 'ignore_index', None) for module in model.modules()}
-    return {label for label in found if isinstance(label, int)}
+def check_heads(model, dataset, scored=''):
+    """Compare the number of classes of each head with those of a dataset.
+
+    Args:
+        model: the model.
+        dataset: of the training, or of what ``scored`` says.
+        scored: ``'validation'`` or ``'test'``: these need the classes that the model was trained on.
+
+    Raises:
+        ValueError: the numbers differ, or the classes are not a list of names; says what to correct.
+    """
+    meta = metainfo_of(dataset)
+    classes = meta.get('classes')
+    if classes is None:
+        return
+    check_class_list(classes)
+    for part in dataset_parts(dataset):
+        check_categories(part)
+    # a panoptic dataset names things and stuff, and a head may be for one of both
+    counts = {len(names) for names in (classes, meta.get('thing_classes'), meta.get('stuff_classes')) if names}
+    for name, module in model.named_modules():
+        count = getattr(module, 'num_classes', None)
+        # a distributed wrapper puts these before the names
+        name = name.removeprefix('module.').removeprefix('_fsdp_wrapped_module.')
+        is_head = re.search(r'head(\.\d+)?$', name) and not _OTHER_CLASSES.search(name)
+        if not is_head or type(module).__name__ in TEXT_HEADS or count in (None, *counts):
+            continue
+        has = f'{name}.num_classes is {count}, but {type(dataset).__name__} has {len(classes)} classes'
+        if scored:
+            raise ValueError(
+                f'{has}: {listed(classes)}. The {scored} data need the {count} classes that the model was trained '
+                f'on: correct metainfo.classes, folders or annotation file of the {scored} data'
+            )
+        raise ValueError(
+            f'{has}: {listed(classes)}. Set model.{name}.num_classes={len(classes)}, or, if these are not the '
+            'classes that you mean, metainfo.classes of the dataset'
+        )
 
 
-def _metainfo(dataset):
-    """Return the metainfo of a dataset; empty where it has none, or one for each of its parts, as a ConcatDataset."""
-    meta = getattr(dataset, 'metainfo', None)
-    return meta if isinstance(meta, Mapping) else {}
+def check_class_list(classes):
+    """Refuse classes that are a text: ``('red')`` without a comma is the text ``'red'``, which has three letters.
+
+    Raises:
+        ValueError: gives the text and what to write.
+    """
+    if isinstance(classes, str):
+        raise ValueError(f'the classes are the text {classes!r}. Write a tuple of names, with a comma: ({classes!r},)')
+
+
+def check_categories(dataset):
+    """Refuse a dataset whose COCO file has another number of categories with the names of its classes.
+
+    Raises:
+        ValueError: a class is not in the file, or two categories have one name.
+    """
+    found, classes = getattr(dataset, 'cat_ids', None), metainfo_of(dataset).get('classes')
+    if found is None or classes is None or len(found) == len(classes):
+        return
+    if len(found) > len(classes):
+        raise ValueError(
+            f'{dataset.ann_file} has {len(found)} categories with the {len(classes)} names {listed(classes)}: several '
+            'categories have one name. Give each a name of its own'
+        )
+    raise ValueError(
+        f'{dataset.ann_file} has {len(found)} of the {len(classes)} classes of {type(dataset).__name__}, '
+        f'{listed(classes)}. The objects of the other classes would be left out, and the labels would belong to wrong '
+        'names. Spell metainfo.classes as the categories of the file are spelled'
+    )

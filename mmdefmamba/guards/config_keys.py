@@ -156,6 +156,7 @@ def check_keys(cfg):
     scope = cfg.get('default_scope')
     for path, node in dicts_in(cfg.to_dict()):
         _check_numbers(path, node, scope)
+        _check_class_names(path, node)
         if isinstance(node.get('paramwise_cfg'), dict):
             _check_paramwise(node, '.'.join([*path, 'paramwise_cfg']))
         _check_dict(path, node)
@@ -187,6 +188,16 @@ def _check_numbers(path, node, scope):
         # a class of the user's own may take a word
         if _is_of_libraries(node['type'], scope) if 'type' in node else path in _READ_BY_MMENGINE:
             raise ValueError(f'{".".join([*path, key])} must be a number, got {value!r}')
+
+
+def _check_class_names(path, node):
+    """Refuse a text in the place of the names of the classes, unless it can be the path of a file with the names."""
+    names = node.get('classes')
+    is_dataset = path[-1:] == ('metainfo',) or ('data_root' in node or 'ann_file' in node or 'data_prefix' in node)
+    if is_dataset and isinstance(names, str) and not re.search(r'[./\\]', names):
+        raise ValueError(
+            f'{".".join([*path, "classes"])} is the text {names!r}. Write a tuple of names, with a comma: ({names!r},)'
+        )
 
 
 def _is_of_libraries(kind, scope):

@@ -4,6 +4,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from .dataset_parts import dataset_parts
+
 
 @HOOKS.register_module()
 class EveryImageHook(Hook):
@@ -22,8 +24,6 @@ class EveryImageHook(Hook):
 
 
 def _use_test_mode(dataset):
-    # a ConcatDataset has several, RepeatDataset and other wrappers have one
-    for inner in (*getattr(dataset, 'datasets', ()), *filter(None, [getattr(dataset, 'dataset', None)])):
-        _use_test_mode(inner)
-    if isinstance(dataset, BaseDataset):
-        dataset.test_mode = True
+    for part in dataset_parts(dataset):
+        if isinstance(part, BaseDataset):
+            part.test_mode = True

@@ -9,17 +9,25 @@ from ..names import unknown_name
 from . import loading
 from .checkpoint_fit import CheckpointFitHook
 from .class_count import ClassCountHook
+from .class_names import ClassNamesHook
 from .config_keys import ConfigKeysHook
 from .custom_keys import CustomKeysHook
 from .every_image import EveryImageHook
 from .finite_loss import FiniteLossHook
+from .label_values import LabelValuesHook
+from .metric_names import MetricNamesHook
+from .resumed_schedule import ResumedScheduleHook
 
 #: The guards that are hooks themselves, by name, in the order in which they look.
 HOOK_GUARDS = {
     'config_keys': ConfigKeysHook,
     'custom_keys': CustomKeysHook,
     'checkpoint_fit': CheckpointFitHook,
+    'class_names': ClassNamesHook,
     'class_count': ClassCountHook,
+    'label_values': LabelValuesHook,
+    'metric_names': MetricNamesHook,
+    'resumed_schedule': ResumedScheduleHook,
     'every_image': EveryImageHook,
     'finite_loss': FiniteLossHook,
 }

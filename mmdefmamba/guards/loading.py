@@ -5,6 +5,7 @@ take the place of functions of mmcv, MMEngine, mmdet and mmseg. While no guard i
 before. A guard is active as long as a :class:`~mmdefmamba.guards.GuardsHook` exists, and with it its runner.
 """
 
+import contextlib
 import functools
 import importlib
 from collections import Counter
@@ -16,9 +17,12 @@ from ..on_import import call_after_import
 #: The guards by name: the module after whose import each is put into place. Each is a module of this package with a
 #: function ``install(module)``.
 LOADING_GUARDS = {
+    'class_folders': 'mmpretrain.datasets.custom',
     'coco_annotations': 'mmdet.datasets.transforms.loading',
+    'coco_files': 'mmdet.datasets.coco',
     'damaged_images': 'mmcv.transforms.loading',
     'label_maps': 'mmseg.datasets.transforms.loading',
+    'map_folders': 'mmseg.datasets.basesegdataset',
     'sample_errors': 'mmengine.dataset.base_dataset',
 }
 _active = Counter()  # how many runs ask for each guard
@@ -49,6 +53,16 @@ def deactivate(names):
     for name in names:
         _active[name] -= 1
     _tell_workers()
+
+
+@contextlib.contextmanager
+def active_guards():
+    """Let all guards on data loading hold inside the block."""
+    activate(LOADING_GUARDS)
+    try:
+        yield
+    finally:
+        deactivate(LOADING_GUARDS)
 
 
 def guarded(owner, name, guard, make):

@@ -76,7 +76,7 @@ class DetectionCases(CaseMetric):
         def draw(record):
             matched, extra, missed = record['counts'].sum(0).tolist()
             text = f'score {record["score"]:.2f}: {matched} detected, {missed} missed, {extra} false boxes'
-            image, sample = _truth(load_image(self.dataset, infos[record['key']]), infos[record['key']])
+            image, sample = truth_of(load_image(self.dataset, infos[record['key']]), infos[record['key']])
             sample.pred_instances = _instances(record['drawn'])
             zoom = zoom_for(*image.shape[:2])
             enlarge_sample(sample, zoom)
@@ -96,7 +96,7 @@ class DetectionCases(CaseMetric):
         return self._objects[name][value]
 
 
-def _truth(image, info):
+def truth_of(image, info):
     """Return the image of a dataset entry, and a DetDataSample with its objects, both at the original size."""
     has_masks = all('mask' in instance for instance in info['instances'])
     results = dict(info, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])

@@ -70,15 +70,21 @@ def write_page(template, path, **values):
 
 def run_facts(runner):
     """Return rows of (name, text) about a run: config, work dir, time."""
-    return [
-        ('config', runner.cfg.filename or '-'),
-        ('work dir', runner.work_dir),
-        ('written', time.strftime('%Y-%m-%d %H:%M:%S %z')),
-    ]
+    config, *rest = page_facts(runner.cfg.filename)
+    return [config, ('work dir', runner.work_dir), *rest]
 
 
-def environment_facts(runner):
-    """Return rows of (name, text) about software and machine: a short list, and everything that MMEngine collects."""
+def page_facts(config):
+    """Return rows of (name, text) about a page: the path of the config, or '-' where it has none, and the time."""
+    return [('config', config or '-'), ('written', time.strftime('%Y-%m-%d %H:%M:%S %z'))]
+
+
+def environment_facts(processes=1):
+    """Return rows of (name, text) about software and machine: a short list, and everything that MMEngine collects.
+
+    Args:
+        processes: the number of processes of the run.
+    """
     device = get_device()
     if device == 'cuda':
         device = f'cuda, {torch.cuda.get_device_name()}'
@@ -87,7 +93,7 @@ def environment_facts(runner):
         *((name, version) for name in LIBRARIES if (version := _version(name))),
         ('Python', platform.python_version()),
         ('device', device),
-        ('processes', str(runner.world_size)),
+        ('processes', str(processes)),
         ('CPU cores, threads per process', f'{os.cpu_count()}, {torch.get_num_threads()}'),
         ('default backend of the selective scan', auto_backend(torch.empty(0, device=get_device()))[0]),
     ]

@@ -58,7 +58,7 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
     dataset = runner.test_dataloader.dataset
     parts = Parts(cases.problems)
     of_classes = parts.make('scores of the classes', set(), cases.class_scores, metrics)
-    short, whole = parts.make('environment', ([], []), environment_facts, runner)
+    short, whole = parts.make('environment', ([], []), environment_facts, runner.world_size)
     config = runner.cfg.filename
     facts = [
         ('checkpoint', runner.cfg.load_from),

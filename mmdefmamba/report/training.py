@@ -29,7 +29,7 @@ def write_train_report(runner, folder):
         return None
     parts = Parts()
     training, validation = parts.make('curves', ([], []), read_scalars, runner.work_dir)
-    short, whole = parts.make('environment', ([], []), environment_facts, runner)
+    short, whole = parts.make('environment', ([], []), environment_facts, runner.world_size)
     dataset = runner.train_dataloader.dataset
     path = Path(folder, FILE)
     write_page(

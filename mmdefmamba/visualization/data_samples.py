@@ -17,6 +17,12 @@ def build_visualizer(kind, name, dataset_meta, **options):
     return visualizer
 
 
+def draw_truth(visualizer, image, sample, **options):
+    """Draw the ground truth of a data sample; arguments and result as of :func:`draw_truth_and_prediction`."""
+    visualizer.add_datasample('case', image, sample, draw_gt=True, draw_pred=False, **options)
+    return visualizer.get_image()
+
+
 def draw_truth_and_prediction(visualizer, image, sample, **options):
     """Draw the ground truth and the prediction of a data sample, each on its own copy of the image.
 
@@ -29,8 +35,6 @@ def draw_truth_and_prediction(visualizer, image, sample, **options):
     Returns:
         Two RGB images: the ground truth and the prediction.
     """
-    drawn = []
-    for truth in (True, False):
-        visualizer.add_datasample('case', image, sample, draw_gt=truth, draw_pred=not truth, **options)
-        drawn.append(visualizer.get_image())
-    return drawn
+    truth = draw_truth(visualizer, image, sample, **options)
+    visualizer.add_datasample('case', image, sample, draw_gt=False, draw_pred=True, **options)
+    return [truth, visualizer.get_image()]

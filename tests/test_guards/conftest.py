@@ -7,11 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import utils as config_utils
+from mmengine.registry import DATASETS, METRICS, init_default_scope
 from pycocotools import mask as coco_mask
 from yapf.yapflib import yapf_api
 
 from mmdefmamba.guards import loading
+from mmdefmamba.guards.config_errors import read_config
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ('cat', 'dog')
@@ -178,6 +181,29 @@ class Tiny:
         coco = json.loads(path.read_text())
         change(coco)
         path.write_text(json.dumps(coco))
+
+    def dataset(self, split='train', **changes):
+        """Return the dataset of ``split``, built as a runner builds it; ``changes`` are made in its dict."""
+        cfg = read_config(str(self.config))
+        init_default_scope(cfg.default_scope)
+        return DATASETS.build(dict(cfg[f'{split}_dataloader'].dataset, **changes))
+
+    def perfect_scores(self, dataset, **options):
+        """Return the scores of CocoMetric for predictions that are the objects of a validation dataset."""
+        metric = METRICS.build(dict(type='CocoMetric', ann_file=str(self.root / 'validation.json'), **options))
+        metric.dataset_meta = dataset.metainfo
+        for index in range(len(dataset)):
+            info = dataset.get_data_info(index)
+            objects = info['instances']
+            found = dict(
+                bboxes=torch.tensor([each['bbox'] for each in objects], dtype=torch.float).reshape(-1, 4),
+                labels=torch.tensor([each['bbox_label'] for each in objects], dtype=torch.long),
+                scores=torch.ones(len(objects)),
+            )
+            if 'segm' in metric.metrics:
+                found['masks'] = [each['mask'] for each in objects]
+            metric.process({}, [dict(pred_instances=found, img_id=info['img_id'], ori_shape=(HEIGHT, WIDTH))])
+        return metric.evaluate(len(dataset))
 
     def train(self, *options, validate=False, args=()):
         """Run tools/train.py; return what it logged of the training, one dict per iteration."""

@@ -40,9 +40,9 @@ def test_empty_dataset_error_names_its_files(tiny, task, split):
     if task == 'detection':
         data.change_annotations(lambda coco: (coco['images'].clear(), coco['annotations'].clear()), split)
     message = {
-        'classification': 'CustomDataset could not be read, .*Found 0 files in subfolders of',
+        'classification': r'CustomDataset could not be read, .*holds no image: no file ends in .*; it holds no file',
         'detection': rf"CocoDataset has no images: ann_file '\S+{split}.json'",
-        'segmentation': rf'BaseSegDataset has no images: .*images/{split}',
+        'segmentation': rf"BaseSegDataset .*images/{split} holds no image: no file ends in img_suffix '.png'",
     }[task]
     with pytest.raises(ValueError, match=message):
         data.train(validate=split == 'validation')
@@ -286,7 +286,7 @@ def test_head_with_wrong_number_of_classes_is_refused(tiny, task):
         'segmentation': ('model.decode_head.num_classes', 'decode_head.num_classes is 3'),
     }[task]
     options = [f'{key}=3'] + (['data_preprocessor.num_classes=3'] if task == 'classification' else [])
-    with pytest.raises(ValueError, match=rf'{count}, but \w+ has 2 classes. Set {key}=2'):
+    with pytest.raises(ValueError, match=rf'{count}, but \w+ has 2 classes: cat, dog. Set {key}=2'):
         data.train(*options)
 
 
