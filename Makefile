@@ -60,7 +60,7 @@ clean:  ## remove the environment and caches; work_dirs stays
 mamba-recipe:  ## show how to build mamba-ssm's CUDA kernels
 	@sed -n '/^## The kernels of mamba-ssm/,/^## /{/^## /!p;}' docs/install.md
 
-$(STAMP): setup.py pyproject.toml $(wildcard requirements/*.txt)
+$(STAMP): setup.py pyproject.toml $(wildcard requirements/*.txt) $(wildcard mmdefmamba/ops/native/compile.py mmdefmamba/ops/native/csrc/*)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit("mmdefmamba needs Python 3.10 or newer, $(PYTHON) is \
 	%d.%d. Name another: make PYTHON=python3.11 ..." % v[:2] if v < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)

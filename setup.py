@@ -1,15 +1,21 @@
-"""The package's metadata; everything else is configured in pyproject.toml."""
+"""The package's metadata, and how its C kernels are built; everything else is configured in pyproject.toml."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 # Import names, where they are not the distribution's.
 IMPORT_NAMES = {'mmcv-lite': 'mmcv', 'mmsegmentation': 'mmseg'}
+
+# Where the compiled C kernels go, below the root or the build folder.
+LIBRARIES = 'mmdefmamba/ops/native/lib'
 
 
 def read(path):
@@ -37,6 +43,31 @@ def unprovided(requirements):
     return [requirement for requirement, name in imports.items() if name in missing.split()]
 
 
+class BuildKernels(build_ext):
+    """Compile the kernels of mmdefmamba/ops/native: files with a plain C interface, which any Python can load."""
+
+    def run(self):
+        compiler = runpy.run_path(str(ROOT / 'mmdefmamba/ops/native/compile.py'))
+        package = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
+        try:
+            compiler['compile_all'](package / LIBRARIES)
+        except RuntimeError as error:  # the package works without them, and logs the reason
+            self.warn(f'{error}\nThe C kernels were not built: scans on a CPU will be about eight times slower.')
+
+    def get_outputs(self):
+        return [] if self.inplace or self.editable_mode else [*map(str, Path(self.build_lib, LIBRARIES).glob('*'))]
+
+    def get_output_mapping(self):
+        return {}
+
+
+class AnyPython(bdist_wheel):
+    """Name the wheel for the machine alone: the kernels do not depend on the version of Python."""
+
+    def get_tag(self):
+        return 'py3', 'none', super().get_tag()[2]
+
+
 setup(
     name='mmdefmamba',
     version=re.search(r"__version__ = '(.+)'", read('mmdefmamba/version.py'))[1],
@@ -55,7 +86,9 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmdefmamba', 'mmdefmamba.*']),
-    package_data={'mmdefmamba': ['report/*.jinja']},
+    package_data={'mmdefmamba': ['report/*.jinja', 'ops/native/csrc/*']},
+    ext_modules=[Extension('mmdefmamba.ops.native.lib.kernels', [])],
+    cmdclass={'build_ext': BuildKernels, 'bdist_wheel': AnyPython},
     python_requires='>=3.10',
     install_requires=requirements('runtime') + unprovided(requirements('openmmlab')),
     extras_require={

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ops import merge_scans, multi_scan
+from ..ops import gated_multi_scan
+from ..ops.map_scan import split_projections
 from ..ops.precision import at_least_float32
 from ..ops.tensors import distinct
 from ..scans import build_scan
@@ -62,21 +63,17 @@ class DSSM(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
         maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
-        y = self.state_space(tokens_of_maps(maps), orders)
-        return self.out_proj(merge_scans(y, z.flatten(1, 2), backend=self.scan_backend).unflatten(1, z.shape[1:3]))
+        maps = tokens_of_maps(maps)
+        A, bias = self.decay_rates(), self.dt_proj_bias.flatten()
+        y = gated_multi_scan(
+            *(maps, self._project(maps), self.dt_proj_weight, A, self.D, bias, z.flatten(1, 2), orders),
+            backend=self.scan_backend,
+        )
+        return self.out_proj(y.unflatten(1, z.shape[1:3]))
 
-    def state_space(self, maps, orders):
-        """Run the state space models on K maps, each in its order.
-
-        Args:
-            maps: K tensors, (B, L, C).
-            orders: K entries, see :func:`~mmdefmamba.ops.multi_scan`.
-
-        Returns:
-            (B, K, L, C), each token at its own place.
-        """
-        parameters = self.state_space_parameters(maps)
-        return multi_scan(maps, *parameters, self.D, self.dt_proj_bias.flatten(), orders, backend=self.scan_backend)
+    def decay_rates(self):
+        """Return A, negative, (K * C, N), float32 or wider."""
+        return -torch.exp(at_least_float32(self.A_log))
 
     def state_space_parameters(self, maps):
         """Return the inputs of the state space models for K maps.
@@ -89,13 +86,11 @@ class DSSM(nn.Module):
         Returns:
             delta, the time step before bias and softplus, (B, K, L, C); A (K * C, N); B and C (B, K, L, N).
         """
-        dt, B, C = self._project(maps).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = torch.bmm(dt.flatten(1, 2), self.dt_proj_weight.transpose(1, 2)).unflatten(1, dt.shape[1:3])
-        A = -torch.exp(at_least_float32(self.A_log))
-        return delta.transpose(0, 1), A, B.transpose(0, 1), C.transpose(0, 1)
+        delta, B, C = split_projections(self._project(maps), self.dt_proj_weight, self.d_state)
+        return delta, self.decay_rates(), B, C
 
     def _project(self, maps):
-        """Return x_proj of each map, (K, B, L, R + 2N). Scans that share a map share one matrix product."""
+        """Return x_proj of each map, K tensors (B, L, R + 2N). Scans that share a map share one matrix product."""
         rows = self.x_proj_weight.shape[1]
         projected = [None] * len(maps)
         found, reads = distinct(maps)
@@ -104,7 +99,7 @@ class DSSM(nn.Module):
             parameters = F.linear(u, torch.cat([self.x_proj_weight[k] for k in readers])).split(rows, dim=-1)
             for k, parameters_BLP in zip(readers, parameters, strict=True):
                 projected[k] = parameters_BLP
-        return torch.stack(projected)
+        return projected
 
 
 def tokens_of_maps(maps):

@@ -1,7 +1,7 @@
 """Operators: functions on tensors, without modules, parameters or registries.
 
 - :func:`selective_scan` scans sequences, :func:`multi_scan` scans maps, each in an order of its own, and
-  :func:`merge_scans` averages and gates the results.
+  :func:`merge_scans` averages and gates the results. :func:`gated_multi_scan` does both, with the projections before.
 - :func:`sample_points` reads a map at continuous positions.
 - :class:`TokenOrder`, :func:`permute_tokens`, :func:`restore_tokens` and :func:`learned_order` bring tokens into an
   order and back.
@@ -11,7 +11,7 @@
 Importing this package loads PyTorch and the standard library, nothing of OpenMMLab.
 """
 
-from .map_scan import multi_scan
+from .map_scan import gated_multi_scan, multi_scan
 from .merge import merge_scans
 from .sampling import sample_points
 from .sequence_scan import BACKENDS, auto_backend, selective_scan, unavailable_reason, use_backend
@@ -21,6 +21,7 @@ __all__ = [
     'BACKENDS',
     'TokenOrder',
     'auto_backend',
+    'gated_multi_scan',
     'learned_order',
     'merge_scans',
     'multi_scan',

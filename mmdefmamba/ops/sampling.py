@@ -3,9 +3,12 @@
 import torch
 import torch.nn.functional as F
 
+from .native import sample_native
+from .sequence_scan.interface import prefers_native
 
-def sample_points(x, points):
-    """Read a feature map bilinearly at continuous positions.
+
+def sample_points(x, points, table=None, table_points=None):
+    """Read a feature map bilinearly at continuous positions, and add what a table holds at other positions.
 
     Under ``torch.use_deterministic_algorithms`` the gradient is summed in a fixed order on every device, which takes a
     few more passes over memory. PyTorch's own operator refuses to run its backward on CUDA in this mode.
@@ -15,14 +18,17 @@ def sample_points(x, points):
         points: (y, x) in [-1, 1], where -1 and 1 are the centres of the first and last pixel,
             (batch, out_height, out_width, 2), float32 or float64. Positions keep this precision whatever the dtype of
             ``x``: in bfloat16 a position would be wrong by whole pixels.
+        table: features that all images share, (channels, table_height, table_width), or None.
+        table_points: where the table is read for each point, like ``points``.
 
     Returns:
         Features at the points, (batch, channels, out_height, out_width), dtype of ``x``; zero outside the map.
 
     Raises:
-        ValueError: ``x`` or ``points`` has the wrong number of dimensions, or their batch sizes differ.
+        ValueError: ``x`` or ``points`` has the wrong number of dimensions, their batch sizes differ, or ``table`` or
+            ``table_points`` does not fit them.
 
-    Source: DefMamba, section 3.3, point offset.
+    Source: DefMamba, section 3.3, point offset and offset bias.
     """
     if x.ndim != 4 or points.ndim != 4 or points.shape[-1] != 2:
         raise ValueError(
@@ -31,6 +37,26 @@ def sample_points(x, points):
         )
     if x.shape[0] != points.shape[0]:
         raise ValueError(f'x has a batch of {x.shape[0]}, points have {points.shape[0]}: they must be equal')
+    if table is not None and (table.shape[:-2] != x.shape[1:2] or table_points.shape != points.shape):
+        raise ValueError(
+            f'table must be ({x.shape[1]}, height, width) and table_points {tuple(points.shape)}, '
+            f'got {tuple(table.shape)} and {tuple(table_points.shape)}'
+        )
+    if prefers_native(x) and points.dtype == torch.float32:
+        with torch.autocast(x.device.type, enabled=False):
+            return sample_native(x, points, table, table_points).permute(0, 3, 1, 2).to(x.dtype)
+    sampled = _sample(x, points)
+    if table is None:
+        return sampled
+    # All images read the same table. As rows of one tall image they need no copy of the table per image.
+    batch, height, width, _ = points.shape
+    rows = table_points.reshape(1, batch * height, width, 2)
+    read = _sample(table.unsqueeze(0), rows).view(-1, batch, height, width).transpose(0, 1)
+    return sampled + read.to(sampled.dtype)
+
+
+def _sample(x, points):
+    """Read a map with PyTorch's own operators; arguments as of :func:`sample_points`."""
     if torch.are_deterministic_algorithms_enabled():
         return _sample_by_index(x.to(points.dtype), points).to(x.dtype)
     grid = points.flip(-1)  # grid_sample wants (x, y)

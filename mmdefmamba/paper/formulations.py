@@ -81,11 +81,10 @@ def _mixed_sample(scan, points):
     def sample(u, point_offset):
         place = (point_offset.dtype, point_offset.device)
         locations = reference_points(*u.shape[-2:], reference_formulation, *place) + point_offset
-        sampled = sample_points(u, locations)
         if scan.offset_bias is None:
-            return sampled
+            return sample_points(u, locations)
         displacement = point_offset if 'displacement' in points else bias_keys(*u.shape[-2:], *place) - locations
-        return sampled + read_bias(displacement).to(sampled.dtype)
+        return sample_points(u, locations, *read_bias(displacement))
 
     return sample
 

@@ -181,14 +181,13 @@ class DeformableScan(Scan):
         height, width = u.shape[-2:]
         place = (height, width, self.context.formulation, point_offset.dtype, point_offset.device)
         points = reference_points(*place) + point_offset
-        sampled = sample_points(u, points)
         if self.offset_bias is None:
-            return sampled
+            return sample_points(u, points)
         if self.context.formulation == 'released':
             displacement = bias_keys(height, width, points.dtype, points.device) - points
         else:
             displacement = point_offset
-        return sampled + self.offset_bias(displacement).to(sampled.dtype)
+        return sample_points(u, points, *self.offset_bias(displacement))
 
     def token_order(self, index_offset):
         """Return the :class:`TokenOrder` (B, L) that sorts reference index plus offset, ascending and stable."""

@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ops import sample_points
-
 # Size of the table in the released code, which is resized to each map.
 RELEASED_TABLE_SIZE = (7, 7)
 
@@ -40,19 +38,17 @@ class OffsetBias(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, displacement):
-        """Return the table read at half of each displacement.
+        """Return the table, and where each displacement reads it: at half of it.
 
         Args:
             displacement: distance of each point from the place of its token, (y, x) in normalised coordinates,
                 (B, H, W, 2), float32 or float64.
 
         Returns:
-            (B, C, H, W), dtype of the table.
+            The table, (C, height, width), and points, (B, H, W, 2), for :func:`~mmdefmamba.ops.sample_points`.
         """
-        batch, height, width, _ = displacement.shape
-        table = self.table.unsqueeze(0)
+        table = self.table
         if self.released:
-            table = F.interpolate(table, size=(height, width), mode='bilinear', align_corners=False)
-        # All images read the same table. As rows of one tall image they need no copy of the table per image.
-        rows = (displacement / 2).reshape(1, batch * height, width, 2)
-        return sample_points(table, rows).view(-1, batch, height, width).transpose(0, 1)
+            size = displacement.shape[1:3]
+            table = F.interpolate(table.unsqueeze(0), size=size, mode='bilinear', align_corners=False).squeeze(0)
+        return table, displacement / 2

@@ -206,7 +206,7 @@ def test_with_cp_keeps_no_state_of_a_scan_after_the_forward(monkeypatch):
     alive = {}
     for with_cp in (False, True):
         states.clear()
-        outs = build(with_cp=with_cp, pretrain_img_size=32)(x)
+        outs = build(with_cp=with_cp, pretrain_img_size=32, scan_backend='blockwise')(x)
         alive[with_cp] = [not state.expired() for state in states]
         outs[-1].sum().backward()
     assert alive[False] and all(alive[False])

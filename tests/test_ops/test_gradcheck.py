@@ -5,6 +5,7 @@ import torch
 
 from mmdefmamba import ops
 from mmdefmamba.ops import TokenOrder
+from mmdefmamba.ops.native import library
 from mmdefmamba.ops.triton_scan import merge_op, op, unavailable_reason
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -74,7 +75,20 @@ def sample_points():
     return ops.sample_points, [randn(BATCH, CHANNELS, 4, 3), points]
 
 
+def gated_multi_scan():
+    order, rank = learned(), 2
+    u, _, A, _, _, D, bias = multi_scan_inputs()
+    projected = randn(BATCH, LENGTH, SCANS * (rank + 2 * STATES))
+    inputs = [u, projected, randn(SCANS, CHANNELS, rank), A, D, bias, randn(BATCH, LENGTH, CHANNELS)]
+
+    def run(u, projected, *rest):
+        return ops.gated_multi_scan([u, u], projected.chunk(SCANS, dim=-1), *rest, [None, order])
+
+    return run, inputs
+
+
 CASES = {
+    'gated_multi_scan': gated_multi_scan,
     'learned_order': learned_order,
     'merge_scans': lambda: (
         ops.merge_scans,
@@ -93,7 +107,8 @@ def test_every_operator_has_a_case():
     assert set(CASES) == set(ops.__all__) - choice_of_backend - {'TokenOrder'}
     names = [name.split('::') for name in torch._C._dispatch_get_all_op_names()]
     registered = {name for space, name in names if space == 'mmdefmamba'}
-    assert registered == {'multi_scan', 'merge_scans', *REGISTERED}  # test_triton_scan.py checks the first two
+    checked_elsewhere = {'multi_scan', 'merge_scans'}  # test_triton_scan.py
+    assert registered == {*checked_elsewhere, *REGISTERED, *NATIVE}
 
 
 @pytest.mark.parametrize('deterministic', [False, True], ids=['', 'deterministic'])
@@ -179,3 +194,58 @@ REGISTERED = {
 def test_opcheck(name):
     function, inputs = REGISTERED[name]()
     torch.library.opcheck(function, inputs)
+
+
+def of_native_scan():
+    u, *rest = multi_scan_inputs(dtype=torch.float32)
+    return [[u], *rest, [learned().order], [0, 1 << 9], True]
+
+
+def of_native_gated_scan():
+    order, rank = learned().order, 2
+    u, _, A, _, _, D, bias = multi_scan_inputs(dtype=torch.float32)
+    kind = dict(dtype=torch.float32)
+    projected = [randn(BATCH, LENGTH, rank + 2 * STATES, **kind) for _ in range(SCANS)]
+    weight, z = randn(SCANS, CHANNELS, rank, **kind), randn(BATCH, LENGTH, CHANNELS, **kind)
+    return [[u], projected, weight, A, D, bias, z, [order], [1 << 8, 1 << 9]]
+
+
+def of_native_sample(table=True):
+    kind = dict(dtype=torch.float32)
+    u, points = randn(BATCH, HEIGHT, WIDTH, CHANNELS, **kind), (randn(BATCH, 5, 2, **kind) for _ in range(2))
+    return [u, next(points), randn(4, 3, CHANNELS, **kind), next(points)] if table else [u, next(points), None, None]
+
+
+def detached(inputs):
+    return [[y.detach() for y in x] if isinstance(x, list) and isinstance(x[0], torch.Tensor) else
+            x.detach() if isinstance(x, torch.Tensor) else x for x in inputs]  # fmt: skip
+
+
+def backward_of(name, inputs, *options):
+    """The inputs of a backward operator: the gradient of the result, what the forward keeps, and its inputs."""
+    result = getattr(torch.ops.mmdefmamba, name)(*inputs, *options)
+    y, *kept = [result] if isinstance(result, torch.Tensor) else result
+    return [torch.randn_like(y), *(x.detach() for x in kept), *detached(inputs)]
+
+
+NATIVE = {
+    'native_scan': lambda: [*of_native_scan(), True],
+    'native_scan_backward': lambda: backward_of('native_scan', of_native_scan(), True),
+    'native_gated_scan': lambda: [*of_native_gated_scan(), True],
+    'native_gated_scan_backward': lambda: backward_of('native_gated_scan', of_native_gated_scan(), True),
+    'native_sample': of_native_sample,
+    'native_sample_backward': lambda: backward_of('native_sample', of_native_sample()),
+}
+
+
+@pytest.mark.skipif(library.LIBRARY is None, reason=str(library.REASON))
+@pytest.mark.parametrize('name', NATIVE)
+def test_opcheck_of_the_compiled_kernels(name):
+    torch.library.opcheck(getattr(torch.ops.mmdefmamba, name).default, NATIVE[name]())
+
+
+@pytest.mark.skipif(library.LIBRARY is None, reason=str(library.REASON))
+def test_opcheck_of_sampling_without_a_table():
+    inputs = of_native_sample(table=False)
+    torch.library.opcheck(torch.ops.mmdefmamba.native_sample.default, inputs)
+    torch.library.opcheck(torch.ops.mmdefmamba.native_sample_backward.default, backward_of('native_sample', inputs))

@@ -147,7 +147,9 @@ def test_ops_export_the_choice_of_a_backend():
     from mmdefmamba.ops import BACKENDS, auto_backend, unavailable_reason, use_backend
     from mmdefmamba.ops.sequence_scan import interface
 
-    assert set(BACKENDS) == {'reference', 'blockwise', 'mamba_ssm', 'triton'} and BACKENDS is interface.BACKENDS
+    assert (
+        set(BACKENDS) == {'reference', 'blockwise', 'native', 'mamba_ssm', 'triton'} and BACKENDS is interface.BACKENDS
+    )
     exported = (auto_backend, unavailable_reason, use_backend)
     assert exported == (interface.auto_backend, interface.unavailable_reason, interface.use_backend)
 

@@ -4,13 +4,19 @@ import pytest
 import torch
 
 from mmdefmamba.ops import merge_scans, multi_scan, selective_scan
+from mmdefmamba.ops.native import library
 from mmdefmamba.ops.precision import saturate
 from mmdefmamba.ops.triton_scan import unavailable_reason
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 WITHOUT_TRITON = unavailable_reason(torch.zeros(1, device=DEVICE)) is not None
 NEEDS_TRITON = pytest.mark.skipif(WITHOUT_TRITON, reason='no Triton')
-BACKENDS = ['reference', 'blockwise', pytest.param('triton', marks=NEEDS_TRITON)]
+BACKENDS = [
+    'reference',
+    'blockwise',
+    *(['native'] if library.LIBRARY else []),
+    pytest.param('triton', marks=NEEDS_TRITON),
+]
 LIMIT = 65504.0
 
 

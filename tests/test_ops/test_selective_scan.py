@@ -199,12 +199,13 @@ def test_training_keeps_the_inputs_and_one_state_per_block():
 # -- The choice of a backend.
 
 
-def test_auto_on_cpu_is_blockwise_and_logged_once(monkeypatch, logged):
+def test_auto_in_float64_on_a_cpu_is_blockwise_and_logged_once(monkeypatch, logged):
     monkeypatch.setattr(interface, '_logged_choices', set())
     inputs = make_inputs(SHAPES['L7'])
     y = [selective_scan(**inputs) for _ in range(2)]
     assert torch.equal(y[0], selective_scan(**inputs, backend='blockwise'))
-    assert logged == [('INFO', 'selective_scan: backend blockwise (tensors on cpu)')]
+    why = 'tensors on cpu; native cannot run: it computes in float32, these are float64'
+    assert logged == [('INFO', f'selective_scan: backend blockwise ({why})')]
 
 
 def test_blockwise_on_cuda_is_logged_as_a_warning(monkeypatch, logged):

@@ -1,5 +1,6 @@
-"""The multi-scan: selective scans of several maps, each in its own order. One function, :func:`multi_scan`."""
+"""The multi-scan: selective scans of several maps, each in its own order, alone or with the steps around it."""
 
+from .gated import gated_multi_scan, split_projections
 from .multi import multi_scan
 
-__all__ = ['multi_scan']
+__all__ = ['gated_multi_scan', 'multi_scan', 'split_projections']

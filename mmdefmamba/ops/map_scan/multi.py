@@ -2,11 +2,15 @@
 
 import torch
 
+from ..native import multi_scan_native
 from ..precision import saturate
 from ..sequence_scan.interface import check_kinds, choose_backend
 from ..triton_scan import multi_scan_triton
 from .plain import multi_scan_plain
 from .swap_gradient import swap_gradient
+
+#: The backends whose kernels read and write in the scans' orders themselves.
+MULTI_SCANS = {'native': multi_scan_native, 'triton': multi_scan_triton}
 
 
 def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
@@ -32,8 +36,8 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
         delta_bias: (K*channels,).
         orders: K entries. Each is a :class:`~mmdefmamba.ops.TokenOrder` of (L,) or (batch, L), or None for row by row.
             If an order has ``keys``, they get the gradient of :func:`.swap_gradient.swap_gradient`.
-        backend: see :func:`~mmdefmamba.ops.selective_scan`. 'triton' reads and writes in the scans' orders itself. For
-            any other backend the tokens are brought into order and back.
+        backend: see :func:`~mmdefmamba.ops.selective_scan`. 'native' and 'triton' read and write in the scans'
+            orders themselves. For any other backend the tokens are brought into order and back.
 
     Returns:
         y, (batch, K, L, channels), dtype of the maps. In float16 an overflow becomes 65504, not infinity.
@@ -46,9 +50,10 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
     Source: DefMamba, section 3.2. There the tokens are reordered before and after the scans; here the scans do it.
     """
     _check(maps, delta, A, B, C, D, delta_bias, orders)
-    if choose_backend(backend, maps[0]) == 'triton':
+    function = MULTI_SCANS.get(choose_backend(backend, maps[0], A.shape[1]))
+    if function is not None:
         with torch.autocast(maps[0].device.type, enabled=False):
-            y = saturate(multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders))
+            y = saturate(function(maps, delta, A, B, C, D, delta_bias, orders))
     else:
         y = multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
     if not torch.is_grad_enabled() or all(order is None or order.keys is None for order in orders):
@@ -68,6 +73,21 @@ def _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders):
 
 
 def _check(maps, delta, A, B, C, D, delta_bias, orders):
+    check_maps(maps, A, D, delta_bias, orders, delta=delta, B=B, C=C)
+    batch, length, channels = maps[0].shape
+    expected = (batch, len(maps), length)
+    for name, x, last in (('delta', delta, channels), ('B', B, A.shape[-1]), ('C', C, A.shape[-1])):
+        if tuple(x.shape) != (*expected, last):
+            raise ValueError(f'{name} must be {(*expected, last)} to fit {len(maps)} maps, got {tuple(x.shape)}')
+
+
+def check_maps(maps, A, D, delta_bias, orders, **others):
+    """Check what every multi-scan takes: the maps, the parameters per channel and the orders, and kinds of the others.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+        TypeError: a tensor is not floating point, or some tensors are float64 and others are not.
+    """
     if not maps or len(orders) != len(maps):
         raise ValueError(
             f'there must be at least one map and one order per map, got {len(maps)} maps and {len(orders)} orders'
@@ -78,18 +98,13 @@ def _check(maps, delta, A, B, C, D, delta_bias, orders):
     for u in maps:
         if u.shape != maps[0].shape or u.dtype != maps[0].dtype:
             raise ValueError(f'maps must share shape and dtype, got {[(tuple(u.shape), str(u.dtype)) for u in maps]}')
-    tensors = {'maps': maps[0], 'delta': delta, 'A': A, 'B': B, 'C': C, 'D': D, 'delta_bias': delta_bias}
-    check_kinds(tensors)
+    check_kinds({'maps': maps[0], 'A': A, 'D': D, 'delta_bias': delta_bias, **others})
     rows = len(maps) * channels
     if A.ndim != 2 or len(A) != rows or tuple(D.shape) != (rows,) or tuple(delta_bias.shape) != (rows,):
         raise ValueError(
             f'A must be ({rows}, N), D and delta_bias ({rows},) to fit {len(maps)} maps of {channels} channels, got '
             f'{tuple(A.shape)}, {tuple(D.shape)} and {tuple(delta_bias.shape)}'
         )
-    expected = (batch, len(maps), length)
-    for name, x, last in (('delta', delta, channels), ('B', B, A.shape[-1]), ('C', C, A.shape[-1])):
-        if tuple(x.shape) != (*expected, last):
-            raise ValueError(f'{name} must be {(*expected, last)} to fit {len(maps)} maps, got {tuple(x.shape)}')
     for order in orders:
         if order is not None and tuple(order.order.shape) not in ((length,), (batch, length)):
             raise ValueError(

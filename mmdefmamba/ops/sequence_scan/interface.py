@@ -5,18 +5,24 @@ import logging
 
 import torch
 
+from ..native import selective_scan_native
+from ..native import unavailable_reason as native_unavailable_reason
 from ..precision import saturate
 from . import blockwise, mamba_ssm
 from . import triton_backend as triton
 from .reference import selective_scan_reference
 
-#: name -> (scan function, function that returns why the backend cannot run on tensors like its argument, or None)
+#: name -> (scan function, function (u, states) that returns why the backend cannot run on tensors like u with that
+#: many states, or None)
 BACKENDS = {
-    'reference': (selective_scan_reference, lambda u: None),
-    'blockwise': (blockwise.selective_scan_blockwise, lambda u: None),
+    'reference': (selective_scan_reference, lambda u, states: None),
+    'blockwise': (blockwise.selective_scan_blockwise, lambda u, states: None),
+    'native': (selective_scan_native, native_unavailable_reason),
     'mamba_ssm': (mamba_ssm.selective_scan_mamba_ssm, mamba_ssm.unavailable_reason),
     'triton': (triton.selective_scan_triton, triton.unavailable_reason),
 }
+#: N of the network and of Mamba.
+DEFAULT_STATES = 16
 _logger = logging.getLogger('mmdefmamba')
 _forced_backend = None
 _logged_choices = set()
@@ -43,9 +49,10 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
         D: weight of the skip, (K*channels,), or None.
         delta_bias: (K*channels,), or None.
         delta_softplus: whether delta passes through a softplus.
-        backend: 'auto', or one of ``BACKENDS``: 'reference', 'blockwise', 'mamba_ssm', 'triton'. 'auto' takes
-            blockwise on a CPU. For CUDA tensors it takes mamba_ssm if its kernel is installed, else triton, else
-            blockwise. It logs each choice once, to the logger 'mmdefmamba'.
+        backend: 'auto', or one of ``BACKENDS``: 'reference', 'blockwise', 'native', 'mamba_ssm', 'triton'. 'auto'
+            takes native on a CPU: the C kernels that were compiled at installation. For CUDA tensors it takes
+            mamba_ssm if its kernel is installed, else triton. Where none of them can run it takes blockwise. It logs
+            each choice once, to the logger 'mmdefmamba'.
 
     Returns:
         y, (batch, K*channels, length), dtype of ``u``. In float16 an overflow becomes 65504, not infinity.
@@ -58,21 +65,21 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
     Source: Mamba (Gu and Dao, 2023), algorithm 2; argument names as in mamba-ssm.
     """
     _check(u, delta, A, B, C, D, delta_bias)
-    backend = choose_backend(backend, u)
+    backend = choose_backend(backend, u, A.shape[1])
     function = backend if callable(backend) else BACKENDS[backend][0]
     with torch.autocast(u.device.type, enabled=False):
         return saturate(function(u, delta, A, B, C, D, delta_bias, delta_softplus))
 
 
-def unavailable_reason(backend, u):
-    """Return why ``backend`` cannot run on a tensor like ``u``, or None if it can.
+def unavailable_reason(backend, u, states=DEFAULT_STATES):
+    """Return why ``backend`` cannot run on a tensor like ``u`` with ``states`` states, or None if it can.
 
     Raises:
         ValueError: the backend is unknown.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {backend!r}")
-    return BACKENDS[backend][1](u)
+    return BACKENDS[backend][1](u, states)
 
 
 @contextlib.contextmanager
@@ -94,25 +101,31 @@ def use_backend(backend):
         _forced_backend = before
 
 
-def auto_backend(u):
+def auto_backend(u, states=DEFAULT_STATES):
     """Return what 'auto' chooses for a tensor like ``u``: the name of the backend, and the reason."""
-    if not u.is_cuda:
-        return 'blockwise', f'tensors on {u.device.type}'
     # mamba-ssm's kernels have been in use for years. The Triton kernels come second until they are measured on GPUs.
-    reasons = {}
-    for name in ('mamba_ssm', 'triton'):
-        reasons[name] = unavailable_reason(name, u)
-        if reasons[name] is None:
-            return name, '; '.join(['CUDA tensors', *(f'{n} cannot run: {r}' for n, r in reasons.items() if r)])
-    return 'blockwise', '; '.join(['slow on CUDA', *(f'{name} cannot run: {r}' for name, r in reasons.items())])
+    names = ('mamba_ssm', 'triton') if u.is_cuda else ('native',)
+    reasons = [f'tensors on {u.device.type}']
+    for name in names:
+        reason = unavailable_reason(name, u, states)
+        if reason is None:
+            return name, '; '.join(reasons)
+        reasons.append(f'{name} cannot run: {reason}')
+    return 'blockwise', '; '.join(['slow on CUDA' if u.is_cuda else reasons[0], *reasons[1:]])
 
 
-def choose_backend(backend, u):
+def prefers_native(x):
+    """Return whether operators beside the scans, which take no ``backend``, use the compiled kernels for ``x``."""
+    return (_forced_backend or 'native') == 'native' and unavailable_reason('native', x) is None
+
+
+def choose_backend(backend, u, states=DEFAULT_STATES):
     """Return the backend that runs for a tensor like ``u`` when a caller asks for ``backend``.
 
     Args:
         backend: as of :func:`selective_scan`; :func:`use_backend` overrides it.
         u: a tensor of the kind that will be scanned.
+        states: N, the number of states of a channel.
 
     Returns:
         A name of ``BACKENDS``, or the function that was given to :func:`use_backend`.
@@ -125,13 +138,13 @@ def choose_backend(backend, u):
     if callable(backend):
         return backend
     if backend == 'auto':
-        backend, why = auto_backend(u)
+        backend, why = auto_backend(u, states)
         if not torch.compiler.is_compiling() and (backend, why) not in _logged_choices:
             _logged_choices.add((backend, why))
             level = logging.WARNING if u.is_cuda and backend == 'blockwise' else logging.INFO
             _logger.log(level, 'selective_scan: backend %s (%s)', backend, why)
         return backend
-    reason = unavailable_reason(backend, u)
+    reason = unavailable_reason(backend, u, states)
     if reason is not None:
         raise RuntimeError(f'selective_scan backend {backend!r} cannot run: {reason}')
     return backend

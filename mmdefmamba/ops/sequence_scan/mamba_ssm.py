@@ -22,15 +22,15 @@ SEPARATOR = 1e20
 INSTALL = '`make mamba-recipe` and docs/install.md show how to build it'
 
 
-def unavailable_reason(u):
-    """Return why the kernel cannot run on tensors like ``u``, or None if it can."""
+def unavailable_reason(u, states=1):
+    """Return why the kernel cannot run on tensors like ``u`` with that many states, or None if it can."""
     if not u.is_cuda:
         return f'it needs CUDA tensors, these are on {u.device.type}'
     if u.dtype == torch.float64:
         return 'it does not support float64'
     if not INSTALLED:
         return f'its extension module {EXTENSION} is not installed: {INSTALL}'
-    return None
+    return None if states <= MAX_STATES else f'it takes at most {MAX_STATES} states, got {states}'
 
 
 def padded_length(length):

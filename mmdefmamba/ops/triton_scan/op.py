@@ -21,8 +21,8 @@ BACKWARD_SCHEMA = (
 )
 
 
-def unavailable_reason(u):
-    """Return why the kernels cannot run on tensors like ``u``, or None if they can."""
+def unavailable_reason(u, states=1):
+    """Return why the kernels cannot run on tensors like ``u`` with that many states, or None if they can."""
     if u.dtype == torch.float64:
         return 'it computes in float32, these are float64'
     if not INSTALLED:
@@ -32,7 +32,7 @@ def unavailable_reason(u):
 
         if not INTERPRETED:
             return f'it needs CUDA tensors, these are on {u.device.type}'
-    return None
+    return None if states <= MAX_STATES else f'it takes at most {MAX_STATES} states, got {states}'
 
 
 # -- The operator. Sources are maps (B, 1, L, C), or one tensor (B, K, L, C) with one map per scan. Each scan has an
