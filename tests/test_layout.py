@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'mmdefmamba'
 #: The rooms from the lowest to the highest. A room may import itself and the rooms in the lines above its own.
 ORDER = (
-    ('version', 'names', 'files', 'config_tree', 'log', 'model_wrappers', 'on_import'),
+    ('version', 'names', 'files', 'config_tree', 'layers', 'log', 'model_wrappers', 'on_import'),
     ('ops',),
     ('scans',),
     ('compat',),

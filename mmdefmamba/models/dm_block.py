@@ -4,6 +4,7 @@ from torch import nn
 
 from .drop_path import DropPath
 from .dssm import DSSM
+from .linear_layers import apply_ffn
 
 FFN_RATIO = 4
 
@@ -31,4 +32,4 @@ class DMBlock(nn.Module):
     def forward(self, x):
         """Return the map after the block: (B, H, W, C) -> (B, H, W, C)."""
         x = x + self.drop_path(self.dssm(self.norm1(x)))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
+        return x + self.drop_path(apply_ffn(self.ffn, self.norm2(x)))

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ops import gated_multi_scan
+from ..ops.linear import linear
 from ..ops.map_scan import split_projections
 from ..ops.precision import at_least_float32
 from ..ops.tensors import distinct
 from ..scans import build_scan
+from .linear_layers import apply_linear
 
 D_STATE = 16
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -60,7 +62,7 @@ class DSSM(nn.Module):
 
     def forward(self, x):
         """Return the gated mean of the scans: (B, H, W, C) -> (B, H, W, C)."""
-        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, z = apply_linear(self.in_proj, x).chunk(2, dim=-1)
         u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
         maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
         maps = tokens_of_maps(maps)
@@ -69,7 +71,7 @@ class DSSM(nn.Module):
             *(maps, self._project(maps), self.dt_proj_weight, A, self.D, bias, z.flatten(1, 2), orders),
             backend=self.scan_backend,
         )
-        return self.out_proj(y.unflatten(1, z.shape[1:3]))
+        return apply_linear(self.out_proj, y.unflatten(1, z.shape[1:3]))
 
     def decay_rates(self):
         """Return A, negative, (K * C, N), float32 or wider."""
@@ -96,7 +98,7 @@ class DSSM(nn.Module):
         found, reads = distinct(maps)
         for i, u in enumerate(found):
             readers = [k for k, read in enumerate(reads) if read == i]
-            parameters = F.linear(u, torch.cat([self.x_proj_weight[k] for k in readers])).split(rows, dim=-1)
+            parameters = linear(u, torch.cat([self.x_proj_weight[k] for k in readers])).split(rows, dim=-1)
             for k, parameters_BLP in zip(readers, parameters, strict=True):
                 projected[k] = parameters_BLP
         return projected

@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
+from ..layers import is_plain
 from ..ops import TokenOrder, learned_order, sample_points
+from ..ops.depthwise_conv import depthwise_conv
 from ..ops.precision import at_least_float32
 from .base import SCANS, Scan
 from .offset_bias import OffsetBias
@@ -29,6 +31,23 @@ class ChannelAttention(nn.Module):
         return self.fc2(self.act(self.fc1(u.mean((2, 3))))).sigmoid()[..., None, None]
 
 
+def apply_depthwise(layer, x):
+    """Return ``layer(x)``. A plain depthwise convolution that keeps the size is computed by :func:`.depthwise_conv`.
+
+    Args:
+        layer: an ``nn.Conv2d``, or what took its place.
+        x: (B, C, H, W).
+    """
+    keeps_size = is_plain(layer, nn.Conv2d) and (
+        layer.groups == layer.in_channels == layer.out_channels
+        and layer.stride == layer.dilation == (1, 1)
+        and all(size % 2 for size in layer.kernel_size)
+        and layer.padding == tuple(size // 2 for size in layer.kernel_size)
+        and layer.padding_mode == 'zeros'
+    )
+    return depthwise_conv(x, layer.weight, layer.bias) if keeps_size else layer(x)
+
+
 class OffsetNetwork(nn.Module):
     """Network that predicts raw offsets: depthwise convolution, channel attention, LayerNorm, GELU, 1x1 convolution.
 
@@ -49,7 +68,7 @@ class OffsetNetwork(nn.Module):
 
     def forward(self, u):
         """Return offsets without bounds: (B, C, H, W) -> (B, offsets, H, W)."""
-        x = self.dwconv(u)
+        x = apply_depthwise(self.dwconv, u)
         if self.channel_attention is not None:
             x = x * self.channel_attention(u)
         x = self.act(self.norm(x.permute(0, 2, 3, 1)))

@@ -26,8 +26,8 @@ MODULES = {
 #: room -> rooms and single modules of the package that it may import
 LOWER = {
     'ops': ('ops',),
-    'scans': ('names', 'ops', 'scans'),
-    'models': ('names', 'ops', 'scans', 'checkpoints', 'models'),
+    'scans': ('layers', 'names', 'ops', 'scans'),
+    'models': ('layers', 'names', 'ops', 'scans', 'checkpoints', 'models'),
 }
 
 

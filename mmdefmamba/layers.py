@@ -1,0 +1,26 @@
+"""Whether a layer does only what its class says, so that an equal function may compute it instead."""
+
+from torch import nn
+
+
+def is_plain(layer, kind):
+    """Return whether calling ``layer`` does what ``kind.forward`` does and nothing else.
+
+    A layer of another class (quantised, low-rank adapted, wrapped, parametrised), one with hooks, and one whose
+    ``forward`` was replaced are not plain: call them.
+
+    Args:
+        layer: a module.
+        kind: a class of modules, such as ``nn.Linear``.
+    """
+    return type(layer) is kind and 'forward' not in layer.__dict__ and not _has_hooks(layer)
+
+
+def _has_hooks(layer):
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or nn.modules.module._has_any_global_hook()
+    )
