@@ -1,6 +1,7 @@
 """Test a checkpoint: classification, detection or segmentation."""
 
+from mmdefmamba.cli.program import run
 from mmdefmamba.cli.test import main
 
 if __name__ == '__main__':
-    main()
+    run(main)

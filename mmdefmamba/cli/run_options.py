@@ -20,6 +20,7 @@ from ..config_tree import innermost_dataset, library_of, type_name
 from ..engine.distributed import init_without_gpu
 from ..files import existing_file
 from ..guards.config_errors import read_config
+from ..guards.config_files import check_checkpoint_files
 from ..guards.config_keys import check_keys, check_options
 from ..guards.hook import guards_hook
 
@@ -123,6 +124,7 @@ def train_config(args):
         resume_if_possible(cfg)
     elif args.resume:
         cfg.resume, cfg.load_from = True, _existing(args.resume, 'checkpoint')
+    check_checkpoint_files(cfg)
     if args.amp:
         _use_amp(cfg)
     if args.auto_scale_lr:

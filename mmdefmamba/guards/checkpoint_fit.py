@@ -10,10 +10,10 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop
 
 from ..checkpoints.fit import fit, some, state_dict_of
 from ..model_wrappers import plain_model
+from .runs import is_built, is_resumed, loaded_file
 
 
 @HOOKS.register_module()
@@ -33,11 +33,11 @@ class CheckpointFitHook(Hook):
     priority = 'HIGH'  # before EMAHook takes the same parameters
 
     def after_load_checkpoint(self, runner, checkpoint):
-        file = runner._load_from or 'the checkpoint'
+        file = loaded_file(runner) or 'the checkpoint'
         model = plain_model(runner.model)
         state = state_dict_of(checkpoint, file, names=('state_dict',))  # what MMEngine takes
-        training = isinstance(runner._train_loop, BaseLoop)
-        what = 'resuming' if runner._resume else 'training' if training else 'testing'
+        training = is_built(runner, 'train')
+        what = 'resuming' if is_resumed(runner) else 'training' if training else 'testing'
         verdict = fit(model, state, hooks=what != 'resuming')
         if not verdict.tried:
             print_log(f'{file} cannot be compared with the model; {verdict}', 'current', logging.WARNING)

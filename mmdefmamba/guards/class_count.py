@@ -4,10 +4,10 @@ import re
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop
 
-from .class_names import TEXT_HEADS
+from .class_names import TEXT_HEADS, has_free_classes
 from .dataset_parts import dataset_parts, ignored_labels, listed, metainfo_of
+from .runs import is_built
 
 # Heads whose num_classes is not the number of classes of the dataset: proposals have one class, and the semantic branch
 # of a detector has those of another annotation. For TEXT_HEADS it is the length of the text.
@@ -29,7 +29,7 @@ class ClassCountHook(Hook):
 
     def before_train(self, runner):
         check_heads(runner.model, runner.train_dataloader.dataset)
-        if isinstance(getattr(runner, '_val_loop', None), BaseLoop):
+        if is_built(runner, 'val'):
             check_heads(runner.model, runner.val_dataloader.dataset, 'validation')
 
     def before_val_epoch(self, runner):
@@ -87,7 +87,7 @@ def check_heads(model, dataset, scored=''):
     """
     meta = metainfo_of(dataset)
     classes = meta.get('classes')
-    if classes is None:
+    if classes is None or (scored and has_free_classes(model)):
         return
     check_class_list(classes)
     for part in dataset_parts(dataset):

@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop
 
 from ..model_wrappers import plain_model
 from .dataset_parts import dataset_parts, describe, listed, metainfo_of, plain_name
+from .runs import is_built, is_resumed, loaded_file
 
 # Two lists mean the same classes if no name has another number and so many names are equal: other releases of a dataset
 # spell a few names differently, such as aeroplane and airplane.
 _EQUAL = 0.9
 _WORDNET = re.compile(r'n\d{8}')
+# Models whose training and test have other classes: retrieval, and tracking, which is scored on one of its classes.
+# The third is mmseg's model for classes that are given as a text.
+_FREE = {'BaseRetriever', 'BaseMOTModel', 'MultimodalEncoderDecoder'}
 #: Heads that are given the names of their classes as a text.
 TEXT_HEADS = ('ATSSVLFusionHead', 'GroundingDINOHead', 'YOLOWorldHead')
 
@@ -28,7 +31,7 @@ TEXT_HEADS = ('ATSSVLFusionHead', 'GroundingDINOHead', 'YOLOWorldHead')
 class ClassNamesHook(Hook):
     """Compare the names of the classes between training data, validation data, annotation files and checkpoint.
 
-    Models whose classes are a text, and retrieval, are not checked: training and test have other classes there.
+    Models whose classes are a text, retrieval and tracking are not checked: training and test have other classes there.
 
     Raises:
         ValueError: the names or their order differ; prints both sides.
@@ -40,27 +43,27 @@ class ClassNamesHook(Hook):
         trained = named_parts(runner.train_dataloader.dataset)
         for part in trained[1:]:
             compare(*trained[0], *part, 'Give all parts of the training data the same classes in the same order')
-        if isinstance(runner._val_loop, BaseLoop):
+        if is_built(runner, 'val'):
             self._check_data(runner.val_dataloader.dataset, runner.val_evaluator, trained)
 
     def after_load_checkpoint(self, runner, checkpoint):
-        training = isinstance(runner._train_loop, BaseLoop)
-        if has_free_classes(runner.model) or (training and not runner._resume):
+        training = is_built(runner, 'train')
+        if has_free_classes(runner.model) or (training and not is_resumed(runner)):
             return
         trained = names_in_checkpoint(checkpoint)
         loops = ('train',) if training else ('val', 'test')
         for name in loops:
-            if trained and isinstance(getattr(runner, f'_{name}_loop'), BaseLoop):
+            if trained and is_built(runner, name):
                 for part in named_parts(getattr(runner, f'{name}_dataloader').dataset):
                     compare(
-                        f'checkpoint {runner._load_from}',
+                        f'checkpoint {loaded_file(runner)}',
                         trained,
                         *part,
                         'Give the data the classes of the checkpoint in their order, in metainfo.classes',
                     )
 
     def before_val(self, runner):
-        if not isinstance(runner._train_loop, BaseLoop) and not has_free_classes(runner.model):
+        if not is_built(runner, 'train') and not has_free_classes(runner.model):
             self._check_data(runner.val_dataloader.dataset, runner.val_evaluator)
 
     def before_test(self, runner):
@@ -76,10 +79,10 @@ class ClassNamesHook(Hook):
 
 
 def has_free_classes(model):
-    """Return whether a model does not have the fixed classes of its training data: texts, or retrieval."""
+    """Return whether a model is scored on other classes than those of its training: texts, retrieval, tracking."""
     model = plain_model(model)
     names = {kind.__name__ for kind in type(model).__mro__}
-    return 'BaseRetriever' in names or any(type(module).__name__ in TEXT_HEADS for module in model.modules())
+    return bool(names & _FREE) or any(type(module).__name__ in TEXT_HEADS for module in model.modules())
 
 
 def named_parts(dataset):

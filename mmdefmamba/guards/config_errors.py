@@ -17,7 +17,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import MODELS, OPTIMIZERS, Registry
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
 from ..config_tree import dicts_in
@@ -29,6 +29,7 @@ _CALLED_BY_NAME = {
     f'{called.__name__}.__init__': called
     for called in (DataLoader, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop, TestLoop)
 } | {'Runner.set_randomness': Runner.set_randomness}
+_SCORING = (ValLoop, TestLoop)
 
 
 def read_config(path):
@@ -53,6 +54,8 @@ def read_config(path):
                 f'config {file}{based} is its own base, directly or through other files: check its _base_'
             ) from error
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        if kind is FileNotFoundError and based:
+            based = f'{based[:-1]}; paths in _base_ start from the folder of the config that has them)'
         raise kind(f'config {file}{based} cannot be read{line}: {type(error).__name__}: {error}') from error
 
 
@@ -65,7 +68,7 @@ def explain_errors(cfg):
 
     Raises:
         ValueError: a type is not registered (names its place in the config and a similar name); a dataset is empty, or
-            its annotations cannot be read (names its files).
+            its annotations cannot be read (names its files); the images of a batch have different sizes (gives them).
         TypeError: a class does not take an argument (names its place and a similar argument, or all arguments).
         FileNotFoundError: the files of a dataset do not exist (names the dataset).
     """
@@ -73,7 +76,7 @@ def explain_errors(cfg):
         yield
     except Exception as error:
         explained = _explain_type(error, cfg) or _explain_argument(error, cfg)
-        explained = explained or _explain_dataset(error) or _explain_bare(error)
+        explained = explained or _explain_dataset(error) or _explain_batch(error) or _explain_bare(error)
         if explained is None:
             raise
         raise explained from error
@@ -140,6 +143,24 @@ def _explain_dataset(error):
         return ValueError(f'{type(dataset).__name__} has no images: {files}')
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     return kind(f'{type(dataset).__name__} could not be read, {files}: {type(error).__name__}: {error}')
+
+
+def _explain_batch(error):
+    """Explain that images of different sizes cannot become one batch. A data worker hands on the error as a text."""
+    sizes = re.search(r'equal size, but got \[([\d, ]+)\] at entry 0 and \[([\d, ]+)\] at entry (\d+)', str(error))
+    if not isinstance(error, RuntimeError) or sizes is None:
+        return None
+    loops = [loop for loop in (tb.tb_frame.f_locals.get('self') for tb in _frames(error)) if isinstance(loop, BaseLoop)]
+    split = next(
+        ('val' if isinstance(loop, ValLoop) else 'test' for loop in loops if isinstance(loop, _SCORING)), 'train'
+    )
+    first, second = (sizes[i].replace(', ', ' x ') for i in (1, 2))
+    crop = 'RandomResizedCrop or RandomCrop' if split == 'train' else 'Resize and CenterCrop'
+    return ValueError(
+        f'the images of a batch have different sizes: image 0 has {first}, image {sizes[3]} has {second} (channels x '
+        f'height x width). Let the pipeline of {split}_dataloader.dataset end in one size, for example by {crop}, or '
+        f'set {split}_dataloader.batch_size=1'
+    )
 
 
 def _explain_bare(error):

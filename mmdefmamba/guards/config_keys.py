@@ -20,6 +20,8 @@ from mmengine.runner import Runner
 
 from ..config_tree import dicts_in
 from ..names import near_name, unknown_name
+from .config_files import check_checkpoint_files
+from .runs import is_built
 
 # Keys that Config itself, the tools, MMEngine beside its Runner's arguments, or all three libraries read.
 _READ_BESIDE_THE_RUNNER = {
@@ -129,10 +131,12 @@ def _known():
 
 @HOOKS.register_module()
 class ConfigKeysHook(Hook):
-    """Call :func:`check_keys` before a run; the tools do so before anything is built."""
+    """Check keys and checkpoint files of the config before a run; the tools do so before anything is built."""
 
     def before_run(self, runner):
         check_keys(runner.cfg)
+        if is_built(runner, 'train'):
+            check_checkpoint_files(runner.cfg)
 
 
 def check_keys(cfg):

@@ -12,9 +12,9 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop
 
 from .dataset_parts import dataset_parts, describe, ignored_labels, listed, metainfo_of
+from .runs import is_built
 
 # Reading stops as soon as every class was found. A class that is in one of twenty maps is missed by this sample once in
 # thirty thousand times.
@@ -55,7 +55,7 @@ class LabelValuesHook(Hook):
 
     def before_train(self, runner):
         check_labels(runner.train_dataloader.dataset, runner.model)
-        if isinstance(runner._val_loop, BaseLoop):
+        if is_built(runner, 'val'):
             check_labels(runner.val_dataloader.dataset, runner.model)
 
     def before_test(self, runner):

@@ -7,10 +7,10 @@ passes with a warning, and the best checkpoint is never saved.
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop
 
 from ..names import unknown_name
 from .coco_files import mask_errors, shorten
+from .runs import is_built
 
 _SIZES = ('', '_50', '_75', '_s', '_m', '_l')
 _RECALLS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
@@ -27,7 +27,7 @@ class MetricNamesHook(Hook):
     """
 
     def before_train(self, runner):
-        if not isinstance(runner._val_loop, BaseLoop):
+        if not is_built(runner, 'val'):
             return
         check_masks(runner.val_evaluator)
         check_names(runner, runner.val_evaluator)

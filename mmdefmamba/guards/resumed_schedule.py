@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop, IterBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop
+
+from .runs import is_built, is_resumed, loaded_file
 
 # What a scheduler keeps about its position; everything else are settings.
 _POSITION = {'_global_step', '_last_value', 'base_values', 'last_step', 'verbose'}
@@ -31,7 +33,7 @@ class ResumedScheduleHook(Hook):
     """
 
     def after_load_checkpoint(self, runner, checkpoint):
-        if not (runner._resume and isinstance(runner._train_loop, BaseLoop) and checkpoint.get('param_schedulers')):
+        if not (is_resumed(runner) and is_built(runner, 'train') and checkpoint.get('param_schedulers')):
             return
         schedulers, saved = runner.param_schedulers, checkpoint['param_schedulers']
         per_epoch, by_epoch = len(runner.train_dataloader), not isinstance(runner.train_loop, IterBasedTrainLoop)
@@ -50,13 +52,13 @@ class ResumedScheduleHook(Hook):
         if differences:
             if isinstance(schedulers, dict) or any(getattr(each, 'need_val_args', False) for each in schedulers):
                 raise ValueError(
-                    f'the schedule of {runner._load_from} differs from the config: {"; ".join(differences)}. It cannot '
-                    'be computed for this kind of schedule. Resume with the batch, the number of GPUs and the schedule '
-                    'that the training was started with'
+                    f'the schedule of {loaded_file(runner)} differs from the config: {"; ".join(differences)}. It '
+                    'cannot be computed for this kind of schedule. Resume with the batch, the number of GPUs and the '
+                    'schedule that the training was started with'
                 )
             rates = recompute(runner, checkpoint, epoch, per_epoch)
             print_log(
-                f'{runner._load_from} has another schedule than the config: {"; ".join(differences)}. The training '
+                f'{loaded_file(runner)} has another schedule than the config: {"; ".join(differences)}. The training '
                 f'goes on with the schedule of the config: the learning rate is {rates} now',
                 'current',
                 logging.WARNING,

@@ -13,10 +13,14 @@ def head(num_classes):
     return module
 
 
+def a_runner(model, **loaders):
+    return SimpleNamespace(model=model, _train_loop=None, _val_loop=None, _test_loop=None, **loaders)
+
+
 def run(hook, when, model, classes):
     dataset = type('Cats', (), {'metainfo': {} if classes is None else {'classes': classes}})()
     loaders = {f'{name}_dataloader': SimpleNamespace(dataset=dataset) for name in ('train', 'val', 'test')}
-    getattr(hook, when)(SimpleNamespace(model=model, **loaders))
+    getattr(hook, when)(a_runner(model, **loaders))
 
 
 @pytest.mark.parametrize('when', ['before_train', 'before_val_epoch', 'before_test_epoch'])
@@ -48,10 +52,10 @@ def test_heads_of_panoptic_and_semantic_branches_are_accepted():
         }
     )
     dataset = SimpleNamespace(metainfo=meta)
-    ClassCountHook().before_train(SimpleNamespace(model=model, train_dataloader=SimpleNamespace(dataset=dataset)))
+    ClassCountHook().before_train(a_runner(model, train_dataloader=SimpleNamespace(dataset=dataset)))
     model['decode_head'] = nn.ModuleList([head(5)])
     with pytest.raises(ValueError, match=r'decode_head\.0\.num_classes is 5'):
-        ClassCountHook().before_train(SimpleNamespace(model=model, train_dataloader=SimpleNamespace(dataset=dataset)))
+        ClassCountHook().before_train(a_runner(model, train_dataloader=SimpleNamespace(dataset=dataset)))
 
 
 @pytest.mark.parametrize('metainfo', [None, [dict(classes=('a',)), dict(classes=('b',))]])
@@ -59,8 +63,8 @@ def test_datasets_of_several_parts_are_not_checked(metainfo):
     """mmdet's ConcatDataset has a list where its parts differ."""
     loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=metainfo))
     hook, model = ClassCountHook(), nn.ModuleDict({'head': head(7)})
-    hook.before_train(SimpleNamespace(model=model, train_dataloader=loader))
-    hook.before_train_iter(SimpleNamespace(model=model, train_dataloader=loader), 0, dict(data_samples=[{}]))
+    hook.before_train(a_runner(model, train_dataloader=loader))
+    hook.before_train_iter(a_runner(model, train_dataloader=loader), 0, dict(data_samples=[{}]))
 
 
 def test_labels_that_a_head_ignores_are_accepted():
@@ -70,7 +74,7 @@ def test_labels_that_a_head_ignores_are_accepted():
     batch = dict(data_samples=[Sample(gt_sem_seg=torch.tensor([[0, 1, 100]]))])
     loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=('a', 'b'))))
     model = nn.ModuleDict({'decode_head': head(2)})
-    runner = SimpleNamespace(model=model, train_dataloader=loader)
+    runner = a_runner(model, train_dataloader=loader)
     with pytest.raises(ValueError, match='has the label 100'):
         ClassCountHook().before_train_iter(runner, 0, batch)
     model['decode_head'].ignore_index = 100

@@ -297,7 +297,10 @@ def test_an_option_that_cannot_be_parsed_is_refused(value, capsys):
 FILES = {
     'syntax': ('a = (\n', r'config \S+syntax\.py cannot be read: SyntaxError: .*never closed'),
     'name': ('a = 1\nb = nosuch\n', r'config \S+name\.py cannot be read, line 2: NameError: .*nosuch'),
-    'base': ("_base_ = 'nosuch.py'\n", r'config \S+/nosuch\.py \(a base of \S+base\.py\) cannot be read'),
+    'base': (
+        "_base_ = 'nosuch.py'\n",
+        r'config \S+/nosuch\.py \(a base of \S+base\.py; paths in _base_ start from .*\) cannot be read',
+    ),
     'package': ("_base_ = 'mmdet::_base_/nosuch.py'\n", r'config \S+package\.py cannot be read: .*nosuch\.py'),
     'scope': ("_base_ = 'mmdetx::_base_/default_runtime.py'\n", r'scope\.py cannot be read: .*mmdetx'),
     'itself': ("_base_ = 'itself.py'\n", r'config \S+itself\.py is its own base'),

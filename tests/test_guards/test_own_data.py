@@ -329,3 +329,95 @@ def test_a_score_that_the_evaluator_does_not_give_is_refused_at_the_start(tiny, 
     with pytest.raises(ValueError, match=message):
         data.train(option, *more, validate=True)
     assert not list(data.work_dir.glob('*.pth'))
+
+
+# ---- batches and checkpoint files
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_images_of_different_sizes_in_a_batch_are_explained(tiny, split, workers):
+    data = tiny('classification')
+    for image in data.images('training' if split == 'train' else 'validation')[1:]:
+        cv2.imwrite(str(image), np.zeros((50, 60, 3), np.uint8))
+    text = data.config.read_text()
+    text += f"{split}_dataloader['dataset']['pipeline'] = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]\n"
+    data.config.write_text(text)
+    options = [f'{split}_dataloader.num_workers={workers}', f'{split}_dataloader.collate_fn.type=default_collate']
+    options += ['train_dataloader.sampler.shuffle=False']
+    crop = 'RandomResizedCrop' if split == 'train' else 'Resize and CenterCrop'
+    message = rf'image 0 has 3 x 40 x 32, image 1 has 3 x 50 x 60 .* pipeline of {split}_dataloader\.dataset .* {crop}'
+    with pytest.raises(ValueError, match=message):
+        data.train(*options, validate=True)
+
+
+@pytest.mark.parametrize(
+    ('options', 'key'),
+    [
+        (['model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=no.pth'], 'model.backbone'),
+        (['load_from=no.pth'], 'load_from'),
+        (['load_from=released://no.pth'], 'load_from'),
+    ],
+)
+def test_missing_checkpoint_is_reported_before_the_model_is_built(tiny, options, key, monkeypatch):
+    from mmdefmamba.cli import run_options
+
+    monkeypatch.setattr(run_options, 'build_runner', lambda cfg: pytest.fail('it is built'))
+    with pytest.raises(FileNotFoundError, match=rf'{key}\S*: the checkpoint no\.pth does not exist'):
+        tiny('classification').train(*options)
+
+
+def test_checkpoints_that_mmengine_looks_up_are_left_to_it():
+    from mmengine.config import Config
+
+    from mmdefmamba.guards.config_files import check_checkpoint_files
+
+    names = ['torchvision://resnet50', 'https://example.org/a.pth', None]
+    heads = [dict(init_cfg=dict(type='Pretrained', checkpoint=name)) for name in names]
+    check_checkpoint_files(Config(dict(load_from='open-mmlab://a', model=dict(heads=heads))))
+    with pytest.raises(FileNotFoundError, match=r'model\.heads\.0\.init_cfg\.checkpoint'):
+        check_checkpoint_files(Config(dict(model=dict(heads=[dict(init_cfg=dict(type='Pretrained', checkpoint='a'))]))))
+
+
+def test_a_config_that_cannot_be_read_ends_a_tool_without_a_traceback(tmp_path, capsys):
+    from mmdefmamba.cli import test, train
+    from mmdefmamba.cli.program import run
+
+    config = tmp_path / 'config.py'
+    config.write_text("_base_ = 'nowhere.py'\n")
+    for main, args in ((train.main, [str(config)]), (test.main, [str(config), 'a.pth'])):
+        with pytest.raises(SystemExit) as ended:
+            run(lambda main=main, args=args: main(args))
+        assert ended.value.code == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith(f'error: config {tmp_path}/nowhere.py (a base of {config}; paths in _base_ start from')
+        assert errors.count('\n') == 1
+    with pytest.raises(ValueError, match='of another kind'):
+
+        def fail():
+            raise ValueError('of another kind')
+
+        run(fail)
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: 1)
+    assert ended.value.code == 1
+
+
+def test_models_that_are_scored_on_other_classes_are_not_compared():
+    """Retrieval, tracking and models whose classes are a text, as the libraries' own configs have them."""
+    from torch import nn
+
+    from mmdefmamba.guards.class_names import TEXT_HEADS, has_free_classes
+
+    def module(name, *parts):
+        made = type(name, (nn.Module,), {})()
+        for number, part in enumerate(parts):
+            made.add_module(str(number), part)
+        return made
+
+    for name in TEXT_HEADS:
+        assert has_free_classes(module('Detector', module(name)))
+    for name in ('BaseRetriever', 'BaseMOTModel', 'MultimodalEncoderDecoder'):
+        base = type(name, (nn.Module,), {})
+        assert has_free_classes(type('Own', (base,), {})())
+    assert not has_free_classes(module('Detector', module('Shared2FCBBoxHead')))
