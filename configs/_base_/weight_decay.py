@@ -12,3 +12,22 @@ no_weight_decay = dict(
         'offset_bias.table': dict(decay_mult=0.0),
     },
 )
+# The same for a recipe that trains the backbone at a tenth of the learning rate, as `custom_keys`. There the name
+# `backbone` stands for all its parameters, so that its norms must be named. Longer names come first.
+slow_backbone = {
+    'backbone': dict(lr_mult=0.1),
+    **{
+        f'backbone.{name}': dict(lr_mult=0.1, decay_mult=0.0)
+        for name in (
+            *(f'norm{stage}' for stage in range(4)),
+            *(f'stem.{layer}.norm' for layer in (0, 2)),
+            *(f'downsamples.{stage}.norm' for stage in range(3)),
+            *(f'stages.{stage}.{block}.norm' for stage in range(4) for block in range(16)),
+        )
+    },
+    # These names have no `backbone.`; none of them occurs in a head.
+    'A_log': dict(lr_mult=0.1, decay_mult=0.0),
+    'dssm.D': dict(lr_mult=0.1, decay_mult=0.0),
+    'dt_proj_bias': dict(lr_mult=0.1, decay_mult=0.0),
+    'offset_bias.table': dict(lr_mult=0.1, decay_mult=0.0),
+}

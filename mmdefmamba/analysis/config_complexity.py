@@ -1,9 +1,12 @@
 """Parameters and FLOPs of the model of a config, for all three tasks, and the text that shows them."""
 
+import inspect
 from functools import partial
 
+import torch
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 
 from ..config_tree import library_of, type_name
 from .complexity import complexity
@@ -44,9 +47,32 @@ def config_complexity(cfg, shape=None):
     for pretrained in (model_cfg, model_cfg.get('backbone', {})):
         pretrained.pop('init_cfg', None)  # the count does not depend on the weights
     model = MODELS.build(_without_sync(model_cfg))
-    forward = partial(two_stage_forward, model) if hasattr(model, 'roi_head') else None
     shape = (image_channels(model), *shape)
-    return complexity(model, shape, forward), shape
+    return complexity(model, shape, _counted_forward(model, scope)), shape
+
+
+def _counted_forward(model, library):
+    """Return what is counted for a model, as a function of images; None for the model itself."""
+    if library == 'mmdet':
+        if hasattr(model, 'roi_head') and type(model.rpn_head).forward is not BaseModule.forward:
+            return partial(two_stage_forward, model)
+        return lambda images: model(images, data_samples=_samples(images), mode='tensor')
+    if library == 'mmseg' and _needs_samples(getattr(model, 'decode_head', None)):
+        return lambda images: model.encode_decode(images, [sample.metainfo for sample in _samples(images)])
+    return None
+
+
+def _needs_samples(head):
+    """Return whether the ``forward`` of a head takes data samples beside the maps."""
+    return 'batch_data_samples' in inspect.signature(getattr(head, 'forward', _counted_forward)).parameters
+
+
+def _samples(images):
+    """Return one data sample without objects per image, with the sizes that heads of mmdet and mmseg ask for."""
+    size = tuple(images.shape[-2:])
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
+    nothing = InstanceData(bboxes=images.new_zeros(0, 4), labels=images.new_zeros(0, dtype=torch.long))
+    return [BaseDataElement(metainfo=meta, gt_instances=nothing) for _ in images]
 
 
 def two_stage_forward(detector, images, num_proposals=NUM_PROPOSALS):
@@ -59,8 +85,21 @@ def two_stage_forward(detector, images, num_proposals=NUM_PROPOSALS):
     proposals = detector.rpn_head(features)
     height, width = images.shape[-2:]
     boxes = images.new_tensor([[0, 0, width, height]]).expand(num_proposals, 4)
+    found, roi_head = [InstanceData(bboxes=boxes)], detector.roi_head
     # a result that is not returned would be missing from the trace and from the count
-    return proposals, detector.roi_head.forward(features, [InstanceData(bboxes=boxes)])
+    if not _needs_samples(roi_head):
+        return proposals, roi_head.forward(features, found)
+    # a cascade, which has mask heads for all proposals in its forward
+    mask_head, roi_head.mask_head = getattr(roi_head, 'mask_head', None), None
+    try:
+        refined = roi_head.forward(features, found, _samples(images))
+    finally:
+        roi_head.mask_head = mask_head
+    masks = []
+    if mask_head is not None:
+        rois = torch.cat([boxes.new_zeros(100, 1), boxes[:100]], 1)  # each begins with the index of its image
+        masks = [roi_head._mask_forward(stage, features, rois)['mask_preds'] for stage in range(roi_head.num_stages)]
+    return proposals, refined, masks
 
 
 def _without_sync(cfg):

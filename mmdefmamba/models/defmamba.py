@@ -159,15 +159,17 @@ class DefMamba(BaseModule):
             are they, as with a network of convolutions. NaN in an image gives NaN in its maps.
 
         Raises:
-            ValueError: ``x`` does not have four dimensions, does not have ``in_channels`` channels, or is empty.
+            ValueError: ``x`` is not a tensor, does not have four dimensions, does not have ``in_channels`` channels, or
+                is empty.
         """
-        in_channels = self.stem[0].conv.in_channels
-        if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape:
-            raise ValueError(f'images must be (batch, {in_channels}, height, width), not empty, got {tuple(x.shape)}')
+        self._check_images(x)
+        return self._stage_maps(self.stem(x.permute(0, 2, 3, 1)), x)
+
+    def _stage_maps(self, x, images):
+        """Compute the returned maps from the stem's map, (B, H, W, C), in the memory format of the images."""
         # heads of mmdet and mmseg call `.view`, which a permuted map would refuse
-        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        x = self.stem(x.permute(0, 2, 3, 1))
         outs = []
         for i, stage in enumerate(self.stages):
             x = stage(x, self.with_cp)
@@ -176,6 +178,17 @@ class DefMamba(BaseModule):
             if i < len(self.downsamples):
                 x = self.downsamples[i](x)
         return tuple(outs)
+
+    def _check_images(self, x):
+        in_channels = self.stem[0].conv.in_channels
+        if not isinstance(x, torch.Tensor):
+            raise ValueError(
+                f'images must be one tensor (batch, {in_channels}, height, width), got a {type(x).__name__}: the '
+                'images were not stacked. A detector or segmentor needs a data_preprocessor of its library. Learning '
+                "without labels in mmpretrain needs collate_fn=dict(type='default_collate') in the train_dataloader"
+            )
+        if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape:
+            raise ValueError(f'images must be (batch, {in_channels}, height, width), not empty, got {tuple(x.shape)}')
 
     def train(self, mode=True):
         """Set training mode. Frozen parts stay in eval mode."""
@@ -191,15 +204,16 @@ class DefMamba(BaseModule):
             prefix: prefix of the names of the backbone, such as 'backbone.'.
 
         Returns:
-            (depth, number of depths). The stem has depth 0, and each block adds one. A downsampling layer has the depth
-            of the block after it. The output norms, and all parameters outside the backbone, have the largest depth.
-            All stages of ``arch`` count, whichever of them exist: the rates of a stage do not depend on out_indices.
+            (depth, number of depths). The stem and a mask token have depth 0, and each block adds one. A downsampling
+            layer has the depth of the block after it. The output norms, and all parameters outside the backbone, have
+            the largest depth. All stages of ``arch`` count, whichever of them exist: the rates of a stage do not depend
+            on out_indices.
         """
         num_layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
         part, _, rest = param_name[len(prefix) :].partition('.')
-        if part == 'stem':
+        if part in ('stem', 'mask_token'):
             return 0, num_layers
         if part == 'stages':
             stage, block = (int(i) for i in rest.split('.')[:2])

@@ -1,4 +1,4 @@
-"""Entries of a checkpoint for stages and output norms that a backbone does not have, because no map needs them."""
+"""Entries of a checkpoint that a backbone does not have, because no map of it needs them."""
 
 import logging
 import re
@@ -12,8 +12,8 @@ def leave_out_unused_stages(backbone, state_dict, prefix, *args):
     """Remove what a backbone with shorter ``out_indices`` does not have from a state dict, before it is loaded.
 
     A loading hook of :class:`~mmdefmamba.models.DefMamba`. It removes stages, downsampling layers and output norms that
-    belong to the arch of the backbone. Anything else that the backbone does not have stays, and whoever loads the state
-    dict reports it.
+    belong to the arch of the backbone, and the token of masked pretraining. Anything else that the backbone does not
+    have stays, and whoever loads the state dict reports it.
 
     Args:
         backbone: the DefMamba.
@@ -28,12 +28,14 @@ def leave_out_unused_stages(backbone, state_dict, prefix, *args):
         del state_dict[name]
     if unused and not next(backbone.parameters()).is_meta:  # a trial says nothing
         logging.getLogger('mmdefmamba').info(
-            f'{len(unused)} entries of the checkpoint are left out: they belong to stages or output norms that '
-            f'out_indices={backbone.out_indices} does not need, {unused[0]} to {unused[-1]}'
+            f'{len(unused)} entries of the checkpoint are left out, {unused[0]} to {unused[-1]}: this backbone with '
+            f'out_indices={backbone.out_indices} does not need them'
         )
 
 
 def _is_unused(backbone, name):
+    if name == 'mask_token':
+        return not hasattr(backbone, name)
     built, depths = len(backbone.stages), backbone.depths
     if match := _STAGE.match(name):
         stage, block = int(match[1]), int(match[2])

@@ -363,6 +363,11 @@ def test_wrong_images_are_refused_with_their_shape(shape):
         build()(torch.zeros(shape))
 
 
+def test_images_that_were_not_stacked_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"got a list: the images were not stacked.*dict\(type='default_collate'\)"):
+        build()([torch.zeros(3, 32, 32)] * 2)
+
+
 def test_weights_of_the_other_formulation_are_refused():
     """MMEngine's loader alone would only warn and keep the random tables."""
     weights = build(formulation='released').state_dict()

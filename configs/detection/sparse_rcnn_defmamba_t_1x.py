@@ -1,0 +1,11 @@
+_base_ = [
+    'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
+    '../_base_/detection/defmamba_t.py',
+    '../_base_/guards.py',
+]
+model = dict(
+    backbone=dict(_delete_=True, **_base_.defmamba_t),
+    neck=dict(in_channels=[48, 96, 192, 384]),
+)
+optim_wrapper = dict(paramwise_cfg=_base_.no_weight_decay)
+default_hooks = _base_.safe_hooks
