@@ -113,6 +113,39 @@ def test_blockwise_matches_reference_without_optional_inputs():
         assert relative(gradient, expected_gradients[name]) < 1e-11, name
 
 
+@pytest.mark.parametrize(('load', 'expected'), [(0.1, 2), (1e3, 1)], ids=['idle', 'busy'])
+def test_blockwise_takes_one_thread_on_a_busy_machine(load, expected, monkeypatch, logged):
+    monkeypatch.setattr(blockwise.os, 'getloadavg', lambda: (load, 0, 0))
+    monkeypatch.setattr(blockwise, '_logged', set())
+    seen, time_step = [], blockwise._Problem.time_step
+    monkeypatch.setattr(
+        blockwise._Problem, 'time_step', lambda *args: (seen.append(torch.get_num_threads()), time_step(*args))[1]
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        inputs = make_inputs(SHAPES['L7'])
+        y = selective_scan(**inputs, backend='blockwise')
+        y.sum().backward()
+        assert set(seen) == {expected} and len(seen) > 1 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert ['takes 1 of 2 threads' in text for _, text in logged] == [True] * (expected == 1)
+
+
+def test_the_number_of_threads_changes_no_bit_of_blockwise():
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            inputs = make_inputs((2, 2, 40, 16, 130), torch.float32)
+            y = selective_scan(**inputs, backend='blockwise')
+            results.append([y, *torch.autograd.grad(y.square().sum(), list(inputs.values()))])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_blockwise_gradcheck(monkeypatch):
     monkeypatch.setattr(blockwise, 'MAX_BLOCK_TOKENS', 3)
     inputs = make_inputs((2, 2, 2, 2, 7))

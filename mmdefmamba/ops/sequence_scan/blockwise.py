@@ -3,10 +3,16 @@
 Within a block, everything that does not depend on the state is computed for all tokens at once. The recurrence is then
 one fused multiply-add per token. The forward keeps only the state at the start of each block, and the backward
 recomputes a block from there. Working memory is a few blocks, whatever the length.
+
+Each operation is a parallel region of its own, hundreds of them per scan. On a machine whose cores have other work,
+threads wait for each other at the end of each, and a scan takes ten times as long with two threads as with one.
 """
 
+import contextlib
 import itertools
+import logging
 import math
+import os
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +22,41 @@ from ..precision import at_least_float32
 # Elements of one work buffer (tokens x rows x states x channels), so that it stays in the cache of a core. Measured
 # with benchmarks/selective_scan.py.
 BLOCK_ELEMENTS = 1 << 19
-# Elements of one token's state up to which scanning several images and groups side by side is faster. Beyond this
-# number they are scanned one after another.
-STATE_ELEMENTS = 1 << 16
+# Elements of one token's state up to which several images and groups are scanned side by side. PyTorch runs operations
+# on fewer than 2^15 elements in one thread: a parallel region per token would cost more than it saves.
+STATE_ELEMENTS = (1 << 15) - 1
 MAX_BLOCK_TOKENS = 64
+# Processes that want to run, per core, above which a scan takes one thread.
+BUSY_LOAD = 1.25
+_logger = logging.getLogger('mmdefmamba')
+_logged = set()
+
+
+@contextlib.contextmanager
+def _threads_that_pay():
+    """Within the block: PyTorch's threads, or one thread on a busy machine. The number changes no bit of a result."""
+    threads = torch.get_num_threads()
+    if threads == 1 or torch.compiler.is_compiling() or not _is_busy():
+        yield
+        return
+    if 'busy' not in _logged:
+        _logged.add('busy')
+        _logger.info('selective_scan: blockwise takes 1 of %d threads while other processes use the cores', threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _is_busy():
+    return hasattr(os, 'getloadavg') and os.getloadavg()[0] > BUSY_LOAD * os.cpu_count()
 
 
 def selective_scan_blockwise(u, delta, A, B, C, D, delta_bias, delta_softplus):
     """Run a selective scan in blocks; arguments as of :func:`.interface.selective_scan`, checked there."""
-    return _BlockwiseScan.apply(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    with _threads_that_pay():
+        return _BlockwiseScan.apply(u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
 class _Problem:
@@ -142,7 +174,7 @@ class _BlockwiseScan(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_y):
-        with torch.autocast(grad_y.device.type, enabled=False):
+        with torch.autocast(grad_y.device.type, enabled=False), _threads_that_pay():
             return _backward(ctx, grad_y)
 
 
