@@ -1,12 +1,14 @@
 """Every backend against the reference and against its formula, for ``--cases N`` random shapes and values."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdefmamba.models import DefMamba
-from mmdefmamba.ops import TokenOrder, multi_scan, selective_scan
+from mmdefmamba.ops import TokenOrder, gated_multi_scan, multi_scan, selective_scan, unavailable_reason
+from mmdefmamba.ops.native import library
 from mmdefmamba.ops.sequence_scan import use_backend
 
 
@@ -135,21 +137,27 @@ def test_scan_and_its_last_state_match_the_reference(request):
         total, scale, parts = magnitudes(exact, softplus)
         with torch.no_grad():
             state, state_scale = last_state(*(exact[name] for name in ('u', 'delta', 'A', 'B', 'delta_bias')), softplus)
-        actual = selective_scan(**inputs, delta_softplus=softplus, backend='blockwise')
-        eps = torch.finfo(actual.dtype).eps
-
         assert_close_to(expected[..., length:], state, state_scale, 64 * torch.finfo(torch.float64).eps)
-        assert_close_to(actual, expected, scale, 64 * eps)
-        weight = torch.randn(actual.shape, generator=torch.Generator().manual_seed(states), dtype=torch.float64)
-        found = torch.autograd.grad(actual, list(leaves.values()), weight.to(actual.dtype))
+        weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(states), dtype=torch.float64)
         wanted = torch.autograd.grad(expected, [exact[name] for name in leaves], weight)
         total.backward(weight.abs())
-        for name, got, want in zip(leaves, found, wanted, strict=True):
-            most = sum(part.grad.abs() for part in parts[name]).max()
-            error = (got.double() - want).abs().max()
-            assert error <= 1e3 * eps * most.clamp(min=1e-30), f'{name}: off by {error}, {error / most / eps} roundings'
+        eps = torch.finfo(inputs['u'].dtype).eps
+        for backend in backends_for(inputs['u']):
+            actual = selective_scan(**inputs, delta_softplus=softplus, backend=backend)
+            assert_close_to(actual, expected, scale, 64 * eps)
+            found = torch.autograd.grad(actual, list(leaves.values()), weight.to(actual.dtype))
+            for name, got, want in zip(leaves, found, wanted, strict=True):
+                most = sum(part.grad.abs() for part in parts[name]).max()
+                error = (got.double() - want).abs().max()
+                allowed = 1e3 * eps * most.clamp(min=1e-30)
+                assert error <= allowed, f'{backend}, {name}: off by {error}, {error / most / eps} roundings'
 
     check_all(check, scans(), request)
+
+
+def backends_for(u):
+    """The backends for a CPU beside the reference: the C kernels compute in float32."""
+    return ['blockwise', *(['native'] if unavailable_reason('native', u) is None else [])]
 
 
 def assert_close_to(actual, expected, scale, tolerance):
@@ -202,6 +210,41 @@ def test_multi_scan_matches_the_reference(request):
             results.append([y.detach(), *torch.autograd.grad(y, leaves, weight)])
         for expected, actual in zip(*results, strict=True):
             assert (actual - expected).abs().max() <= 1e-10 * expected.abs().max()
+
+    check_all(check, walks(), request, share=2)
+
+
+@pytest.mark.skipif(library.LIBRARY is None, reason=str(library.REASON))
+def test_kernels_match_the_reference_alone_and_with_the_gate(request):
+    """The multi-scan, and the walk that projects the time steps and merges, in float32 against float64."""
+
+    def check(case):
+        distinct, sources, (delta, A, B, C, D, bias), orders = case
+        channels, used = distinct[0].shape[-1], sorted(set(sources))
+        z = torch.cos(torch.arange(distinct[0].numel())).view_as(distinct[0])
+        results = {}
+        for backend, dtype in (('reference', torch.float64), ('native', torch.float32)):
+            given = [x.detach().to(dtype).requires_grad_() for x in (*distinct, delta, A, B, C, D, bias)]
+            maps, (delta_, A_, B_, C_, D_, bias_) = [given[i] for i in sources], given[len(distinct) :]
+            # a rank of one channel: its weight is 1, so that the time step of each channel is the projected number
+            weight = torch.ones(len(maps), channels, 1, dtype=dtype)
+            projected = torch.cat([delta_[..., :1], B_, C_], dim=-1).unbind(1)
+            y = multi_scan(maps, delta_, A_, B_, C_, D_, bias_, orders, backend=backend)
+            gated = gated_multi_scan(maps, projected, weight, A_, D_, bias_, z.to(dtype), orders, backend=backend)
+            leaves = [given[i] for i in used] + given[len(distinct) :]
+            results[backend] = [
+                tensor
+                for result in (y, gated)
+                for tensor in [
+                    result.detach(),
+                    *torch.autograd.grad(
+                        result, leaves, torch.sin(torch.arange(result.numel())).view_as(result).to(dtype)
+                    ),
+                ]
+            ]
+        for actual, expected in zip(results['native'], results['reference'], strict=True):
+            scale = expected.abs().max().clamp(min=1e-3)
+            assert (actual - expected).abs().max() <= 5e-6 * scale
 
     check_all(check, walks(), request, share=2)
 
