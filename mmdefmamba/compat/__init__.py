@@ -41,6 +41,11 @@ MENDS = {
         ('mmengine.utils.dl_utils.misc', 'mmcv.utils.ext_loader'),
         'MMEngine and mmcv look for compiled operators without pkgutil.find_loader, which Python 3.14 does not have',
     ),
+    'fork_configs': Mend(
+        ('mmengine.config.utils',),
+        'configs of mmseg are found where a fork of mmsegmentation is installed, which has another name; MMEngine '
+        'looks for the original name only',
+    ),
     'logged_metrics': Mend(
         ('mmengine.hooks.logger_hook',),
         'the first process alone writes the metrics of a distributed test; in MMEngine all write one file at once',

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmdefmamba import compat
-from mmdefmamba.compat import data_workers, find_loader, logged_metrics, thin_images, yaml_files
+from mmdefmamba.compat import data_workers, find_loader, fork_configs, logged_metrics, thin_images, yaml_files
 from mmdefmamba.compat.marks import replace
 
 LIBRARIES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cv2', 'torchvision', 'matplotlib')
@@ -218,7 +218,7 @@ print(hasattr(pkgutil, 'find_loader'))
 def test_operators_are_found_without_find_loader_in_every_order_of_imports(run, order, tmp_path):
     """Whoever imported the functions by name before the mend gets the mended answer, too."""
     printed, _ = run(ASK.format(first=order[0], second=order[1], folder=str(tmp_path)))
-    assert printed == ['False False False', 'False']
+    assert printed == ['True True True', 'False']  # the stand-in for the operators has a loader
 
 
 def test_find_loader_tells_whether_a_module_has_a_loader(monkeypatch):
@@ -232,10 +232,22 @@ def test_find_loader_tells_whether_a_module_has_a_loader(monkeypatch):
     monkeypatch.setattr(pkgutil, 'find_loader', lambda name: None, raising=False)
     assert find_loader.apply(SimpleNamespace(pkgutil=pkgutil)) is False
     monkeypatch.delattr(pkgutil, 'find_loader')
+    assert find_loader.apply(SimpleNamespace()) is False  # the module does not use pkgutil, as that of onedl-mmengine
     module = SimpleNamespace(pkgutil=pkgutil)
     assert find_loader.apply(module) is True and find_loader.apply(module) is False
     assert module.pkgutil.find_loader is find_loader.find_loader
     assert module.pkgutil.walk_packages is pkgutil.walk_packages
+
+
+# ---- forks
+
+
+def test_configs_of_a_fork_are_found_by_its_import_name():
+    """json stands for the module of a fork, numpy for a package that is installed."""
+    names = dict(json='no-such-distribution', mmdet='mmdet', torch='numpy', no_such_module='no-such-distribution')
+    assert fork_configs.apply(SimpleNamespace(MODULE2PACKAGE=names)) == 'json'
+    assert names == dict(json='json', mmdet='mmdet', torch='numpy', no_such_module='no-such-distribution')
+    assert fork_configs.apply(SimpleNamespace(MODULE2PACKAGE=names)) is False
 
 
 # ---- data workers

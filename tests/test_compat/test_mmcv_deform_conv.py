@@ -218,3 +218,17 @@ def test_packed_layers_train(version):
     torch.nn.init.normal_(layer.conv_offset.weight, std=0.2)
     layer(torch.randn(2, 4, 5, 7)).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() and p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_learning_rate_of_offsets_is_that_of_the_config():
+    """MMEngine looks for deformable convolutions only where mmcv has operators."""
+    from mmcv.ops import DeformConv2dPack
+    from mmengine.optim import build_optim_wrapper
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), DeformConv2dPack(2, 2, 3))
+    optimizer = dict(type='SGD', lr=0.5)
+    wrapper = build_optim_wrapper(model, dict(optimizer=optimizer, paramwise_cfg=dict(dcn_offset_lr_mult=0.1)))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {names[id(group['params'][0])]: group['lr'] for group in wrapper.param_groups}
+    slow = {'1.conv_offset.weight': 0.05, '1.conv_offset.bias': 0.05}
+    assert rates == {'0.weight': 0.5, '0.bias': 0.5, '1.weight': 0.5, **slow}

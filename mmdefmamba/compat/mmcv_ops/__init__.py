@@ -12,6 +12,7 @@ An installed ``mmcv._ext`` is never touched.
 """
 
 import sys
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -53,8 +54,9 @@ class _StandIn(ModuleType):
 
     def __init__(self):
         super().__init__(_NAME, __doc__)
-        # A spec without a loader: MMEngine's mmcv_full_available() stays False, which is the truth.
-        self.__spec__ = ModuleSpec(_NAME, loader=None, origin=__name__)
+        # With a loader, MMEngine's mmcv_full_available() is True. It then looks for deformable convolutions in a
+        # network, which can have a learning rate of their own (`dcn_offset_lr_mult`).
+        self.__spec__ = ModuleSpec(_NAME, loader=_Loaded(), origin=__name__)
         vars(self).update(OPERATORS)
         # mmcv's environment report calls these; 'n/a' is what it prints where it finds no operators.
         self.get_compiler_version = self.get_compiling_cuda_version = lambda: 'n/a'
@@ -69,6 +71,10 @@ class _StandIn(ModuleType):
             raise NotImplementedError(_refusal(name))
 
         return unavailable
+
+
+class _Loaded(Loader):
+    """Stands for the loader of a module that is there already; MMEngine asks whether there is one."""
 
 
 def _refusal(name):
