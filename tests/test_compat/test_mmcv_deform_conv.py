@@ -228,7 +228,7 @@ def test_learning_rate_of_offsets_is_that_of_the_config():
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), DeformConv2dPack(2, 2, 3))
     optimizer = dict(type='SGD', lr=0.5)
     wrapper = build_optim_wrapper(model, dict(optimizer=optimizer, paramwise_cfg=dict(dcn_offset_lr_mult=0.1)))
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    rates = {names[id(group['params'][0])]: group['lr'] for group in wrapper.param_groups}
+    rates = {id(group['params'][0]): group['lr'] for group in wrapper.param_groups}
+    rates = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
     slow = {'1.conv_offset.weight': 0.05, '1.conv_offset.bias': 0.05}
     assert rates == {'0.weight': 0.5, '0.bias': 0.5, '1.weight': 0.5, **slow}

@@ -1,4 +1,7 @@
-"""mmcv's operators for attention, focal losses, CARAFE, PSANet and masked convolution, compared with plain loops."""
+"""mmcv's operators for attention, focal losses, CARAFE, PSANet and masked convolution, compared with plain loops.
+
+At the end, tests of all operators: they can be traced, and they create no tensors on the CPU for tensors on a GPU.
+"""
 
 import numpy as np
 import pytest
@@ -228,3 +231,71 @@ def test_mask_outside_of_the_output_is_refused():
     mask[0, 2, 5] = 1
     with pytest.raises(ValueError, match=r'row 2, column 5, but the output has 4 x 5 pixels'):
         layer(torch.zeros(1, 1, 6, 7), mask)
+
+
+# All operators
+
+
+def calls():
+    """Return a dict: name -> (function of a map, (2, 4, 6, 5), and of the device of the other arguments)."""
+    import mmcv.ops
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    def weights(*shape, device):
+        return torch.linspace(-1, 1, int(np.prod(shape)), device=device).reshape(shape).requires_grad_()
+
+    def rois(device):
+        return torch.tensor([[0, 0.5, 0, 4, 4], [1, 1, 1, 3, 5]], device=device)
+
+    def attention(x, device):
+        locations, factors = weights(2, 3, 2, 1, 4, 2, device=device), weights(2, 3, 2, 1, 4, device=device)
+        args = (torch.tensor([[6, 5]]), torch.tensor([0]), locations, factors, 64)
+        return MultiScaleDeformableAttnFunction.apply(x.reshape(2, 30, 2, 2), *args)
+
+    return dict(
+        roi_align=lambda x, device: mmcv.ops.roi_align(x, rois(device), 2),
+        roi_align_max=lambda x, device: mmcv.ops.roi_align(x, rois(device), 2, 1.0, 0, 'max'),
+        roi_pool=lambda x, device: mmcv.ops.roi_pool(x, rois(device), 2),
+        deform_roi_pool=lambda x, device: mmcv.ops.deform_roi_pool(
+            x, rois(device), weights(2, 2, 2, 2, device=device), (2, 2)
+        ),
+        deform_conv=lambda x, device: mmcv.ops.deform_conv2d(
+            x, weights(2, 18, 6, 5, device=device), weights(3, 4, 3, 3, device=device), 1, 1
+        ),
+        modulated_deform_conv=lambda x, device: mmcv.ops.modulated_deform_conv2d(
+            x,
+            weights(2, 18, 7, 5, device=device),
+            weights(2, 9, 7, 5, device=device),
+            weights(3, 4, 3, 3, device=device),
+            weights(3, device=device),
+            1,
+            1,
+        ),
+        carafe=lambda x, device: mmcv.ops.carafe(x, weights(2, 9, 12, 10, device=device), 3, 1, 2),
+        carafe_naive=lambda x, device: mmcv.ops.carafe_naive(x, weights(2, 9, 12, 10, device=device), 3, 1, 2),
+        psa_mask=lambda x, device: mmcv.ops.PSAMask('collect', (2, 2))(x),
+        masked_conv=lambda x, device: mmcv.ops.masked_conv.masked_conv2d(
+            x[:1],
+            torch.eye(6, 5, device=device)[None],
+            weights(3, 4, 3, 3, device=device),
+            weights(3, device=device),
+            1,
+        ),
+        sigmoid_focal_loss=lambda x, device: mmcv.ops.sigmoid_focal_loss(
+            x.reshape(60, 4), torch.arange(60, device=device) % 5
+        ),
+        softmax_focal_loss=lambda x, device: mmcv.ops.softmax_focal_loss(
+            x.reshape(60, 4), torch.arange(60, device=device) % 4, 2.0, 0.25, weights(4, device=device)
+        ),
+        attention=attention,
+        nms=lambda x, device: mmcv.ops.nms(x[0, 0, :, :4].contiguous(), x[0, 0, :, 4].contiguous(), 0.5)[0],
+    )
+
+
+@pytest.mark.parametrize('name', calls())
+@pytest.mark.filterwarnings('ignore')
+def test_operators_can_be_traced(name):
+    """MMEngine traces a network to count its operations. The tracer knows fewer operators than PyTorch."""
+    x = torch.linspace(-1, 1, 240).reshape(2, 4, 6, 5)
+    traced = torch.jit.trace(lambda x: calls()[name](x, 'cpu'), x, check_trace=False)
+    torch.testing.assert_close(traced(x), calls()[name](x, 'cpu'))

@@ -269,7 +269,7 @@ def _outside(offset, size, kernel_size, geometry):
     """Return which samples do not count, (batch, offset groups, kernel elements, out height, out width)."""
     batch, _, height, width = offset.shape
     offset = offset.view(batch, geometry.offset_groups, -1, 2, height, width)
-    outside = False
+    outside = torch.zeros_like(offset[:, :, :, 0], dtype=torch.bool)
     settings = (geometry[0::2][:3], geometry[1::2][:3])  # of the rows and of the columns
     for axis, (stride, pad, dilation) in enumerate(settings):
         elements = torch.arange(kernel_size[axis], device=offset.device) * dilation - pad

@@ -90,7 +90,8 @@ def find_odd(rois, rows, columns, shape):
     """
     batch = rois[:, 0]
     stray = ~((batch >= 0) & (batch < shape[0]))
-    finite, some, few = True, True, True
+    # tensors from the start: the tracer that counts operations knows no `True & tensor`
+    finite, some, few = (torch.ones_like(stray) for _ in range(3))
     for axis, size in ((rows, shape[2]), (columns, shape[3])):
         finite = finite & (axis.start + axis.bin_size).isfinite().flatten()
         some = some & (axis.samples > 0).flatten()
@@ -145,11 +146,10 @@ def corners(rois, y, x, shape, dtype):
         x), (slope of that weight along y, along x)). The weight of a pixel is the product of both.
     """
     channels, height, width = shape[1:]
-    inside = True
-    near = []
+    counts, near = [], []
     for position, size in ((y, height), (x, width)):
         close = (position >= -1) & (position <= size)
-        inside = inside & close
+        counts.append(close)
         slope = ((position >= 0) & (position <= size - 1)).to(dtype)  # outside the border pixel counts, wherever it is
         position = position.where(close, 0).clamp(0, size - 1)
         low = position.long()
@@ -165,4 +165,4 @@ def corners(rois, y, x, shape, dtype):
         ((plane * height + y_near) * width + x_near, (y_weight, x_weight), (y_slope, x_slope))
         for (y_near, y_weight, y_slope), (x_near, x_weight, x_slope) in itertools.product(*near)
     )
-    return pixels, inside
+    return pixels, counts[0] & counts[1]
