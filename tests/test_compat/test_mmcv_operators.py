@@ -249,7 +249,7 @@ def calls():
 
     def attention(x, device):
         locations, factors = weights(2, 3, 2, 1, 4, 2, device=device), weights(2, 3, 2, 1, 4, device=device)
-        args = (torch.tensor([[6, 5]]), torch.tensor([0]), locations, factors, 64)
+        args = (torch.tensor([[6, 5]], device=device), torch.tensor([0], device=device), locations, factors, 64)
         return MultiScaleDeformableAttnFunction.apply(x.reshape(2, 30, 2, 2), *args)
 
     return dict(
@@ -297,5 +297,59 @@ def calls():
 def test_operators_can_be_traced(name):
     """MMEngine traces a network to count its operations. The tracer knows fewer operators than PyTorch."""
     x = torch.linspace(-1, 1, 240).reshape(2, 4, 6, 5)
+    expected = calls()[name](x, 'cpu')  # this also imports torchvision, which mmdet, mmseg and mmpretrain import
     traced = torch.jit.trace(lambda x: calls()[name](x, 'cpu'), x, check_trace=False)
-    torch.testing.assert_close(traced(x), calls()[name](x, 'cpu'))
+    torch.testing.assert_close(traced(x), expected)
+
+
+@pytest.mark.parametrize('name', calls())
+def test_operators_create_tensors_on_the_device_of_their_arguments(name):
+    """The CPU stands for a GPU here: it holds the tensors, and is not the device that PyTorch takes by itself."""
+    results = []
+    for default in ('cpu', 'meta'):
+        x = torch.linspace(-1, 1, 240).reshape(2, 4, 6, 5).requires_grad_()
+        with torch.device(default):
+            output = calls()[name](x, 'cpu')
+            if output.requires_grad and name != 'carafe_naive':  # mmcv itself refuses its gradient on a CPU
+                output.backward(output)
+        results.append((output.detach(), x.grad))
+    torch.testing.assert_close(*results)
+
+
+class OnGPU(torch.Tensor):
+    """A tensor on the CPU that says that it is on a GPU."""
+
+    is_cuda = True
+
+
+def test_attention_on_a_gpu_gives_what_it_gives_on_a_cpu(monkeypatch):
+    from mmcv.ops import multi_scale_deform_attn
+
+    monkeypatch.setattr(multi_scale_deform_attn, 'IS_CUDA_AVAILABLE', True)
+    monkeypatch.setattr(multi_scale_deform_attn, 'IS_MLU_AVAILABLE', False)
+    torch.manual_seed(0)
+    layer = multi_scale_deform_attn.MultiScaleDeformableAttention(8, 2, 2, dropout=0, batch_first=True)
+    torch.nn.init.normal_(layer.sampling_offsets.weight)
+    value, points = torch.randn(2, 22, 8), torch.rand(2, 22, 2, 2)
+    kwargs = dict(reference_points=points, spatial_shapes=torch.tensor(SHAPES), level_start_index=torch.tensor([0, 12]))
+    gradients = []
+    for tensor in (value, value.as_subclass(OnGPU)):
+        layer.zero_grad()
+        output = layer(tensor, **kwargs)
+        output.square().sum().backward()
+        gradients.append([output.detach().as_subclass(torch.Tensor), *(p.grad.clone() for p in layer.parameters())])
+    torch.testing.assert_close(*gradients)
+
+
+def test_focal_loss_of_mmdet_on_a_gpu_gives_what_it_gives_on_a_cpu(monkeypatch):
+    from mmdet.models.losses import FocalLoss
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    target = torch.tensor([2, 0, 3, 1])  # 3 is background
+    results = []
+    for kind in (torch.Tensor, OnGPU):
+        x = random(4, 3).float().requires_grad_()
+        loss = FocalLoss()(x.as_subclass(kind), target, weight=torch.tensor([1, 0.5, 1, 2]))
+        loss.backward()
+        results.append((loss.detach().as_subclass(torch.Tensor), x.grad))
+    torch.testing.assert_close(*results)
