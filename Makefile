@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DEV_STAMP := $(VENV)/installed-dev
 CONSTRAINTS := requirements/constraints.txt
+# OpenMMLab's libraries, and the tests that `make test` runs
+LIBRARIES := requirements/openmmlab.txt
+TESTS := tests
 # --only-binary: a package without a wheel for this Python fails at once, instead of asking for a compiler.
 # --no-compile: Python compiles a module to byte code when it is first imported. The `unexport` below makes it keep the
 # byte code, even if the environment says otherwise.
@@ -14,8 +17,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --no-compile --only-binary :all: -c 
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart quickstart-detection quickstart-segmentation test test-oldest audit lint format clean docs \
-	mamba-recipe
+.PHONY: help quickstart quickstart-detection quickstart-segmentation test test-oldest test-forks audit lint format clean \
+	docs mamba-recipe
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -30,10 +33,14 @@ quickstart-segmentation: $(STAMP)  ## the same for segmentation (UperNet)
 	$(BIN)/python -u tools/quickstart.py segmentation
 
 test: $(DEV_STAMP)  ## install and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-oldest:  ## run the tests with the oldest supported versions, in a separate environment
 	$(MAKE) test VENV=.venv/oldest CONSTRAINTS=requirements/oldest.txt
+
+test-forks:  ## run the tests of networks and mends with the living forks of OpenMMLab's libraries, likewise
+	$(MAKE) test VENV=.venv/forks LIBRARIES=requirements/forks.txt \
+	TESTS='tests/test_models tests/test_compat tests/test_detection tests/test_segmentation'
 
 audit: $(STAMP)  ## check that packages fit each other and, online, that no pinned version is known to be vulnerable
 	$(BIN)/python -m pip check
@@ -65,7 +72,9 @@ $(STAMP): setup.py pyproject.toml $(wildcard requirements/*.txt) $(wildcard mmde
 	%d.%d. Name another: make PYTHON=python3.11 ..." % v[:2] if v < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) -q --upgrade pip
-	$(PIP_INSTALL) -r requirements/openmmlab.txt -e .
+	@# the libraries first: setup.py then sees them, whoever published them
+	$(PIP_INSTALL) -r $(LIBRARIES)
+	$(PIP_INSTALL) -e .
 	@# mmcv requires opencv-python, which needs libGL and glib. The headless build has the same modules without them.
 	@$(BIN)/python -c 'import cv2' || { echo 'OpenCV cannot be imported here: installing its headless build instead'; \
 	$(PIP_INSTALL) --force-reinstall --no-deps opencv-python-headless; }

@@ -18,7 +18,10 @@ from ..ops.sequence_scan import auto_backend
 from ..version import __version__
 
 HERE = Path(__file__).parent
-LIBRARIES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet', 'mmsegmentation', 'numpy')
+LIBRARIES = (
+    *('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet', 'mmsegmentation', 'numpy'),
+    *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmdetection', 'onedl-mmsegmentation'),
+)
 
 
 class Parts:
