@@ -56,7 +56,7 @@ def images_per_second(predict, num_images, seconds=2.0):
 
 def cost_rows(cfg, shape):
     """Return rows of the printed table about the size of the model and about the machine."""
-    counts, (height, width) = config_complexity(cfg, shape)
+    counts, (_, height, width) = config_complexity(cfg, shape)
     return [
         ('parameters', f'{counts["params"] / 1e6:.3f} M'),
         (f'FLOPs at {height} x {width}, scan included', f'{counts["flops"] / 1e6:.1f} M'),
