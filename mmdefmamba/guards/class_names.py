@@ -7,6 +7,7 @@ word, because the libraries compare neither names nor their order.
 import logging
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -43,6 +44,8 @@ class ClassNamesHook(Hook):
         trained = named_parts(runner.train_dataloader.dataset)
         for part in trained[1:]:
             compare(*trained[0], *part, 'Give all parts of the training data the same classes in the same order')
+        for part in trained:
+            check_listed_labels(*part)
         if is_built(runner, 'val'):
             self._check_data(runner.val_dataloader.dataset, runner.val_evaluator, trained)
 
@@ -74,6 +77,8 @@ class ClassNamesHook(Hook):
     def _check_data(dataset, evaluator, trained=()):
         for part in named_parts(dataset) if trained else ():
             compare(*trained[0], *part, 'Give both the same classes in the same order, such as classes=CLASSES')
+        for part in named_parts(dataset):
+            check_listed_labels(*part)
         for metric in evaluator.metrics:
             check_evaluator(metric, dataset)
 
@@ -147,6 +152,39 @@ def compare_names(first, second):
     moved = any(place.get(name, number) != number for number, name in enumerate(first) if first.count(name) == 1)
     equal = sum(one == other for one, other in zip(first, second, strict=True))
     return 'renamed' if not moved and equal >= _EQUAL * len(first) else 'other'
+
+
+def check_listed_labels(dataset, classes, limit=1000):
+    """Refuse labels from a list that contradict the folders of their images.
+
+    It is a contradiction if each folder has the name of a class, and all images of one folder have the number of
+    another class. Folders with other names say nothing.
+
+    Args:
+        dataset: a dataset with one label per image; others are left alone.
+        classes: names of its classes.
+        limit: number of images to look at, spread over the dataset.
+
+    Raises:
+        ValueError: names the folder, its number and the class of that number.
+    """
+    numbers, labels = {plain_name(name): number for number, name in enumerate(classes)}, {}
+    for index in range(0, len(dataset), max(len(dataset) // limit, 1)):
+        info = dataset.get_data_info(index)
+        if not isinstance(info.get('gt_label'), int) or not info.get('img_path'):
+            return
+        labels.setdefault(PurePath(info['img_path']).parent.name, set()).add(info['gt_label'])
+    if len(numbers) < len(classes) or not all(plain_name(folder) in numbers for folder in labels):
+        return
+    for folder, found in labels.items():
+        (number, *others) = found
+        if not others and number != numbers[plain_name(folder)]:
+            named = classes[number] if 0 <= number < len(classes) else 'no class'
+            raise ValueError(
+                f'{describe(dataset)}: the images in the folder {folder} have the label {number}, which is {named}; '
+                f'{folder} is class {numbers[plain_name(folder)]}. The classes are {listed(classes)}: give them in the '
+                'order of the numbers in the list'
+            )
 
 
 def check_evaluator(metric, dataset):

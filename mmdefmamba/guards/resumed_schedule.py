@@ -130,8 +130,9 @@ def recompute(runner, checkpoint, epoch, per_epoch):
         scheduler.optimizer, scheduler.base_values = optimizer, base_values
         scheduler._last_value = [group[scheduler.param_name] for group in groups]
     checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
-    saved = checkpoint['optimizer']
-    for target, group in zip([*saved['param_groups'], *_base(saved)], groups, strict=True):
+    saved = checkpoint.get('optimizer')  # a run can save its checkpoints without it
+    targets = [*saved['param_groups'], *_base(saved)] if saved else schedulers[0].optimizer.param_groups
+    for target, group in zip(targets, groups, strict=True):
         target.update({name: value for name, value in group.items() if name in target and name != 'params'})
     return f'{max(group["lr"] for group in groups):.4g}'
 

@@ -101,6 +101,8 @@ def check_data(cfg, checkpoint=None, limit=1000, samples=6):
         for split in SPLITS:
             _read_split(cfg, split, model, parts, problems, limit, samples)
         named = [part for part in parts if part.classes]
+        for part in named:
+            _attempt(problems, class_names.check_listed_labels, part.dataset, part.classes)
         if model is not None and not class_names.has_free_classes(model):
             _compare(named, problems)
         trained = checkpoint and class_names.names_in_checkpoint(

@@ -75,6 +75,24 @@ def test_folders_whose_names_are_no_class_are_paired_with_a_warning(tiny, loadin
     assert any(level == 'WARNING' and 'In this order: cat is Katze, dog is Hund' in text for level, text in told)
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_labels_in_a_list_that_contradict_the_folders_are_refused(tiny, split):
+    data = tiny('classification')
+    lists = {}
+    for name, folder in (('train', 'training'), ('val', 'validation')):
+        paths = [path.relative_to(data.root / name) for path in data.images(folder)]
+        lists[name] = data.root / f'{name}.txt'
+        lists[name].write_text(''.join(f'{path} {["cat", "dog"].index(path.parts[0])}\n' for path in paths))
+    options = [f'{name}_dataloader.dataset.ann_file={file}' for name, file in lists.items()]
+    options += [f'{name}_dataloader.dataset.classes=("cat","dog")' for name in lists]
+    data.train(*options, validate=True)
+    lines = lists[split].read_text().splitlines()
+    swapped = ''.join(f'{line[:-1]}{1 - int(line[-1])}\n' for line in lines)
+    lists[split].write_text(swapped)
+    with pytest.raises(ValueError, match=r'images in the folder cat have the label 1, which is dog; cat is class 0'):
+        data.train(*options, validate=True)
+
+
 # ---- comparing
 
 
@@ -87,7 +105,7 @@ def test_folders_whose_names_are_no_class_are_paired_with_a_warning(tiny, loadin
         (['cat', 'dog'], ['cat', 'wolf'], 'other'),
         (['cat', 'dog'], ['cat', 'dog', 'wolf'], 'other'),
         ([*'abcdefghij'], [*'abcdefghi', 'z'], 'renamed'),
-        ([*'abcdefghij'], [*'bacdefghij'], 'other'),
+        ([*'abcdefghijklmnopqrst'], [*'bacdefghijklmnopqrst'], 'other'),
         (['n01440764', 'n01443537'], ['tench', 'goldfish'], 'renamed'),
         (['n01440764', 'n01443537'], ['n01443537', 'n01440764'], 'other'),
         (['crane', 'jay', 'crane'], ['crane', 'jay', 'crane'], 'same'),
