@@ -47,8 +47,9 @@ def list_models(pattern='*', task=None):
 def get_model(name_or_config, checkpoint=None, device=None, strict=True):
     """Build a model and load a checkpoint into it.
 
-    The model is in evaluation mode. The inference functions of mmpretrain, mmdet and mmseg accept it. As after mmdet's
-    ``init_detector``, the scope of its library is then MMEngine's default scope.
+    The model is in evaluation mode. The inference functions of mmpretrain, mmdet and mmseg accept it, also beside
+    models of the other libraries in the same process. As after mmdet's ``init_detector``, the scope of its library is
+    then MMEngine's default scope.
 
     Args:
         name_or_config: a name from :func:`list_models`, a path of a config, or a Config.
@@ -70,7 +71,8 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
     """
     cfg = load_config(name_or_config)
     task = task_of(cfg)
-    init_default_scope(library_of(cfg))
+    cfg.default_scope = library_of(cfg)  # a config in pure Python style has none
+    init_default_scope(cfg.default_scope)
     model_cfg = copy.deepcopy(cfg.model)
     if task == 'classification':
         model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))

@@ -46,6 +46,11 @@ MENDS = {
         'configs of mmseg are found where a fork of mmsegmentation is installed, which has another name; MMEngine '
         'looks for the original name only',
     ),
+    'inference_scope': Mend(
+        ('mmdet.apis.inference', 'mmseg.apis.inference', 'mmpretrain.apis.base'),
+        'inference functions of mmdet, mmseg and mmpretrain use the transforms of their own library; they would use '
+        'those of the library whose model was loaded last',
+    ),
     'logged_metrics': Mend(
         ('mmengine.hooks.logger_hook',),
         'the first process alone writes the metrics of a distributed test; in MMEngine all write one file at once',
