@@ -13,11 +13,11 @@ from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from ..checkpoints import resume_if_possible
 from ..config_tree import innermost_dataset, library_of, type_name
 from ..engine.distributed import init_without_gpu
+from ..engine.start_log import BriefRunner
 from ..files import existing_file
 from ..guards.config_errors import read_config
 from ..guards.config_files import check_checkpoint_files
@@ -168,9 +168,11 @@ def build_runner(cfg):
     if not cfg.get('model'):
         raise ValueError(f"{cfg.filename} has no 'model': does it name its base configs in '_base_'?")
     done = init_without_gpu(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
     if done:
         runner.logger.info(done)
+    if getattr(runner, 'details', None):
+        runner.logger.info(f'environment, complete config, hooks, and settings of each parameter: {runner.details}')
     return runner
 
 

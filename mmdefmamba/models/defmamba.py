@@ -197,7 +197,7 @@ class DefMamba(BaseModule):
         return self
 
     def get_layer_depth(self, param_name, prefix=''):
-        """Return the depth of a parameter, for mmpretrain's layer-wise learning rate decay.
+        """Return the depth of a parameter, for the layer-wise decay of learning rates.
 
         Args:
             param_name: full name of the parameter.
