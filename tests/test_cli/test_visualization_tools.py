@@ -1,10 +1,13 @@
 import re
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+
+from mmdefmamba.scans import SCANS
 
 ROOT = Path(__file__).parents[2]
 TASKS = ('classification', 'detection', 'segmentation')
@@ -73,6 +76,26 @@ def test_checkpoint_of_another_model_is_refused(run, files, image, tmp_path, cap
     with pytest.raises(SystemExit, match='2'):
         run('scan_figures', files('classification')[0], other, image, '--out-dir', tmp_path)
     assert re.search(r'error: .*other\.pth does not fit', capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('name', ['own_scan', 'own_scan.py'])
+def test_static_scans_draw_a_scan_of_the_user(name, run, tmp_path, monkeypatch, capsys):
+    source = (
+        'import torch\nfrom mmdefmamba.scans import SCANS, StaticScan\n\n'
+        "@SCANS.register_module(name='own')\nclass Own(StaticScan):\n"
+        '    def order(self, height, width):\n        return torch.arange(height * width).flip(0)\n'
+    )
+    (tmp_path / 'own_scan.py').write_text(source)
+    monkeypatch.chdir(tmp_path)
+    try:
+        run('static_scans', '--import', name, '--scans', 'raster', 'own', '--out', tmp_path / 'scans.png')
+    finally:
+        SCANS.module_dict.pop('own', None)
+        sys.modules.pop('own_scan', None)
+    assert cv2.imread(str(tmp_path / 'scans.png')) is not None and str(tmp_path) not in sys.path
+    with pytest.raises(SystemExit):
+        run('static_scans', '--import', 'no_such_module', '--out', tmp_path / 'scans.png')
+    assert "--import no_such_module: ModuleNotFoundError: No module named 'no_such_module'" in capsys.readouterr().err
 
 
 def test_static_scans_are_drawn_and_unknown_scans_refused(run, image, tmp_path, capsys):

@@ -129,6 +129,8 @@ def test_library_config_accepts_the_guards_as_an_additional_base(config, tmp_pat
 
 def test_all_configs_inherit_the_guards(pytestconfig):
     paths = [path for path in (pytestconfig.rootpath / 'configs').rglob('*.py') if '_base_' not in path.parts]
+    # those for a user's own data cannot be read without the data: test_configs/test_own_data_configs.py
+    paths = [path for path in paths if 'own_data' not in path.parts]
     assert len(paths) > 50
     for path in paths:
         assert guards_hook(Config.fromfile(path)) == dict(type='mmdefmamba.guards.GuardsHook'), path
