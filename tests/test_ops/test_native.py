@@ -193,7 +193,17 @@ def test_backbone_matches_the_reference(formulation, level):
     assert max(errors[:2]) < 2e-6 and max(errors) < 1e-5  # float32 anywhere else in the network errs as much
 
 
-def scan_once(**change):
+@pytest.mark.parametrize('reach', [(-1.4, 1.4), (-1.0, -1.0), (1.0, 1.0), (-0.02, 0.03), (1.2, 1.4)], ids=str)
+def test_a_table_is_read_wherever_points_reach(reach, level):
+    """The kernels copy the part of the table that the points reach: all of it, a corner, its middle, none of it."""
+    torch.manual_seed(0)
+    points = torch.rand(2, 3, 5, 2) - 0.5
+    table_points = torch.rand(2, 3, 5, 2) * (reach[1] - reach[0]) + reach[0]
+    leaves = [torch.randn(2, 3, 4, 6), points, torch.randn(3, 9, 14), table_points]
+    compare(sample_points, leaves, ['x', 'points', 'table', 'table_points'])
+
+
+def scan_once():
     maps, others, orders = make_inputs(PAPER, [0, 0, 1], 2, 40, 24, 16)
     leaves = [x.requires_grad_() for x in (*maps, *others)]
     y = multi_scan([leaves[0], leaves[0], leaves[1]], *leaves[2:], orders, backend='native')

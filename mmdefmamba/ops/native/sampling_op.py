@@ -3,6 +3,8 @@
 Legend for shapes: B batch, C channels, H, W size of the map, L points per image, T, U size of the table.
 """
 
+import math
+
 import torch
 
 from ..tensors import channel_last
@@ -30,16 +32,42 @@ class _SampleCall:
         tasks = max(1, min(vectors, -(-TASKS_PER_THREAD * library.threads() // self.images)))
         vectors_per_group = -(-vectors // tasks)
         self.groups = -(-vectors // vectors_per_group)
-        table_size = (0, 0) if table is None else table.shape[:2]
-        self.call = Sample(self.images, height, width, channels, self.points, *table_size, vectors_per_group)
+        self.part = slice(0, 0), slice(0, 0)
+        table_size = (0, 0)
+        if table is not None:
+            table_size = table.shape[:2]
+            self.part = _reachable(table_size, table_at)
+        (top, _, _), (left, right, _) = (part.indices(size) for part, size in zip(self.part, table_size, strict=True))
+        self.call = Sample(
+            *(self.images, height, width, channels, self.points, *table_size, top, left, right - left),
+            vectors_per_group,
+        )
         self.kept = [channel_last(u.flatten(1, 2)), at.contiguous()]
         self.call.u, self.call.at = rows(self.kept[0]), self.kept[1].data_ptr()
         if table is not None:
-            self.kept += [table.contiguous(), table_at.contiguous()]
+            self.kept += [table[self.part].contiguous(), table_at.contiguous()]
             self.call.table, self.call.table_at = (x.data_ptr() for x in self.kept[2:])
 
     def run(self, kernel, tasks):
         self.library.run(kernel, self.call, tasks)
+
+
+def _reachable(size, points):
+    """Return slices of the rows and columns of a table that some points read.
+
+    The displacements of a network stay within one pixel of its map, so this is a few entries in the middle of a table.
+    """
+    low, high = torch.aminmax(points.flatten(0, 1), dim=0)
+    slices = []
+    for side, first, last in zip(size, low.tolist(), high.tolist(), strict=True):
+        first, last = ((x + 1) / 2 * (side - 1) for x in (first, last))
+        if not math.isfinite(first + last):
+            slices.append(slice(0, side))
+            continue
+        # two pixels more at each end: the pixel after the last point, and one for rounding
+        begin = min(max(math.floor(first) - 1, 0), side - 1)
+        slices.append(slice(begin, max(min(math.floor(last) + 3, side), begin + 1)))
+    return tuple(slices)
 
 
 @torch.library.custom_op(
@@ -71,19 +99,16 @@ def _sample_backward(dout, u, at, table, table_at):
     dat = u.new_empty(call.groups, *at.shape)
     dout = channel_last(dout)
     call.call.dout, call.call.du, call.call.dat = rows(dout), rows(du.flatten(1, 2)), dat.data_ptr()
-    dtable, dtable_at = _empty_table_gradients(u, at, table, call.groups)
-    call.call.dtable, call.call.dtable_at = dtable.data_ptr(), dtable_at.data_ptr()
-    call.run('sample_backward', call.images * call.groups)
-    if table is not None:
-        call.run('sample_backward_table', call.groups)
-        dtable_at = dtable_at.sum(0)
-    return du, dat.sum(0), dtable, dtable_at
-
-
-def _empty_table_gradients(u, at, table, groups):
     if table is None:
-        return u.new_empty(0), u.new_empty(0)
-    return table.new_zeros(table.shape), at.new_empty(groups, *at.shape)
+        call.run('sample_backward', call.images * call.groups)
+        return du, dat.sum(0), u.new_empty(0), u.new_empty(0)
+    dtable, dtable_at = table.new_zeros(table.shape), at.new_empty(call.groups, *at.shape)
+    dpart = torch.zeros_like(call.kept[2])
+    call.call.dtable, call.call.dtable_at = dpart.data_ptr(), dtable_at.data_ptr()
+    call.run('sample_backward', call.images * call.groups)
+    call.run('sample_backward_table', call.groups)
+    dtable[call.part] = dpart
+    return du, dat.sum(0), dtable, dtable_at.sum(0)
 
 
 @_sample_backward.register_fake

@@ -37,7 +37,8 @@ class Call(ctypes.Structure):
 class Sample(ctypes.Structure):
     _fields_ = [
         *((name, int64) for name in ('images', 'height', 'width', 'channels', 'points')),
-        *((name, int64) for name in ('table_height', 'table_width', 'vectors_per_group')),
+        *((name, int64) for name in ('table_height', 'table_width', 'table_top', 'table_left', 'table_columns')),
+        ('vectors_per_group', int64),
         ('u', Rows),
         *((name, pointer) for name in ('at', 'table', 'table_at')),
         *((name, Rows) for name in ('out', 'dout', 'du')),

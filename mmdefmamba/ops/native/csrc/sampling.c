@@ -4,14 +4,15 @@
 #include "sampling.h"
 
 /* The pixels around a point that are inside of the map, up to four: index, weight, and what the weight changes by when
-   the point moves one pixel. A point that is NaN has weights of NaN, so that it reaches the result. */
+   the point moves one pixel. The index counts from the pixel (row0, column0). A point that is NaN has weights of NaN, so that it reaches the result. */
 typedef struct {
   int count;
   int64_t pixel[4];
   float weight[4], along_y[4], along_x[4];
 } Corners;
 
-INLINE Corners corners(const float *point, int64_t height, int64_t width) {
+INLINE Corners corners(const float *point, int64_t height, int64_t width, int64_t row0, int64_t column0,
+                       int64_t columns) {
   const float y = (point[0] + 1) * 0.5f * (height - 1), x = (point[1] + 1) * 0.5f * (width - 1);
   const float top = __builtin_floorf(y), left = __builtin_floorf(x), down = y - top, right = x - left;
   Corners c;
@@ -22,12 +23,22 @@ INLINE Corners corners(const float *point, int64_t height, int64_t width) {
     const float row_weight = lower ? down : 1 - down, column_weight = later ? right : 1 - right;
     const int inside = row_number >= 0 && row_number <= height - 1 && column >= 0 && column <= width - 1;
     if (!inside && row_weight * column_weight == row_weight * column_weight) continue;
-    c.pixel[c.count] = inside ? (int64_t)row_number * width + (int64_t)column : 0;
+    c.pixel[c.count] = inside ? ((int64_t)row_number - row0) * columns + (int64_t)column - column0 : 0;
     c.weight[c.count] = row_weight * column_weight;
     c.along_y[c.count] = lower ? column_weight : -column_weight;
     c.along_x[c.count++] = later ? row_weight : -row_weight;
   }
   return c;
+}
+
+INLINE Corners map_corners(const Sample *call, const float *point) {
+  return corners(point, call->height, call->width, 0, 0, call->width);
+}
+
+/* All points of a table lie in the part of it that is at hand. */
+INLINE Corners table_corners(const Sample *call, const float *point) {
+  const int64_t top = call->table_top, left = call->table_left;
+  return corners(point, call->table_height, call->table_width, top, left, call->table_columns);
 }
 
 #define POINTS_PER_TASK 64
@@ -38,11 +49,11 @@ void sample_forward(const Sample *call, int64_t task) {
   const int64_t end = first + POINTS_PER_TASK < call->points ? first + POINTS_PER_TASK : call->points;
   for (int64_t p = first; p < end; p++) {
     const int64_t number = (image * call->points + p) * 2;
-    const Corners c = corners(call->at + number, call->height, call->width);
+    const Corners c = map_corners(call, call->at + number);
     Corners t = {.count = 0};
     const float *read[8];
     float weight[8];
-    if (call->table) t = corners(call->table_at + number, call->table_height, call->table_width);
+    if (call->table) t = table_corners(call, call->table_at + number);
     const int count = c.count + t.count;
     for (int i = 0; i < c.count; i++) read[i] = row(&call->u, image, c.pixel[i]), weight[i] = c.weight[i];
     for (int i = 0; i < t.count; i++) {
@@ -84,7 +95,7 @@ void sample_backward(const Sample *call, int64_t task) {
   for (int64_t p = 0; p < call->points; p++) {
     const int64_t number = (image * call->points + p) * 2;
     const int64_t written = ((group * call->images + image) * call->points + p) * 2;
-    const Corners c = corners(call->at + number, call->height, call->width);
+    const Corners c = map_corners(call, call->at + number);
     const float *pixels[4], *dout = row(&call->dout, image, p);
     float *gradients[4];
     vec along_y = {0}, along_x = {0};
@@ -106,7 +117,7 @@ void sample_backward(const Sample *call, int64_t task) {
     write_point_gradient(call->dat + written, along_y, along_x, call->height, call->width);
     if (!call->table) continue;
 
-    const Corners t = corners(call->table_at + number, call->table_height, call->table_width);
+    const Corners t = table_corners(call, call->table_at + number);
     along_y = along_x = broadcast(0);
     for (int64_t v = first; v < end; v++) {
       const int lanes = lanes_at(C, v);
@@ -128,7 +139,7 @@ void sample_backward_table(const Sample *call, int64_t task) {
   for (int64_t image = 0; image < call->images; image++) {
     for (int64_t p = 0; p < call->points; p++) {
       const float *at = call->table_at + (image * call->points + p) * 2, *dout = row(&call->dout, image, p);
-      const Corners t = corners(at, call->table_height, call->table_width);
+      const Corners t = table_corners(call, at);
       for (int64_t v = first; v < end; v++) {
         const int lanes = lanes_at(C, v);
         const vec g = load_lanes(dout + v * V, lanes);
