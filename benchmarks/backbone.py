@@ -2,67 +2,88 @@
 
 import argparse
 import functools
+import statistics
 
 import torch
 from networks import H200_LIMITS, NAMES, build, make_step, unavailable
-from timing import MODES, add_arguments, attempt, describe, peak_memory, report
+from timing import MODES, add_arguments, attempt, describe, peak_memory, report, threads_and_load
 
-from mmdefmamba.analysis.timing import alternate
+from mmdefmamba.analysis.timing import all_times
+
+HEADER = ['network', 'mode', 'threads', 'batch', 'size', 'images/s', 'ms', 'fastest ms', 'speed', 'fastest speed']
+HEADER += ['peak GiB', 'of the H200 limit', 'error']
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument('--networks', nargs='+', default=['small', 'small:loop', 'swin_t'], choices=NAMES)
+    networks = ['swin_t', 'convnext_t', 'small', 'tiny', 'small:blockwise']
+    parser.add_argument('--networks', nargs='+', default=networks, choices=NAMES, metavar='NAME', help=', '.join(NAMES))
     parser.add_argument('--modes', nargs='+', default=['eager'], choices=MODES)
     parser.add_argument('--training', action='store_true', help='time forward + backward instead of inference')
     parser.add_argument('--channels-last', action='store_true', help='store weights and images in channels_last')
-    parser.add_argument('--batch', type=int, default=4)
-    parser.add_argument('--size', type=int, default=224)
+    parser.add_argument('--batch', type=int, nargs='+', default=[4])
+    parser.add_argument('--size', type=int, nargs='+', default=[224])
+    parser.add_argument('--threads', type=int, nargs='+', default=[torch.get_num_threads()], help='threads on a CPU')
     args = parser.parse_args()
-    dtype = getattr(torch, args.dtype)
-    what = 'forward + backward' if args.training else 'inference'
-    title = f'{describe(args.device, dtype)}, batch {args.batch}, {args.size} x {args.size}, {what}'
-    print(title + (', channels_last' if args.channels_last else ''))
     if 'graph' in args.modes and args.device == 'cpu':
         parser.error('--modes graph needs --device cuda')
     if args.training and any(name.endswith(':loop') for name in args.networks):
         parser.error('the backward of the loop is too slow to be timed: leave out --training or the loop')
-
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    images = torch.randn(args.batch, 3, args.size, args.size, device=args.device).to(memory_format=layout)
-    steps, rows = {}, []
+    dtype = getattr(torch, args.dtype)
+    what = 'forward + backward' if args.training else 'inference'
+    title = f'{describe(args.device, dtype)}, {what}' + (', channels_last' if args.channels_last else '')
+    print(title)
     for name in args.networks:
         if reason := unavailable(name, args.device, dtype):
             print(f'{name}: cannot run here: {reason}')
-            continue
-        model = build(name, args.device).to(memory_format=layout)
+    networks = [name for name in args.networks if unavailable(name, args.device, dtype) is None]
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    models = {name: build(name, args.device).to(memory_format=layout) for name in networks}
+    rows = []
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        for batch in args.batch:
+            for size in args.size:
+                images = torch.randn(batch, 3, size, size, device=args.device).to(memory_format=layout)
+                rows += time_networks(models, images, dtype, args)
+                print(f'{threads} threads, batch {batch}, {size} x {size}: done; {threads_and_load()}', flush=True)
+    against = 'swin_t' if 'swin_t' in networks else networks[0]
+    print(f'speed: images/s relative to {against} in the same turns, from medians and from the fastest calls')
+    report(
+        f'backbone_{"training" if args.training else "inference"}_{args.dtype}',
+        HEADER,
+        rows,
+        args.out,
+        value='images/s',
+        label=HEADER[:5],
+        title=title,
+    )
+
+
+def time_networks(models, images, dtype, args):
+    """Return the rows of the table for one batch of images."""
+    place = [torch.get_num_threads(), len(images), images.shape[-1]]
+    steps, rows = {}, []
+    for name, model in models.items():
         for mode in args.modes:
             make = functools.partial(make_step, name, model, images, dtype, args.training, mode)
             step, error = attempt(make, args.device)
             if step:
                 steps[name, mode] = step
             else:
-                rows.append([name, mode, None, None, None, None, None, error])
-
-    seconds = alternate(steps, args.rounds, args.device)
-    first = next(iter(seconds.values()), None)
+                rows.append([name, mode, *place, *[None] * 7, error])
+    seconds = all_times(steps, args.rounds, args.device)
+    against = next((seconds[key] for key in seconds if key[0] == 'swin_t'), next(iter(seconds.values()), None))
     done = []
-    for (name, mode), value in seconds.items():
+    for (name, mode), values in seconds.items():
+        median, fastest = statistics.median(values), min(values)
+        speeds = [statistics.median(against) / median, min(against) / fastest]
         limit = H200_LIMITS.get(name.partition(':')[0], (None, None))[args.training]
-        share = args.batch / value / limit if limit and args.device == 'cuda' else None
+        share = len(images) / median / limit if limit and args.device == 'cuda' else None
         memory = peak_memory(steps[name, mode], args.device)
-        done.append([name, mode, args.batch / value, value * 1e3, value / first, memory, share, ''])
-    header = ['network', 'mode', 'images/s', 'ms', 'time against the first', 'peak GiB', 'of the H200 limit', 'error']
-    report(
-        f'backbone_{"training" if args.training else "inference"}_{args.dtype}',
-        header,
-        done + rows,
-        args.out,
-        value='images/s',
-        label=('network', 'mode'),
-        title=title,
-    )
+        done.append([name, mode, *place, len(images) / median, median * 1e3, fastest * 1e3, *speeds, memory, share, ''])
+    return done + rows
 
 
 if __name__ == '__main__':

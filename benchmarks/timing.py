@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import os
 import platform
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def describe(device, dtype=torch.float32):
     name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     tf32 = f', TF32 {"on" if torch.backends.cuda.matmul.allow_tf32 else "off"}' if device == 'cuda' else ''
     return f'{name}, {dtype}{tf32}, torch {torch.__version__}, Python {platform.python_version()}'
+
+
+def threads_and_load():
+    """Return the threads of PyTorch, and how many processes wanted a core in the last minute: a busy machine misleads.
+
+    Windows does not tell its load.
+    """
+    load = f'{os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else 'unknown'
+    return f'{torch.get_num_threads()} threads, load of the last minute {load}'
 
 
 def _text(value):

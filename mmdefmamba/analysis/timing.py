@@ -17,6 +17,11 @@ def alternate(functions, rounds=5, device='cpu'):
     Returns:
         dict of name to the median time, in seconds.
     """
+    return {name: statistics.median(times) for name, times in all_times(functions, rounds, device).items()}
+
+
+def all_times(functions, rounds=5, device='cpu'):
+    """Call functions in turns as :func:`alternate` does; return name -> the time of each call, in seconds."""
 
     def timed(function):
         start = time.perf_counter()
@@ -31,4 +36,4 @@ def alternate(functions, rounds=5, device='cpu'):
     for _ in range(rounds):
         for name, function in functions.items():
             times[name].append(timed(function))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times

@@ -14,7 +14,14 @@ RUNS = {
         *('--shape', 1, 2, 4, 4, 1, '--lengths', 1),
         ['selective_scan_float32_1x2x4x4x1', 'length_float32'],
     ],
-    'backbone': ['--networks', 'tiny', 'swin_t', '--batch', 1, '--size', 16, ['backbone_inference_float32']],
+    'backbone': [
+        *('--networks', 'tiny', 'swin_t', '--batch', 1, '--size', 16, 32, '--threads', 1),
+        ['backbone_inference_float32'],
+    ],
+    'busy': [
+        *('--networks', 'tiny', '--batch', 1, '--size', 16, '--busy', 1, '--threads', 1),
+        ['busy_float32'],
+    ],
     'resolution': [
         *('--networks', 'tiny', '--sizes', 16, 32, '--pixels', 256, '--training'),
         ['resolution_training_float32'],
