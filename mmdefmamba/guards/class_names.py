@@ -178,12 +178,12 @@ def check_listed_labels(dataset, classes, limit=1000):
         return
     for folder, found in labels.items():
         (number, *others) = found
-        if not others and number != numbers[plain_name(folder)]:
-            named = classes[number] if 0 <= number < len(classes) else 'no class'
+        # a label out of range is found by the guard class_count
+        if not others and 0 <= number < len(classes) and number != numbers[plain_name(folder)]:
             raise ValueError(
-                f'{describe(dataset)}: the images in the folder {folder} have the label {number}, which is {named}; '
-                f'{folder} is class {numbers[plain_name(folder)]}. The classes are {listed(classes)}: give them in the '
-                'order of the numbers in the list'
+                f'{describe(dataset)}: the images in the folder {folder} have the label {number}, which is '
+                f'{classes[number]}; {folder} is class {numbers[plain_name(folder)]}. The classes are '
+                f'{listed(classes)}: give them in the order of the numbers in the list'
             )
 
 
