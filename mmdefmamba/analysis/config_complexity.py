@@ -87,8 +87,9 @@ def two_stage_forward(detector, images, num_proposals=NUM_PROPOSALS):
     boxes = images.new_tensor([[0, 0, width, height]]).expand(num_proposals, 4)
     found, roi_head = [InstanceData(bboxes=boxes)], detector.roi_head
     # a result that is not returned would be missing from the trace and from the count
-    if not _needs_samples(roi_head):
-        return proposals, roi_head.forward(features, found)
+    if not hasattr(roi_head, 'num_stages'):
+        samples = [_samples(images)] if _needs_samples(roi_head) else []  # in forks every head takes them
+        return proposals, roi_head.forward(features, found, *samples)
     # a cascade, which has mask heads for all proposals in its forward
     mask_head, roi_head.mask_head = getattr(roi_head, 'mask_head', None), None
     try:

@@ -299,7 +299,9 @@ def test_roi_pool_ends_a_roi_behind_its_last_pixel():
     assert roi_pool(-x, torch.tensor([[0, 1.6, 0, 2.4, 0]]), 1).item() == -2
 
 
-@pytest.mark.parametrize('box', [[6, 6, 2, 2], [6, 1, 2, 5], [-1e9, -1e9, 1e9, 1e9], [30, 30, 40, 40]], ids=str)
+@pytest.mark.parametrize(
+    'box', [[6, 6, 2, 2], [6, 1, 2, 5], [2.5, 1, 1.2, 3], [-1e9, -1e9, 1e9, 1e9], [30, 30, 40, 40]], ids=str
+)
 def test_roi_pool_bears_odd_rois(box):
     from mmcv.ops import roi_pool
 
