@@ -18,8 +18,10 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import MODELS, OPTIMIZERS, Registry
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from ..checkpoints.fit import some
 from ..config_tree import dicts_in
 from ..names import nearest, unknown_name
 from .config_keys import scope_hint
@@ -68,7 +70,8 @@ def explain_errors(cfg):
 
     Raises:
         ValueError: a type is not registered (names its place in the config and a similar name); a dataset is empty, or
-            its annotations cannot be read (names its files); the images of a batch have different sizes (gives them).
+            its annotations cannot be read (names its files); the images of a batch have different sizes (gives them);
+            parameters get no gradient in distributed training (names them).
         TypeError: a class does not take an argument (names its place and a similar argument, or all arguments).
         FileNotFoundError: the files of a dataset do not exist (names the dataset).
     """
@@ -77,6 +80,7 @@ def explain_errors(cfg):
     except Exception as error:
         explained = _explain_type(error, cfg) or _explain_argument(error, cfg)
         explained = explained or _explain_dataset(error) or _explain_batch(error) or _explain_bare(error)
+        explained = explained or _explain_unreached(error)
         if explained is None:
             raise
         raise explained from error
@@ -174,6 +178,26 @@ def _explain_bare(error):
             given = textwrap.shorten(', '.join(f'{key}={value!r}' for key, value in local['args'].items()), 500)
             return ValueError(f'{local["obj_cls"].__name__} cannot be built: {failed}. Given: {given}')
     return None
+
+
+def _explain_unreached(error):
+    """Explain the refusal of DistributedDataParallel when parameters got no gradient; it gives their numbers alone."""
+    message = str(error)
+    if not (isinstance(error, RuntimeError) and message.startswith('Expected to have finished reduction')):
+        return None
+    wrapped = [model for model in _locals(error, 'self') if isinstance(model, DistributedDataParallel)]
+    numbers = re.search(r'did not receive grad for rank \d+: ([\d ]+)', message)
+    names = []
+    if wrapped and numbers:
+        trained = [name for name, parameter in wrapped[-1].module.named_parameters() if parameter.requires_grad]
+        names = [trained[int(number)] for number in numbers[1].split()]
+    found = f'{len(names)} parameters, {some(names)},' if names else 'some parameters'
+    return ValueError(
+        f'{found} got no gradient in the last iteration, and DistributedDataParallel waits for all of them. If they '
+        'belong to the backbone, no head reads its maps: leave these stages out of model.backbone.out_indices and of '
+        'model.neck.in_channels, and set model.neck.start_level=0. Otherwise freeze them, or set '
+        'find_unused_parameters=True at the top of the config, which makes each iteration slower'
+    )
 
 
 def _frames(error):
