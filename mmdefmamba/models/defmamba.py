@@ -162,10 +162,10 @@ class DefMamba(BaseModule):
             ValueError: ``x`` is not a tensor, does not have four dimensions, does not have ``in_channels`` channels, or
                 is empty.
         """
-        self._check_images(x)
-        return self._stage_maps(self.stem(x.permute(0, 2, 3, 1)), x)
+        self.check_images(x)
+        return self.stage_maps(self.stem(x.permute(0, 2, 3, 1)), x)
 
-    def _stage_maps(self, x, images):
+    def stage_maps(self, x, images):
         """Compute the returned maps from the stem's map, (B, H, W, C), in the memory format of the images."""
         # heads of mmdet and mmseg call `.view`, which a permuted map would refuse
         channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
@@ -179,7 +179,7 @@ class DefMamba(BaseModule):
                 x = self.downsamples[i](x)
         return tuple(outs)
 
-    def _check_images(self, x):
+    def check_images(self, x):
         in_channels = self.stem[0].conv.in_channels
         if not isinstance(x, torch.Tensor):
             raise ValueError(

@@ -48,12 +48,12 @@ class MaskedDefMamba(DefMamba):
         """
         if mask is None:
             return super().forward(x)
-        self._check_images(x)
+        self.check_images(x)
         height, width = (-(-side // 4) for side in x.shape[-2:])
         hidden = _mask_of_tokens(mask, len(x), height, width).to(x.device)
         hidden_pixels = hidden.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, : x.shape[2], : x.shape[3]]
         tokens = self.stem(x.masked_fill(hidden_pixels.unsqueeze(1), 0).permute(0, 2, 3, 1))
-        return self._stage_maps(torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens), x)
+        return self.stage_maps(torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens), x)
 
 
 def _mask_of_tokens(mask, batch, height, width):
