@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 
 from ..checkpoints.fit import fit, some, state_dict_of
@@ -22,12 +23,12 @@ class CheckpointFitHook(Hook):
 
     Testing and validating need every parameter of the model, as the model's own loading hooks take it (they may resize
     or rename). Resuming needs every parameter under its name and in its shape, since the state of the optimizer belongs
-    to it. A training that starts from ``load_from`` needs at least one parameter: it may have another head. MMEngine
-    warns about entries of the checkpoint that the model does not have.
+    to it, and no other parameter may be in that state. A training that starts from ``load_from`` needs at least one
+    parameter: it may have another head. MMEngine warns about entries of the checkpoint that the model does not have.
 
     Raises:
-        ValueError: the checkpoint has no weights, lacks parameters of the model, or has values that are not finite;
-            lists them.
+        ValueError: the checkpoint has no weights, lacks parameters of the model, has values that are not finite, or,
+            when a training is resumed, an optimizer for other parameters; lists them.
     """
 
     priority = 'HIGH'  # before EMAHook takes the same parameters
@@ -48,6 +49,8 @@ class CheckpointFitHook(Hook):
                 f'{"at least one" if what == "training" else "all"} of them. Use the config that the checkpoint was '
                 'made with'
             )
+        if what == 'resuming' and isinstance(checkpoint, Mapping):
+            _compare_optimizers(runner.optim_wrapper, checkpoint.get('optimizer'), file, verdict)
         own = {name for name, _ in model.named_parameters()}
         averaged = checkpoint.get('ema_state_dict', {}) if isinstance(checkpoint, Mapping) else {}
         broken = [name for name, value in state.items() if name in own and not _is_finite(value)]
@@ -57,6 +60,31 @@ class CheckpointFitHook(Hook):
                 f'{file} holds NaN or infinite values in {len(broken)} parameters, such as {some(broken)}: its '
                 'training diverged. Use an earlier checkpoint'
             )
+
+
+def _compare_optimizers(wrapper, saved, file, verdict):
+    """Stop if a saved optimizer has other groups of parameters than this one; PyTorch's error for it names nothing."""
+    if isinstance(wrapper, OptimWrapperDict) and isinstance(saved, Mapping):
+        for name, part in wrapper.items():
+            _compare_optimizers(part, saved.get(name), file, verdict)
+    if not isinstance(wrapper, OptimWrapper) or not isinstance(saved, Mapping) or 'param_groups' not in saved:
+        return
+    before, now = (
+        [len(group['params']) for group in groups] for groups in (saved['param_groups'], wrapper.optimizer.param_groups)
+    )
+    if before == now:
+        return
+    if verdict.unused:
+        cause = f'{len(verdict.unused)} entries of the checkpoint are not in this model: {some(verdict.unused)}'
+        setting = 'config of the model, such as model.backbone.out_indices,'
+    else:
+        cause, setting = 'The parameters are the same, but their groups differ', 'optim_wrapper.paramwise_cfg'
+    raise ValueError(
+        f'{file} cannot be resumed: its optimizer has {sum(before)} parameters in {len(before)} groups, and that of '
+        f'this config has {sum(now)} in {len(now)}. {cause}. Either use the {setting} that the checkpoint was made '
+        'with, or take its weights alone: set load_from to this file and leave out resume, and the optimizer and the '
+        'schedule start anew'
+    )
 
 
 def _is_finite(value):

@@ -195,7 +195,8 @@ def _explain_unreached(error):
     return ValueError(
         f'{found} got no gradient in the last iteration, and DistributedDataParallel waits for all of them. If they '
         'belong to the backbone, no head reads its maps: leave these stages out of model.backbone.out_indices and of '
-        'model.neck.in_channels, and set model.neck.start_level=0. Otherwise freeze them, or set '
+        'model.neck.in_channels, and set model.neck.start_level=0. If the network asks for a map that it never '
+        'reads, as NAS-FCOS and BiSeNetV1 do, or if the parameters belong to something else, set '
         'find_unused_parameters=True at the top of the config, which makes each iteration slower'
     )
 

@@ -235,8 +235,15 @@ def _plug_classifier(model):
     model.head.in_channels = Ours(DIMS[3])
 
 
+def _plug_queryinst(model):
+    _plug_detector(model)
+    for head in model.roi_head.bbox_head:  # on a CPU, mmdet pastes no mask into a box outside of the image
+        head.bbox_coder.clip_border = True
+
+
 #: Changes that differ from the usual ones, by a part of the config's name.
 DETECTORS = {
+    'queryinst/': _plug_queryinst,
     'cornernet/': _plug_corner,
     'centripetalnet/': _plug_corner,
     'ssd300': _plug_ssd,

@@ -37,8 +37,13 @@ def step(library, model_cfg, size):
         return model, STEPS[library](model, model_cfg, size)
 
 
-def faults_of(model):
-    """Return what is wrong with the gradients of a model, as texts; the names of at most three parameters each."""
+def faults_of(model, unread=()):
+    """Return what is wrong with the gradients of a model, as texts; the names of at most three parameters each.
+
+    Args:
+        model: a model after a backward.
+        unread: names of the parameters of the backbone that must have no gradient; all others must have one.
+    """
     backbones = [module for module in model.modules() if isinstance(module, DefMamba)]
     if not backbones:
         return ['there is no DefMamba in it']
@@ -48,9 +53,11 @@ def faults_of(model):
         for name, parameter in backbone.named_parameters()
         if parameter.requires_grad
     ]
-    unreached = [name for name, parameter in trained if parameter.grad is None]
+    unreached = [name for name, parameter in trained if parameter.grad is None and name not in unread]
+    reached = [name for name, parameter in trained if parameter.grad is not None and name in unread]
     broken = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     faults = [f'{len(unreached)} parameters of the backbone without gradient: {unreached[:3]}'] if unreached else []
+    faults += [f'{len(reached)} parameters with a gradient that nothing should read: {reached[:3]}'] if reached else []
     return faults + ([f'{len(broken)} gradients that are not finite: {broken[:3]}'] if broken else [])
 
 

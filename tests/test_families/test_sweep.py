@@ -37,6 +37,7 @@ def test_every_algorithm_folder_is_listed_once(families, library):
     lists = EXPECTED[library]
     names = [*lists['work'], *(entry['config'] for entry in lists['fail'])]
     assert len(set(names)) == len(names)
+    assert {entry['config'] for entry in lists.get('remarks', ())} <= set(lists['work'])
     folder = families.config_folder(library)
     assert [name for name in names if not (folder / name).is_file()] == []
     listed = {name.split('/')[0] for name in names} | set(lists['same_model']) | set(lists['no_model'])
@@ -51,5 +52,7 @@ def test_the_docs_page_says_what_the_list_says():
         assert f'| {library} | {len(lists["work"])} of {total} |' in page
         for name in lists['work']:
             assert f'`{name.split("/")[0]}`' in page, name
+        for entry in lists.get('remarks', ()):
+            assert f'| {library} | `{entry["config"].split("/")[0]}` | {entry["remark"]} |' in page, entry
         for entry in lists['fail']:
             assert f'| {library} | `{entry["config"].split("/")[0]}` | {entry["why"]} |' in page, entry

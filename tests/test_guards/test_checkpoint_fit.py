@@ -1,16 +1,19 @@
 """Whether a checkpoint fits a model. The loading hooks of the model are taken into account."""
 
+import copy
 import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from mmengine.runner import BaseLoop
 from torch import nn
 
 import mmdefmamba
 from mmdefmamba.checkpoints import fit, state_dict_of
 from mmdefmamba.guards import CheckpointFitHook
+from mmdefmamba.models import DefMamba
 
 
 def vit(size):
@@ -39,8 +42,14 @@ class Refusing(nn.Linear):
         raise KeyError('version 1 is too old')
 
 
+def runner_of(model, resume=False, **parts):
+    return SimpleNamespace(
+        model=model, _load_from='x.pth', _resume=resume, **dict(_train_loop={}, _val_loop={}, _test_loop={}) | parts
+    )
+
+
 def hook_of(model, training=False, resume=False):
-    runner = SimpleNamespace(model=model, _load_from='x.pth', _resume=resume)
+    runner = runner_of(model, resume)
     runner._train_loop = BaseLoop.__new__(Loop) if training or resume else {}
     return lambda state: CheckpointFitHook().after_load_checkpoint(runner, dict(state_dict=state))
 
@@ -65,6 +74,44 @@ def test_resuming_requires_equal_names_and_shapes():
     """The state of the optimizer belongs to the names and shapes that the model had when it was saved."""
     with pytest.raises(ValueError, match=r'1 with another shape there: pos_embed \(1, 17, 8\) instead of \(1, 65, 8\)'):
         hook_of(vit(128), resume=True)(vit(64).state_dict())
+
+
+ARCH = dict(embed_dims=(8, 16), depths=(1, 1))
+ONE_GROUP = dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.1))
+#: A group for each parameter.
+MANY_GROUPS = dict(ONE_GROUP, paramwise_cfg=dict(norm_decay_mult=0.0))
+
+
+def resume(before, now):
+    """Resume a backbone and an optimizer from a checkpoint of others, each given as (out_indices, optim_wrapper)."""
+    (old, old_optimizer), (model, optimizer) = (
+        (backbone, build_optim_wrapper(backbone, copy.deepcopy(wrapper)))
+        for backbone, wrapper in ((DefMamba(ARCH, out_indices=indices), wrapper) for indices, wrapper in (before, now))
+    )
+    checkpoint = dict(state_dict=old.state_dict(), optimizer=old_optimizer.state_dict())
+    runner = runner_of(model, resume=True, optim_wrapper=optimizer, _train_loop=BaseLoop.__new__(Loop))
+    CheckpointFitHook().after_load_checkpoint(runner, checkpoint)
+    optimizer.load_state_dict(checkpoint['optimizer'])
+
+
+@pytest.mark.parametrize('wrapper', [ONE_GROUP, MANY_GROUPS], ids=['one group', 'many groups'])
+def test_resuming_a_backbone_without_some_stages_is_refused_with_the_remedy(wrapper):
+    """PyTorch's own error is 'parameter group that doesn't match the size of optimizer's group', without a name."""
+    resume(((0, 1), wrapper), ((0, 1), wrapper))
+    whole, part = (len(list(DefMamba(ARCH, out_indices=indices).parameters())) for indices in ((0, 1), (0,)))
+    groups = (1, 1) if wrapper is ONE_GROUP else (whole, part)
+    message = (
+        rf'x\.pth cannot be resumed: its optimizer has {whole} parameters in {groups[0]} groups, '
+        rf'.* {part} in {groups[1]}\. {whole - part} entries of the checkpoint are not in this model: stages\.1\.0\.'
+        r'.*out_indices.*set load_from to this file and leave out resume'
+    )
+    with pytest.raises(ValueError, match=message):
+        resume(((0, 1), wrapper), ((0,), wrapper))
+
+
+def test_resuming_with_other_groups_of_the_same_parameters_is_refused():
+    with pytest.raises(ValueError, match=r'The parameters are the same, but their groups differ.*paramwise_cfg'):
+        resume(((0, 1), ONE_GROUP), ((0, 1), MANY_GROUPS))
 
 
 def test_fit_check_changes_neither_model_nor_checkpoint():
@@ -154,7 +201,7 @@ def test_get_model_loads_as_the_library_does(tmp_path, told):
 
 
 def hooked(checkpoint, model):
-    runner = SimpleNamespace(model=model, _load_from='x.pth', _resume=False, _train_loop={})
+    runner = runner_of(model)
     return CheckpointFitHook().after_load_checkpoint(runner, checkpoint)
 
 
