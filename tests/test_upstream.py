@@ -104,7 +104,10 @@ def defined(place):
 def test_private_name_that_is_used_exists(file, name):
     place = USED[file, name]
     if place.startswith('set by '):
-        assert name in inspect.getsource(defined(place.removeprefix('set by ')))
+        owner, _, method = place.removeprefix('set by ').rpartition('.')
+        assert hasattr(defined(owner), method)
+        # the class, not the method: torch.compile wraps Module.__init__ for the rest of the process
+        assert name in inspect.getsource(defined(owner))
     else:
         assert hasattr(defined(place), name)
 

@@ -20,6 +20,22 @@ _DETAILS = re.compile(
 )
 
 
+class _ToDetails(logging.Filter):
+    """Hand the long records to another handler. MMEngine keeps each logger for ever, and the logger keeps this filter:
+    it must not keep the runner with its model.
+    """
+
+    def __init__(self, handler):
+        super().__init__()
+        self.handler = handler
+
+    def filter(self, record):
+        if not _DETAILS.match(record.getMessage()):
+            return True
+        self.handler.handle(record)
+        return False
+
+
 @RUNNERS.register_module()
 class BriefRunner(Runner):
     """MMEngine's Runner, whose log starts with a few lines instead of more than a thousand.
@@ -40,14 +56,8 @@ class BriefRunner(Runner):
             self.details = Path(files[0].baseFilename).with_suffix('.details.txt')
             self._handler = logging.FileHandler(self.details, encoding='utf-8', delay=True)
             self._handler.setFormatter(files[0].formatter)
-            logger.addFilter(self._is_brief)
+            logger.addFilter(_ToDetails(self._handler))
         return logger
-
-    def _is_brief(self, record):
-        if not _DETAILS.match(record.getMessage()):
-            return True
-        self._handler.handle(record)
-        return False
 
     def _init_model_weights(self):
         if self.details is None:

@@ -5,8 +5,9 @@ from mmengine.runner import BaseLoop
 
 def is_built(runner, split):
     """Return whether a runner has built its loop for ``'train'``, ``'val'`` or ``'test'``, as it does before a run."""
-    loops = {'train': runner._train_loop, 'val': runner._val_loop, 'test': runner._test_loop}
-    return isinstance(loops[split], BaseLoop)
+    if split == 'train':
+        return isinstance(runner._train_loop, BaseLoop)
+    return isinstance(runner._val_loop if split == 'val' else runner._test_loop, BaseLoop)
 
 
 def is_resumed(runner):

@@ -112,10 +112,12 @@ def test_work_dir_comes_from_option_then_config_then_name(write):
 
 
 def test_resume_without_checkpoint_starts_from_load_from(write, checkpoint, tmp_path):
-    path = write(work_dir=str(tmp_path), load_from='pretrained.pth')
+    pretrained = str(tmp_path / 'pretrained.pth')
+    torch.save({}, pretrained)
+    path = write(work_dir=str(tmp_path), load_from=pretrained)
     assert train_config(path).get('resume') is None
     first = train_config(path, '--resume')
-    assert (first.resume, first.load_from) == (False, 'pretrained.pth')
+    assert (first.resume, first.load_from) == (False, pretrained)
     torch.save({}, checkpoint)
     (tmp_path / 'last_checkpoint').write_text(checkpoint)
     later = train_config(path, '--resume')
