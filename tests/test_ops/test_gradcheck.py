@@ -6,6 +6,7 @@ import torch
 from mmdefmamba import ops
 from mmdefmamba.ops import TokenOrder
 from mmdefmamba.ops.native import library
+from mmdefmamba.ops.native.scan_calls import BACKWARDS, ORDER_SHIFT
 from mmdefmamba.ops.triton_scan import merge_op, op, unavailable_reason
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -198,7 +199,7 @@ def test_opcheck(name):
 
 def of_native_scan():
     u, *rest = multi_scan_inputs(dtype=torch.float32)
-    return [[u], *rest, [learned().order], [0, 1 << 9], True]
+    return [[u], *rest, [learned().order], [0, 1 << ORDER_SHIFT], True]
 
 
 def of_native_gated_scan():
@@ -207,7 +208,7 @@ def of_native_gated_scan():
     kind = dict(dtype=torch.float32)
     projected = [randn(BATCH, LENGTH, rank + 2 * STATES, **kind) for _ in range(SCANS)]
     weight, z = randn(SCANS, CHANNELS, rank, **kind), randn(BATCH, LENGTH, CHANNELS, **kind)
-    return [[u], projected, weight, A, D, bias, z, [order], [1 << 8, 1 << 9]]
+    return [[u], projected, weight, A, D, bias, z, [order], [BACKWARDS, 1 << ORDER_SHIFT]]
 
 
 def of_native_sample(table=True):

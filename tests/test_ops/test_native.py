@@ -293,6 +293,30 @@ def test_numbers_near_zero_do_not_slow_down_the_caller_nor_change_its_settings()
     assert (tiny * 1 == tiny).all() and (tiny != 0).all()
 
 
+@pytest.mark.parametrize('places', [[0, 1, 5], [-1, 0, 1]], ids=str)
+def test_places_outside_of_the_map_are_refused(places):
+    """A scan of one's own may return them. The kernels would read and write outside of their tensors."""
+    maps, others, _ = make_inputs(['forward'], [0], 1, 3, 4, 2)
+    order = TokenOrder(torch.tensor(places), torch.arange(3))
+    with pytest.raises(ValueError, match=rf'places from 0 to 2, got places from {min(places)} to {max(places)}'):
+        multi_scan(maps, *others, [order], backend='native')
+
+
+def test_orders_may_have_32_bits():
+    maps, others, _ = make_inputs(['forward'], [0], 1, 9, 4, 2)
+    order = TokenOrder.from_order(torch.randperm(9))
+    narrow = TokenOrder(order.order.int(), order.inverse.int())
+    y = [multi_scan(maps, *others, [each], backend='native') for each in (order, narrow)]
+    assert torch.equal(*y)
+
+
+def test_more_maps_than_a_byte_counts():
+    maps, others, orders = make_inputs(['forward'] * 260, [*range(260)], 1, 2, 1, 1)
+    actual = multi_scan(maps, *others, orders, backend='native')
+    expected = multi_scan([x.double() for x in maps], *(x.double() for x in others), orders, backend='reference')
+    assert relative(actual, expected) < Y_TOLERANCE
+
+
 def test_strided_inputs_are_read_where_they_lie_or_copied():
     maps, others, orders = make_inputs(PAPER, [0, 1, 2], 2, 21, 18, 6)
     expected = multi_scan(maps, *others, orders, backend='native')

@@ -18,15 +18,26 @@ MAX_VECTORS = 16  # of channels that one task walks through side by side: their 
 MAX_STATE_VECTORS = 1024  # a limit of the same kind for many states
 TASKS_PER_THREAD = 4  # so that threads end at about the same time
 
-# Bits of a walk, one integer per scan: bits 0 to 7 are the index of its map among the sources, bit 8 is set if it runs
-# backwards, and the bits from 9 on are 1 + its index among the orders, or 0 without an order.
-BACKWARDS = 1 << 8
-ORDER_SHIFT = 9
+# Bits of a walk, one integer per scan: bits 0 to 15 are the index of its map among the sources, bit 16 is set if it
+# runs backwards, and the bits from 17 on are 1 + its index among the orders, or 0 without an order.
+BACKWARDS = 1 << 16
+ORDER_SHIFT = 17
 
 
 def rows(x):
     """Return the rows of a tensor (images, tokens, channels) with dense channels."""
     return Rows(x.data_ptr(), x.stride(0), x.stride(1))
+
+
+def check_places(order, length):
+    """Refuse places outside of a map: a kernel would read and write outside of its tensors.
+
+    Raises:
+        ValueError: names the smallest and the largest place.
+    """
+    low, high = (x.item() for x in order.aminmax())
+    if low < 0 or high >= length:
+        raise ValueError(f'an order must hold places from 0 to {length - 1}, got places from {low} to {high}')
 
 
 class ScanCall:
@@ -73,7 +84,7 @@ class ScanCall:
         if delta is None:
             rank_weight = self.keep(rank_weight.transpose(1, 2).contiguous())
         for k, (struct, walk) in enumerate(zip(self.structs, walks, strict=True)):
-            struct.u = self.rows(first[:, k] if first.ndim == 4 else sources[walk & 255])
+            struct.u = self.rows(first[:, k] if first.ndim == 4 else sources[walk % BACKWARDS])
             struct.B, struct.C = (self.rows(x[:, k] if isinstance(x, torch.Tensor) else x[k]) for x in (B, C))
             struct.A = decay[k].data_ptr()
             struct.D, struct.bias = (x[k * channels :].data_ptr() for x in (D, delta_bias))
@@ -83,7 +94,8 @@ class ScanCall:
                 struct.rank, struct.rank_weight = self.rows(rank[k]), rank_weight[k].data_ptr()
             struct.backwards = bool(walk & BACKWARDS)
             if walk >> ORDER_SHIFT:
-                order = self.keep(orders[(walk >> ORDER_SHIFT) - 1].contiguous())
+                order = self.keep(orders[(walk >> ORDER_SHIFT) - 1].long().contiguous())
+                check_places(order, length)
                 struct.order, struct.order_image = order.data_ptr(), length if order.ndim == 2 and len(order) > 1 else 0
 
     def _vectors_per_group(self, sequences):
