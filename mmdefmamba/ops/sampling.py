@@ -25,8 +25,8 @@ def sample_points(x, points, table=None, table_points=None):
         Features at the points, (batch, channels, out_height, out_width), dtype of ``x``; zero outside the map.
 
     Raises:
-        ValueError: ``x`` or ``points`` has the wrong number of dimensions, their batch sizes differ, or ``table`` or
-            ``table_points`` does not fit them.
+        ValueError: ``x`` or ``points`` has the wrong number of dimensions, their batch sizes differ, ``x`` is not
+            floating point, or ``table`` or ``table_points`` is missing or does not fit them.
 
     Source: DefMamba, section 3.3, point offset and offset bias.
     """
@@ -37,12 +37,18 @@ def sample_points(x, points, table=None, table_points=None):
         )
     if x.shape[0] != points.shape[0]:
         raise ValueError(f'x has a batch of {x.shape[0]}, points have {points.shape[0]}: they must be equal')
-    if table is not None and (table.shape[:-2] != x.shape[1:2] or table_points.shape != points.shape):
+    if not x.is_floating_point():
+        raise ValueError(f'x must be a floating point tensor, got {x.dtype}')
+    if (table is None) != (table_points is None):
+        raise ValueError('table and table_points belong together: give both or none')
+    if table is not None and (
+        table.ndim != 3 or len(table) != x.shape[1] or 0 in table.shape[1:] or table_points.shape != points.shape
+    ):
         raise ValueError(
             f'table must be ({x.shape[1]}, height, width) and table_points {tuple(points.shape)}, '
             f'got {tuple(table.shape)} and {tuple(table_points.shape)}'
         )
-    if prefers_native(x) and points.dtype == torch.float32:
+    if prefers_native(x) and x.numel() and points.numel() and points.dtype == torch.float32:
         with torch.autocast(x.device.type, enabled=False):
             return sample_native(x, points, table, table_points).permute(0, 3, 1, 2).to(x.dtype)
     sampled = _sample(x, points)
@@ -51,7 +57,7 @@ def sample_points(x, points, table=None, table_points=None):
     # All images read the same table. As rows of one tall image they need no copy of the table per image.
     batch, height, width, _ = points.shape
     rows = table_points.reshape(1, batch * height, width, 2)
-    read = _sample(table.unsqueeze(0), rows).view(-1, batch, height, width).transpose(0, 1)
+    read = _sample(table.unsqueeze(0), rows).view(x.shape[1], batch, height, width).transpose(0, 1)
     return sampled + read.to(sampled.dtype)
 
 

@@ -26,7 +26,14 @@ class TokenOrder(NamedTuple):
 
     @classmethod
     def from_order(cls, order, backwards=False):
-        """Return the token order of a permutation, (L,) or (B, L); its inverse is computed."""
+        """Return the token order of a permutation, integers (L,) or (B, L); its inverse is computed.
+
+        Raises:
+            ValueError: the permutation does not hold integers.
+        """
+        if order.is_floating_point() or order.is_complex():
+            raise ValueError(f'a permutation must hold integers, got {order.dtype}')
+        order = order.long()
         places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
         return cls(order, torch.empty_like(order).scatter_(-1, order, places), backwards)
 

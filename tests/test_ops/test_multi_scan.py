@@ -87,11 +87,14 @@ def test_multi_scan_walks_each_map_in_its_order(backend, kinds, sources, batch, 
     ('change', 'message'),
     [
         (lambda a: a.update(orders=a['orders'][:1]), 'one order per map, got 2 maps and 1 orders'),
-        (lambda a: a.update(maps=[m[0] for m in a['maps']]), r'maps must be \(batch, L, channels\), got \(5, 3\)'),
+        (lambda a: a.update(maps=[m[0] for m in a['maps']]), r'maps must be \(batch, L, channels\), .* got \(5, 3\)'),
         (lambda a: a['maps'].__setitem__(1, a['maps'][1].float()), 'maps must share shape and dtype'),
         (lambda a: a.update(delta=a['delta'][:, :1]), r'delta must be \(2, 2, 5, 3\) to fit 2 maps'),
         (lambda a: a.update(B=a['B'][:, :, :4]), r'B must be \(2, 2, 5, 4\) to fit 2 maps'),
         (lambda a: a['orders'].__setitem__(0, TokenOrder.from_order(torch.arange(4))), r'an order must be \(5,\) or'),
+        (lambda a: a['orders'].__setitem__(0, torch.arange(5)), r'got a Tensor: TokenOrder.from_order\(...\) makes'),
+        (lambda a: a['orders'].__setitem__(0, TokenOrder(torch.rand(5), None)), 'hold integers of .*got torch.float32'),
+        (lambda a: a.update(maps=[m[:0] for m in a['maps']]), r'at least 1, got \(0, 5, 3\)'),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_with_their_sizes(change, message):

@@ -281,6 +281,10 @@ def test_nan_at_a_pixel_or_a_point_reaches_what_reads_it(level):
     with use_backend('native'):
         out = sample_points(x, points)[0, 0]
     assert out.isnan().tolist() == [[True, True], [True, False]]
+    clean = x.nan_to_num().requires_grad_()
+    with use_backend('native'):
+        (gradient,) = torch.autograd.grad(sample_points(clean, points).sum(), clean)
+    assert gradient.isfinite().all(), 'a point that is NaN reads no pixel'
     outside = torch.full((1, 1, 1, 2), 1.2)  # reads zeros beside the last pixel, not the NaN of the first one
     with use_backend('native'):
         assert sample_points(x, outside).isfinite().all()

@@ -92,3 +92,25 @@ def test_deterministic_reads_do_not_hide_nan(deterministic):
     read = sample_points(x, points)
     assert read[..., 0].eq(1).all() and read[..., 1].isnan().all() and not read[..., 2].eq(1).any()
     assert sample_points(x.half(), points[:, :, :1]).dtype == torch.float16
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+def test_no_images_and_no_points_give_an_empty_result(dtype):
+    table = torch.ones(2, 3, 3, dtype=dtype)
+    for batch, height in ((0, 4), (1, 0)):
+        points = torch.zeros(batch, height, 5, 2, dtype=dtype)
+        out = sample_points(torch.ones(batch, 2, 3, 3, dtype=dtype), points, table, points)
+        assert out.shape == (batch, 2, height, 5) and out.dtype == dtype
+
+
+def test_what_does_not_fit_is_refused():
+    x, points, table = torch.ones(1, 2, 3, 3), torch.zeros(1, 1, 1, 2), torch.ones(2, 4, 4)
+    for change, message in (
+        (dict(table=table), 'table and table_points belong together'),
+        (dict(table_points=points), 'table and table_points belong together'),
+        (dict(table=table[:1], table_points=points), r'table must be \(2, height, width\).*got \(1, 4, 4\)'),
+        (dict(table=table[:, :0], table_points=points), r'got \(2, 0, 4\)'),
+        (dict(x=x.long()), 'x must be a floating point tensor, got torch.int64'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_points(**{'x': x, 'points': points, **change})

@@ -52,3 +52,10 @@ def test_unknown_gradient_is_refused():
     _, order = make()
     with pytest.raises(ValueError, match="got 'soft'"):
         learned_order(torch.zeros(2, 3, 1, 7), torch.zeros(2, 7), order, 'soft')
+
+
+def test_a_permutation_may_have_any_integers_and_nothing_else():
+    order = TokenOrder.from_order(torch.tensor([2, 0, 1], dtype=torch.int16))
+    assert order.order.tolist() == [2, 0, 1] and order.inverse.tolist() == [1, 2, 0]
+    with pytest.raises(ValueError, match=r'must hold integers, got torch.float32'):
+        TokenOrder.from_order(torch.rand(3))

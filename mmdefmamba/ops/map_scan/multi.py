@@ -5,6 +5,7 @@ import torch
 from ..native import multi_scan_native
 from ..precision import saturate
 from ..sequence_scan.interface import check_kinds, choose_backend
+from ..token_order import TokenOrder
 from ..triton_scan import multi_scan_triton
 from .plain import multi_scan_plain
 from .swap_gradient import swap_gradient
@@ -92,20 +93,27 @@ def check_maps(maps, A, D, delta_bias, orders, **others):
         raise ValueError(
             f'there must be at least one map and one order per map, got {len(maps)} maps and {len(orders)} orders'
         )
-    if maps[0].ndim != 3:
-        raise ValueError(f'maps must be (batch, L, channels), got {tuple(maps[0].shape)}')
+    if maps[0].ndim != 3 or 0 in maps[0].shape:
+        raise ValueError(f'maps must be (batch, L, channels), all of them at least 1, got {tuple(maps[0].shape)}')
     batch, length, channels = maps[0].shape
     for u in maps:
         if u.shape != maps[0].shape or u.dtype != maps[0].dtype:
             raise ValueError(f'maps must share shape and dtype, got {[(tuple(u.shape), str(u.dtype)) for u in maps]}')
     check_kinds({'maps': maps[0], 'A': A, 'D': D, 'delta_bias': delta_bias, **others})
     rows = len(maps) * channels
-    if A.ndim != 2 or len(A) != rows or tuple(D.shape) != (rows,) or tuple(delta_bias.shape) != (rows,):
+    if A.ndim != 2 or len(A) != rows or 0 in A.shape or tuple(D.shape) != (rows,) or tuple(delta_bias.shape) != (rows,):
         raise ValueError(
             f'A must be ({rows}, N), D and delta_bias ({rows},) to fit {len(maps)} maps of {channels} channels, got '
             f'{tuple(A.shape)}, {tuple(D.shape)} and {tuple(delta_bias.shape)}'
         )
     for order in orders:
+        if order is not None and not isinstance(order, TokenOrder):
+            raise ValueError(
+                f'an order must be a TokenOrder or None, got a {type(order).__name__}: TokenOrder.from_order(...) '
+                'makes one of a permutation'
+            )
+        if order is not None and order.order.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f'an order must hold integers of 64 or 32 bits, got {order.order.dtype}')
         if order is not None and tuple(order.order.shape) not in ((length,), (batch, length)):
             raise ValueError(
                 f'an order must be {(length,)} or {(batch, length)} to fit the maps, got {tuple(order.order.shape)}'

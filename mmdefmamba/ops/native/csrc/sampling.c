@@ -11,6 +11,8 @@ typedef struct {
   float weight[4], along_y[4], along_x[4];
 } Corners;
 
+INLINE int is_nan(float x) { return x != x; }
+
 INLINE Corners corners(const float *point, int64_t height, int64_t width, int64_t row0, int64_t column0,
                        int64_t columns) {
   const float y = (point[0] + 1) * 0.5f * (height - 1), x = (point[1] + 1) * 0.5f * (width - 1);
@@ -22,7 +24,7 @@ INLINE Corners corners(const float *point, int64_t height, int64_t width, int64_
     const float row_number = top + lower, column = left + later;
     const float row_weight = lower ? down : 1 - down, column_weight = later ? right : 1 - right;
     const int inside = row_number >= 0 && row_number <= height - 1 && column >= 0 && column <= width - 1;
-    if (!inside && row_weight * column_weight == row_weight * column_weight) continue;
+    if (!inside && !is_nan(row_weight * column_weight)) continue;
     c.pixel[c.count] = inside ? ((int64_t)row_number - row0) * columns + (int64_t)column - column0 : 0;
     c.weight[c.count] = row_weight * column_weight;
     c.along_y[c.count] = lower ? column_weight : -column_weight;
@@ -110,6 +112,7 @@ void sample_backward(const Sample *call, int64_t task) {
         const vec g_times_u = g * load_lanes(pixels[i] + v * V, lanes);
         along_y += g_times_u * c.along_y[i];
         along_x += g_times_u * c.along_x[i];
+        if (is_nan(c.weight[i])) continue; /* no pixel was read */
         float *du = gradients[i] + v * V;
         store_lanes(du, load_lanes(du, lanes) + g * c.weight[i], lanes);
       }
@@ -143,7 +146,7 @@ void sample_backward_table(const Sample *call, int64_t task) {
       for (int64_t v = first; v < end; v++) {
         const int lanes = lanes_at(C, v);
         const vec g = load_lanes(dout + v * V, lanes);
-        for (int i = 0; i < t.count; i++) {
+        for (int i = 0; i < t.count && !is_nan(t.weight[i]); i++) {
           float *entry = call->dtable + t.pixel[i] * C + v * V;
           store_lanes(entry, load_lanes(entry, lanes) + g * t.weight[i], lanes);
         }
