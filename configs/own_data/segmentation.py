@@ -26,7 +26,8 @@ frozen_stages = -1
 embed_dims = list((ARCHITECTURES[arch] if isinstance(arch, str) else arch)['embed_dims'])
 classes = map_classes(data_root)
 
-# GroupNorm, since BatchNorm does not work with batches of one or two images
+# GroupNorm, since BatchNorm does not work with batches of one or two images. num_groups must divide the channels below.
+# channels=32 would leave one value per group to normalize in pooled maps of 1 x 1: use 64 or more.
 norm_cfg = dict(type='GN', num_groups=32, requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=(image_size, image_size)),

@@ -5,6 +5,7 @@ import argparse
 from mmengine import DictAction
 
 from ..analysis import config_complexity, format_complexity
+from ..files import existing_file
 from ..guards.config_errors import read_config
 
 
@@ -24,6 +25,6 @@ def parse_args():
 
 def main():
     args = parse_args()
-    cfg = read_config(args.config)
+    cfg = read_config(existing_file(args.config, 'config'))
     cfg.merge_from_dict(args.cfg_options)
     print(format_complexity(*config_complexity(cfg, args.shape)))

@@ -79,7 +79,8 @@ def map_classes(data_root, splits=SPLITS):
 
     Raises:
         FileNotFoundError: a folder does not exist.
-        ValueError: a folder is empty, ``classes.txt`` has no line or a name twice, or no map has a class.
+        ValueError: a folder is empty, ``classes.txt`` has no line or a name twice, no map has a class, or there is one
+            class only: a network learns nothing from it.
     """
     maps = [
         path for split in splits for path in _files(_folder(Path(data_root, 'labels', split)), ('.png',), 'label map')
@@ -91,10 +92,20 @@ def map_classes(data_root, splits=SPLITS):
         names = [line.strip() for line in listed.read_text('utf-8').splitlines() if line.strip()]
         if not names or len(set(names)) < len(names):
             raise ValueError(f'{listed} must have one line per class, each name once, got {names}')
+        if len(names) == 1:
+            raise ValueError(
+                f'{listed} names one class, {names[0]!r}, from which nothing can be learned. The background is a class '
+                f'too: name it in the first line, and write 0 for it and 1 for {names[0]!r} in the label maps'
+            )
         return tuple(names)
     highest = max(_highest_label(path) for path in maps)
     if highest < 0:
         raise ValueError(f'no label map in {data_root}/labels has a class: all pixels are {IGNORED}, which is ignored')
+    if highest == 0:
+        raise ValueError(
+            f'the label maps in {data_root}/labels have no class but 0, so there is nothing to learn. {IGNORED} is '
+            f'ignored: it is neither learned nor scored. If {IGNORED} is meant as a class, write 1 instead'
+        )
     return tuple(str(label) for label in range(highest + 1))
 
 

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from .class_names import TEXT_HEADS, has_free_classes
-from .dataset_parts import dataset_parts, ignored_labels, listed, metainfo_of
+from .dataset_parts import dataset_parts, ignored_labels, listed, metainfo_of, more_names
 from .runs import is_built
 
 # Heads whose num_classes is not the number of classes of the dataset: proposals have one class, and the semantic branch
@@ -70,7 +70,8 @@ class ClassCountHook(Hook):
                 if len(wrong):
                     raise ValueError(
                         f'{sample.get("seg_map_path") or sample.get("img_path")} has the label {int(wrong[0])}, but '
-                        f'{type(dataset).__name__} has {len(classes)} classes: labels from 0 to {len(classes) - 1}'
+                        f'{type(dataset).__name__} has {len(classes)} classes: labels from 0 to {len(classes) - 1}. '
+                        f'{more_names(dataset, int(wrong.max()) if wrong.min() >= 0 else -1)}'
                     )
 
 

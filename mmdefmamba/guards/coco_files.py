@@ -129,6 +129,7 @@ def _completing(init, owner):
         if type(self) is not owner or not isinstance(self.dataset, dict) or not self.dataset:
             return
         _check_images(self.dataset, annotation_file)
+        _check_categories(self.dataset, annotation_file)
         changes = complete(self.dataset)
         if changes:
             self.createIndex()
@@ -146,6 +147,17 @@ def _check_images(content, file):
             raise ValueError(
                 f'{file}: two images have the id {image["id"]!r}, {other.get("file_name")} and '
                 f'{image.get("file_name")}. Give each image an id of its own'
+            )
+
+
+def _check_categories(content, file):
+    found = {}
+    for category in content.get('categories') or ():
+        other = found.setdefault(category['id'], category)
+        if other is not category:
+            raise ValueError(
+                f'{file}: two categories have the id {category["id"]!r}, {other.get("name")!r} and '
+                f'{category.get("name")!r}. Give each category an id of its own, and its annotations that category_id'
             )
 
 

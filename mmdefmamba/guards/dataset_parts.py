@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
@@ -38,6 +39,16 @@ def describe(dataset):
     folders = [value for value in prefix.values() if value] if isinstance(prefix, Mapping) else filter(None, [prefix])
     place = next((str(name) for name in (getattr(dataset, 'ann_file', None), *folders) if name), '')
     return f'{type(dataset).__name__}{place and " of "}{place}'
+
+
+def more_names(dataset, label):
+    """Return what to do about a label that has no name: where to name more classes, or to correct the label."""
+    if label < 0:
+        return 'Correct the label: the first class is 0'
+    files = [Path(part.data_root, 'classes.txt') for part in dataset_parts(dataset) if getattr(part, 'data_root', None)]
+    # the configs for own data read their names there
+    file = next((file for file in files if file.is_file()), None)
+    return f'Give the classes {label + 1} names in {file or "metainfo.classes of the dataset"}, or correct the labels'
 
 
 def note(dataset, text, level=logging.INFO):

@@ -1,7 +1,8 @@
 """The guard ``label_values``: each class of a segmentation occurs in its label maps.
 
 Without it: a map of two classes that is written as 0 and 255 trains a network that knows the background only, because
-255 is the label that mmseg ignores, and the accuracy reads 99 %.
+255 is the label that mmseg ignores, and the accuracy reads 99 %. A dataset that names one class is the same case: its
+loss is 0 from the first step.
 """
 
 import logging
@@ -13,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
-from .dataset_parts import dataset_parts, describe, ignored_labels, listed, metainfo_of
+from .dataset_parts import dataset_parts, describe, ignored_labels, listed, metainfo_of, more_names
 from .runs import is_built
 
 # Reading stops as soon as every class was found. A class that is in one of twenty maps is missed by this sample once in
@@ -66,7 +67,7 @@ def check_labels(dataset, model):
     """Check the label maps of all parts of a dataset; datasets without label maps are left alone."""
     for part in dataset_parts(dataset):
         classes, loader = metainfo_of(part).get('classes'), map_loader(part)
-        if loader is None or not classes or len(classes) < 2 or not len(part):
+        if loader is None or not classes or not len(part):
             continue
         ignored = ignored_labels(model, part)
         problem = label_problem(part, classes, count_labels(part, classes, loader, _SAMPLE), ignored)
@@ -120,13 +121,14 @@ def count_labels(dataset, classes, loader, limit, stop_early=True):
         pixels.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
         images.update(values.tolist())
         maps += 1
-        if stop_early and all(pixels[label] for label in range(len(classes))):
+        # of one class, the share of the ignored pixels tells, and one map may have none
+        if stop_early and len(classes) > 1 and all(pixels[label] for label in range(len(classes))):
             break
     return LabelCounts(maps, pixels, images)
 
 
 def label_problem(dataset, classes, counts, ignored):
-    """Return what is wrong if classes are missing while ignored pixels are frequent, or ''.
+    """Return what is wrong if classes are missing, or there is one class, while ignored pixels are frequent, or ''.
 
     Args:
         dataset: for its name.
@@ -136,14 +138,34 @@ def label_problem(dataset, classes, counts, ignored):
     """
     absent, share = counts.absent(classes), counts.ignored(ignored)
     present = len(classes) - len(absent)
-    if not absent or share < _FREQUENT or (present > 1 and len(classes) > _FEW_CLASSES):
+    if not (absent or len(classes) == 1) or share < _FREQUENT or (present > 1 and len(classes) > _FEW_CLASSES):
         return ''
     used = ', '.join(str(label) for label in sorted(ignored) if counts.pixels[label])
     text = (
         f'{describe(dataset)} in {counts.maps} of {len(dataset)} label maps. {100 * share:.3g} % of their pixels have '
-        f'the label {used}, which is ignored: it is neither learned nor scored. If it is meant as {absent[-1]!r}, '
-        f'write {list(classes).index(absent[-1])} instead'
+        f'the label {used}, which is ignored: it is neither learned nor scored. {_remedy(dataset, classes, absent)}'
     )
     if present > 1:
         return f'The classes {listed(absent)} do not occur in {text}'
     return f'no class but {next((name for name in classes if name not in absent), "an ignored one")!r} occurs in {text}'
+
+
+def _remedy(dataset, classes, absent):
+    if getattr(dataset, 'reduce_zero_label', False):
+        return 'reduce_zero_label=True makes the label 0 an ignored one. If 0 is a class, set reduce_zero_label=False'
+    if absent:
+        return f'If it is meant as {absent[-1]!r}, write {list(classes).index(absent[-1])} instead'
+    return 'If it is meant as a second class, write 1 instead, and name both classes'
+
+
+def unnamed_problem(dataset, classes, counts, ignored):
+    """Return what is wrong if label maps have labels without a name, or ''; arguments as :func:`label_problem`."""
+    strange = sorted(label for label in counts.pixels if not 0 <= label < len(classes) and label not in ignored)
+    if not classes or not strange:
+        return ''
+    maps = ', '.join(f'{label} in {counts.images[label]}' for label in strange[:5])
+    more = f', and {len(strange) - 5} more labels' if len(strange) > 5 else ''
+    return (
+        f'{describe(dataset)} has {len(classes)} classes, labels from 0 to {len(classes) - 1}, but its {counts.maps} '
+        f'label maps that were read have others: {maps} maps{more}. {more_names(dataset, strange[-1])}'
+    )

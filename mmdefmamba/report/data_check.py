@@ -52,12 +52,11 @@ class PartSummary(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Sizes of images: the number of images that were read, and (height, width) of the smallest, median and largest."""
+    """Sizes of images in pixels: the number of images that were read; of each side the smallest, median and largest."""
 
     read: int
-    smallest: tuple
-    median: tuple
-    largest: tuple
+    height: tuple
+    width: tuple
 
 
 class DataCheck(NamedTuple):
@@ -204,8 +203,9 @@ def _object_counts(infos):
 def _label_counts(dataset, classes, counts, model, problems):
     ignored = {255} if model is None else ignored_labels(model, dataset)
     problem = label_values.label_problem(dataset, classes, counts, ignored)
-    if problem:
-        problems.append(problem[0].upper() + problem[1:])
+    for text in (problem, label_values.unnamed_problem(dataset, classes, counts, ignored)):
+        if text:
+            problems.append(text.replace('no class', 'No class', 1) if text is problem else text)
     total = max(counts.pixels.total(), 1)
     share = {label: round(100 * number / total, 2) for label, number in counts.pixels.items()}
     return {'pixels, %': share, f'maps (of {counts.maps})': dict(counts.images)}
@@ -245,8 +245,8 @@ def _sizes(dataset, infos, limit, name, problems):
         )
     if not sizes:
         return None
-    ordered = sorted(map(tuple, sizes), key=lambda size: size[0] * size[1])
-    return Sizes(len(sizes), ordered[0], ordered[len(ordered) // 2], ordered[-1])
+    sides = [sorted(side) for side in zip(*sizes, strict=True)]
+    return Sizes(len(sizes), *((side[0], side[len(side) // 2], side[-1]) for side in sides))
 
 
 def _shape_as_read(dataset, info):

@@ -9,10 +9,8 @@ def facts(part):
     """Return rows of (name, text) about a :class:`~mmdefmamba.report.data_check.PartSummary`."""
     rows = [('images', str(len(part.dataset)))]
     if part.sizes is not None:
-        shown = [f'{height} x {width}' for height, width in part.sizes[1:]]
-        rows.append(
-            ('sizes', f'{shown[0]} to {shown[2]}, median {shown[1]} (height x width; {part.sizes.read} files read)')
-        )
+        height, width = (f'{low} to {high}, median {middle}' for low, middle, high in part.sizes[1:])
+        rows.append(('sizes', f'height {height}; width {width} (pixels; {part.sizes.read} files read)'))
     return rows
 
 

@@ -217,6 +217,32 @@ def test_classes_of_label_maps(tmp_path):
         map_classes(tmp_path)
 
 
+def test_maps_with_one_class_are_refused_when_the_config_is_read(tools, tmp_path):
+    write_maps(tmp_path, listed=False)
+    for path in (tmp_path / 'labels').rglob('*.png'):
+        labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), np.where(labels > 0, 255, 0).astype(np.uint8))
+    config = write_config('segmentation', tmp_path, tmp_path)
+    for tool in ('train', 'check_data'):
+        with pytest.raises(ValueError, match=r'no class but 0, .* 255 is ignored: .* write 1 instead'):
+            tools[tool]([str(config)])
+    (tmp_path / 'classes.txt').write_text('shape\n')
+    with pytest.raises(ValueError, match=r"names one class, 'shape', .* write 0 for it and 1 for 'shape'"):
+        map_classes(tmp_path)
+
+
+def test_too_few_names_are_named_with_their_file(tools, capsys, tmp_path):
+    write_maps(tmp_path)
+    (tmp_path / 'classes.txt').write_text('bird\ncat\n')
+    config = write_config('segmentation', tmp_path, tmp_path, arch=SMALL, image_size=64, batch_size=2)
+    assert tools['check_data']([str(config), '--report', str(tmp_path)]) == 1
+    remedy = f'Give the classes 3 names in {tmp_path}/classes.txt, or correct the labels'
+    assert capsys.readouterr().out.count(remedy) == 2
+    options = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+    with pytest.raises(ValueError, match=f'has the label 2, but AnySuffixSegDataset has 2 classes.* {remedy}'):
+        tools['train']([str(config), '--work-dir', str(tmp_path / 'work'), '--cfg-options', *options])
+
+
 def test_images_and_label_maps_belong_together(tmp_path):
     from mmdefmamba.datasets.any_suffix import AnySuffixSegDataset
 

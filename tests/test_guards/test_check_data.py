@@ -41,7 +41,10 @@ def test_good_data_have_no_problem_and_are_counted_and_drawn(tiny, check, task):
     code, text, page = check(tiny(task))
     assert code == 0 and 'problems: none were found' in text
     assert table(text, 'counts') == COUNTS[task]
-    assert 'sizes: 40 x 32 to 40 x 32, median 40 x 32' in text and 'note: the test reads the same data' in text
+    assert (
+        'sizes: height 40 to 40, median 40; width 32 to 32, median 32 (pixels' in text
+        and 'note: the test reads the same data' in text
+    )
     assert page.count('<img class="small" src="data:image/png;base64,') == 6
     assert 'cannot be drawn' not in page and not re.search(r'(src|href)="http', page)
 
@@ -89,6 +92,30 @@ def test_problems_of_segmentation_are_all_named(tiny, check):
     code, text, _ = check(data)
     assert code == 1 and text.count("No class but 'cat' occurs in") == 2
     assert table(text, 'counts')[-1] == ['255', '(ignored)', '37.5', '4', '37.5', '2']
+
+
+def test_sizes_are_given_for_each_side(tiny, check):
+    data = tiny('classification')
+    for image, (height, width) in zip(data.images(), ((43, 86), (80, 76), (44, 56), (50, 90)), strict=True):
+        cv2.imwrite(str(image), np.zeros((height, width, 3), np.uint8))
+    _, text, _ = check(data)
+    assert 'sizes: height 43 to 80, median 50; width 56 to 90, median 86 (pixels; 4 files read)' in text
+
+
+def test_labels_without_a_name_are_a_problem(tiny, check):
+    data = tiny('segmentation')
+    path = str(data.map_of(data.images()[0]))
+    cv2.imwrite(path, cv2.imread(path, cv2.IMREAD_GRAYSCALE) * 2)
+    code, text, _ = check(data)
+    assert code == 1 and 'problems: 1\n' in text and 'labels from 0 to 1, but its 4 label maps' in text
+    assert '2 in 1 maps. Give the classes 3 names in metainfo.classes of the dataset' in text
+
+
+def test_two_categories_with_one_id_are_a_problem(tiny, check):
+    data = tiny('detection')
+    data.change_annotations(lambda coco: [each.update(id=1) for each in coco['categories']])
+    code, text, _ = check(data)
+    assert code == 1 and "two categories have the id 1, 'cat' and 'dog'" in text
 
 
 def test_data_that_cannot_be_read_do_not_hide_the_others(tiny, check):

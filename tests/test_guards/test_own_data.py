@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import METRICS
 
 from mmdefmamba.guards.coco_files import complete, mask_errors
-from mmdefmamba.guards.label_values import label_problem
+from mmdefmamba.guards.label_values import check_labels, label_problem, unnamed_problem
 from mmdefmamba.guards.metric_names import metric_names
 
 
@@ -136,6 +136,16 @@ def test_two_images_with_one_id_are_refused(tiny):
         data.train()
 
 
+def test_two_categories_with_one_id_are_refused(tiny):
+    data = tiny('detection')
+    data.change_annotations(lambda coco: coco['categories'][1].update(id=coco['categories'][0]['id']))
+    with pytest.raises(
+        ValueError, match=r"training\.json: two categories have the id \d+, 'cat' and 'dog'\. Give each"
+    ):
+        data.train()
+    assert not list(data.work_dir.glob('*.pth'))
+
+
 # ---- files that are left out
 
 
@@ -199,6 +209,26 @@ def test_label_maps_of_0_and_255_are_refused(tiny, split):
         data.train(validate=True)
 
 
+@pytest.mark.parametrize(
+    ('name', 'options', 'remedy'),
+    [
+        ('ground', {}, 'If it is meant as a second class, write 1 instead, and name both classes'),
+        ('shape', dict(reduce_zero_label=True), 'reduce_zero_label=True makes the label 0 an ignored one'),
+    ],
+)
+def test_one_class_beside_ignored_pixels_is_refused(tiny, loading_guards, name, options, remedy):
+    data = tiny('segmentation')
+    if not options:
+        rewrite(data, lambda labels: labels * 255)
+    path = str(data.map_of(data.images()[0]))  # the first map has no ignored pixel
+    cv2.imwrite(path, np.full_like(cv2.imread(path, cv2.IMREAD_GRAYSCALE), 1 if options else 0))
+    dataset = data.dataset(metainfo=dict(classes=(name,)), **options)
+    # three of four maps have a box of 37.5 % and ground of 62.5 %
+    share = '46.9' if options else '28.1'
+    with pytest.raises(ValueError, match=rf"no class but '{name}' occurs in .* {share} % .* label 255.*{remedy}"):
+        check_labels(dataset, torch.nn.Identity())
+
+
 def test_legal_uses_of_255_are_not_disturbed(tiny, told):
     """A border of 255, and a class that one map alone has."""
     data = tiny('segmentation')
@@ -241,6 +271,14 @@ def counts_of(**pixels):
 def test_a_class_that_never_occurs_while_255_is_frequent_is_named(classes, counts, start):
     problem = label_problem([0] * 10, list(classes), counts_of(**counts), {255})
     assert problem.startswith(start) and bool(problem) == bool(start)
+
+
+def test_labels_without_a_name_are_named():
+    counts = counts_of(_0=60, _2=5, _7=1, _255=40)
+    text = unnamed_problem([0] * 10, list('ab'), counts, {255})
+    assert 'list has 2 classes, labels from 0 to 1, but' in text and '2 in 5, 7 in 1 maps' in text
+    assert text.endswith('Give the classes 8 names in metainfo.classes of the dataset, or correct the labels')
+    assert unnamed_problem([0] * 10, list('abcdefgh'), counts, {255}) == ''
 
 
 # ---- names of scores
