@@ -9,7 +9,7 @@ from ..files import existing_file
 from ..guards.config_errors import read_config
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument(
@@ -20,11 +20,11 @@ def parse_args():
         '1280 800 for detection, 512 2048 for segmentation, as in the paper',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value to override')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     cfg = read_config(existing_file(args.config, 'config'))
     cfg.merge_from_dict(args.cfg_options)
     print(format_complexity(*config_complexity(cfg, args.shape)))

@@ -60,6 +60,13 @@ def test_missing_file_error_gives_path(write, checkpoint):
         train_config(write(), '--resume', 'no/such.pth')
 
 
+@pytest.mark.parametrize('name', ['get_flops', 'compare_order_gradients'])
+def test_analysis_tools_say_where_they_looked_for_a_config(tools, monkeypatch, name):
+    monkeypatch.setattr('sys.argv', [name, 'no/such.py'])
+    with pytest.raises(FileNotFoundError, match=r'config no/such\.py does not exist, seen from /'):
+        tools[f'analysis_tools/{name}']()
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
