@@ -3,11 +3,12 @@
 import sys
 import traceback
 
+from ..files import existing_file
 from ..guards.config_errors import read_config
 from .run_options import test_config, train_config
 
 WRONG_CONFIG = 2
-_READING = {read_config.__code__, train_config.__code__, test_config.__code__}
+_READING = {existing_file.__code__, read_config.__code__, train_config.__code__, test_config.__code__}
 
 
 def run(main):
