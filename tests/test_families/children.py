@@ -188,7 +188,7 @@ def mmdet_child(name):
         if isinstance(holder, dict) and 'backbone' in holder:
             special = next((change for part, change in DETECTORS.items() if part in name), None)
             (special or _plug_detector)(holder)
-    if model.get('data_preprocessor'):
+    if 'batch_augments' in (model.get('data_preprocessor') or ()):
         model.data_preprocessor.batch_augments = None  # Mask2Former pads images to 1024 x 1024
     if not any(part in name for part in WIDE):
         narrow(model)
