@@ -1,6 +1,7 @@
 """Parameters and FLOPs, counted in the conventions of the papers of this field."""
 
 import warnings
+from math import prod
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
@@ -37,11 +38,32 @@ def vmamba_scan_flops(batch, channels, length, states):
     return 9 * batch * channels * length * states
 
 
+def _sizes(value):
+    return value.type().sizes()
+
+
+def _count_baddbmm(inputs, outputs):
+    """Count the products of queries and keys in an attention with a mask; MMEngine leaves them out."""
+    (batch, rows, inner), columns = _sizes(inputs[1]), _sizes(inputs[2])[-1]
+    return batch * rows * inner * columns
+
+
+def _count_attention(inputs, outputs):
+    """Count both products of PyTorch's fused attention, which MMEngine leaves out."""
+    query, key, value = map(_sizes, inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+#: Operators that MMEngine's analyzer would count as 0.
+HANDLES = {'aten::baddbmm': _count_baddbmm, 'aten::scaled_dot_product_attention': _count_attention}
+
+
 def complexity(model, input_shape, forward=None):
     """Count the parameters and the multiply-adds of one forward pass.
 
     MMEngine's analyzer counts, as the released code does: 1 per multiply-add, 4 per output element of bilinear
-    sampling, and 0 for activations, gathers and sorts. The selective scan is counted by formula, the same for every
+    sampling, and 0 for activations, gathers, sorts and RoI pooling. Attention counts the same with and without a mask,
+    fused or not. The selective scan is counted by formula, the same for every
     backend.
 
     Args:
@@ -75,6 +97,8 @@ def complexity(model, input_shape, forward=None):
 
     analyzer = FlopAnalyzer(traced, images)
     analyzer.set_op_handle(SCAN_NODE, count_scan)
+    for name, handle in HANDLES.items():
+        analyzer.set_op_handle(name, handle)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     training = model.training
     model.eval()
