@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from .tensors import needs_gradient
 from .transforms import is_float32_on_cpu, is_transformed
 
 BACKENDS = ('onednn', 'torch')
@@ -49,7 +50,7 @@ def linear(x, weight, bias=None):
     """
     if not _takes_onednn(x, weight, bias):
         return F.linear(x, weight, bias)
-    if _needs_gradient(x, weight, bias):
+    if needs_gradient(x, weight, bias):
         return _OneDNNLinear.apply(x, weight, bias)
     return _onednn(x, weight, bias)
 
@@ -59,7 +60,7 @@ def linear_gelu(x, weight, bias=None):
 
     Args, returns and raises: see :func:`linear`. GELU is the exact one, with the error function.
     """
-    if _needs_gradient(x, weight, bias) or is_transformed():
+    if needs_gradient(x, weight, bias) or is_transformed():
         return F.gelu(linear(x, weight, bias))
     if _takes_onednn(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'gelu', [], 'none')
@@ -167,10 +168,6 @@ def _takes_onednn(x, weight, bias):
         and weight.numel() > 0
         and (bias is None or bias.shape == weight.shape[:1])
     )
-
-
-def _needs_gradient(*tensors):
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def _onednn(x, weight, bias=None):

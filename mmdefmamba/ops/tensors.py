@@ -1,5 +1,12 @@
 """Helpers for tensors that several operators share."""
 
+import torch
+
+
+def needs_gradient(*tensors):
+    """Return whether autograd records an operator of these tensors. None is skipped."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
 
 def distinct(tensors):
     """Find which of several tensors are the same object.

@@ -6,9 +6,10 @@ float32 tensors on the CPU. Legend for shapes: B batch, K scans, L tokens, C cha
 
 import torch
 
+from ..tensors import needs_gradient
 from . import library
 from .scan_calls import BACKWARDS, ScanCall, rows
-from .scan_op import needs_gradient, walks_of
+from .scan_op import walks_of
 
 INPUTS = (
     'Tensor[] sources, Tensor[] projected, Tensor rank_weight, Tensor A, Tensor D, Tensor delta_bias, Tensor z, '

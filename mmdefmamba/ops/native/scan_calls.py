@@ -118,8 +118,7 @@ class ScanCall:
 
     def states_shape(self):
         """Return the shape of the states that the backward starts from: before each block of tokens."""
-        images, scans, length, channels = self.shape
-        return library.states_shape((images, scans, length, channels), self.states)
+        return library.states_shape(self.shape, self.states)
 
     def run_backward(self):
         """Run the backward, and return the gradients that it sums.

@@ -5,7 +5,7 @@ The operators take float32 tensors on the CPU. Legend for shapes: B batch, K sca
 
 import torch
 
-from ..tensors import distinct
+from ..tensors import distinct, needs_gradient
 from . import library
 from .scan_calls import BACKWARDS, ORDER_SHIFT, ScanCall, rows
 
@@ -99,10 +99,6 @@ def walks_of(maps, orders):
             permutations.append(order.order)
             walks[k] |= len(permutations) << ORDER_SHIFT
     return sources, permutations, walks
-
-
-def needs_gradient(*tensors):
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def multi_scan_native(maps, delta, A, B, C, D, delta_bias, orders):

@@ -4,7 +4,7 @@ import importlib.util
 
 import torch
 
-from ..tensors import distinct
+from ..tensors import distinct, needs_gradient
 from .layout import MAX_SCANS, MAX_SOURCES, MAX_STATES, empty_gradients, empty_results
 
 # Looked up once, at import: torch.compile of PyTorch 2.7 cannot trace find_spec.
@@ -174,8 +174,7 @@ def _scan(sources, delta, A, B, C, D, delta_bias, rows, walks, delta_softplus, c
     if rows:
         images = max(row.shape[0] if row.ndim == 2 else 1 for row in rows)
         order = torch.stack([row.expand(images, -1) for row in rows]).to(torch.int32)
-    tensors = [*sources, delta, A, B, C, *(x for x in (D, delta_bias) if x is not None)]
-    save_states = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    save_states = needs_gradient(*sources, delta, A, B, C, D, delta_bias)
     y, _ = torch.ops.mmdefmamba.multi_scan(
         sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states
     )
