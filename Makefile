@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DEV_STAMP := $(VENV)/installed-dev
 CONSTRAINTS := requirements/constraints.txt
-# OpenMMLab's libraries, and the tests that `make test` runs
-LIBRARIES := requirements/openmmlab.txt
+# The tests that `make test` runs, and requirements that take the place of OpenMMLab's libraries
 TESTS := tests
+FORKS :=
 # --only-binary: a package without a wheel for this Python fails at once, instead of asking for a compiler.
 # --no-compile: Python compiles a module to byte code when it is first imported. The `unexport` below makes it keep the
 # byte code, even if the environment says otherwise.
@@ -39,7 +39,7 @@ test-oldest:  ## run the tests with the oldest supported versions, in a separate
 	$(MAKE) test VENV=.venv/oldest CONSTRAINTS=requirements/oldest.txt
 
 test-forks:  ## run the tests of networks and mends with the living forks of OpenMMLab's libraries, likewise
-	$(MAKE) test VENV=.venv/forks LIBRARIES=requirements/forks.txt \
+	$(MAKE) test VENV=.venv/forks FORKS=requirements/forks.txt \
 	TESTS='tests/test_models tests/test_compat tests/test_detection tests/test_segmentation'
 
 audit: $(STAMP)  ## check that packages fit each other and, online, that no pinned version is known to be vulnerable
@@ -72,14 +72,17 @@ $(STAMP): setup.py pyproject.toml $(wildcard requirements/*.txt) $(wildcard mmde
 	%d.%d. Name another: make PYTHON=python3.11 ..." % v[:2] if v < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) -q --upgrade pip
-	@# the libraries first: setup.py then sees them, whoever published them
-	$(PIP_INSTALL) -r $(LIBRARIES)
-	$(PIP_INSTALL) -e .
+	$(PIP_INSTALL) -e '.[openmmlab]'
 	@# mmcv requires opencv-python, which needs libGL and glib. The headless build has the same modules without them.
 	@$(BIN)/python -c 'import cv2' || { echo 'OpenCV cannot be imported here: installing its headless build instead'; \
 	$(PIP_INSTALL) --force-reinstall --no-deps opencv-python-headless; }
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	$(PIP_INSTALL) -e '.[app,dev,docs]'
+	$(PIP_INSTALL) -e '.[openmmlab,app,dev,docs]'
+ifneq ($(FORKS),)
+	@# they have other names than the originals, so pip would keep both, one over the files of the other
+	$(BIN)/python -m pip uninstall -q -y mmcv-lite mmdet mmengine mmpretrain mmsegmentation
+	$(PIP_INSTALL) -r $(FORKS)
+endif
 	@touch $@

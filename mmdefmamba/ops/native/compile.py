@@ -6,7 +6,10 @@ This file imports the standard library only: it runs where PyTorch is not instal
     python mmdefmamba/ops/native/compile.py
 """
 
+import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import subprocess
@@ -35,9 +38,12 @@ FLAGS = [
 ]
 LIBRARY_FLAGS = ['-shared', '-fPIC', '-s']
 # glibc of 2012, so that the files load on every Linux that PyTorch supports
-TARGET = '{machine}-linux-gnu.2.17'
+GLIBC = '2.17'
+TARGET = f'{{machine}}-linux-gnu.{GLIBC}'
 #: Says why the kernels were not built, beside where they would be.
 NOT_BUILT = 'not_built.txt'
+#: Says what the kernels were built from, beside them; see :func:`up_to_date`.
+BUILT_FROM = 'built_from.json'
 
 
 def library_name(level):
@@ -73,15 +79,16 @@ def compile_level(level, out, flags=FLAGS + LIBRARY_FLAGS):
 def compile_all(folder):
     """Compile the kernels for every instruction set of this machine into a folder; return the files.
 
-    A failure leaves the reason there in ``NOT_BUILT``, which the package logs when it takes another backend.
+    ``BUILT_FROM`` beside them says from what. A failure leaves the reason in ``NOT_BUILT`` instead, which the package
+    logs when it takes another backend.
 
     Raises:
         RuntimeError: see :func:`compile_level`, or there are no kernels for this machine.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (folder / NOT_BUILT, *(folder / library_name(level) for level in LEVELS)):
-        old.unlink(missing_ok=True)
+    for old in (NOT_BUILT, BUILT_FROM, *map(library_name, LEVELS)):
+        (folder / old).unlink(missing_ok=True)
     try:
         levels = levels_of_this_machine()
         if not levels:
@@ -92,7 +99,33 @@ def compile_all(folder):
     except RuntimeError as error:
         (folder / NOT_BUILT).write_text(f'{error}\n', 'utf-8')
         raise
+    (folder / BUILT_FROM).write_text(json.dumps(_origin(files), indent=1) + '\n', 'utf-8')
     return files
+
+
+def up_to_date(folder):
+    """Return whether a folder has the kernels of this machine, as compiled from the present sources.
+
+    The sources, the flags, the compiler (where it is installed) and the kernels themselves must be those that
+    ``BUILT_FROM`` names.
+    """
+    record = Path(folder) / BUILT_FROM
+    files = [Path(folder, library_name(level)) for level in levels_of_this_machine()]
+    if not files or not all(file.is_file() for file in (record, *files)):
+        return False
+    saved, present = json.loads(record.read_text('utf-8')), _origin(files)
+    if present['compiler'] is None:
+        present['compiler'] = saved.get('compiler')
+    return saved == present
+
+
+def _origin(files):
+    sources = hashlib.sha256(repr((FLAGS, LIBRARY_FLAGS, LEVELS, TARGET)).encode())
+    for source in sorted((HERE / 'csrc').iterdir()):
+        sources.update(source.name.encode() + b'\n' + source.read_bytes())
+    compiler = importlib.metadata.version('ziglang') if importlib.util.find_spec('ziglang') else None
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {'sources': sources.hexdigest(), 'compiler': compiler, 'kernels': digests}
 
 
 if __name__ == '__main__':
