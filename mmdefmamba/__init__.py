@@ -2,13 +2,14 @@
 
 ``import mmdefmamba`` imports no other library. It does two things when the libraries concerned are imported, or at once
 if they have been imported already: it mends what does not work in them (:mod:`mmdefmamba.compat`), and it registers the
-backbone, the datasets and the hooks in MMEngine's root registries, where all three libraries find them.
+backbone, the datasets and the hooks in MMEngine's root registries, where all three libraries find them, and the names
+of the classifiers with mmpretrain.
 """
 
 import importlib
 import sys
 
-from . import compat, log, on_import
+from . import compat, installed, log, on_import, project
 from .version import __version__
 
 _FUNCTIONS = {'get_model': '.apis', 'list_models': '.apis'}
@@ -51,6 +52,12 @@ def _register(module):
         importlib.import_module(f'.{room}', __name__)
 
 
+def _register_names(module):
+    """Let mmpretrain's functions take the names of our classifiers: ``mmpretrain.get_model('defmamba_t_in1k')``."""
+    folder = project.project_folder()
+    module.ModelHub.register_model_index(folder / 'configs/classification/metafile.yml', config_prefix=folder)
+
+
 def _is_being_imported(room):
     spec = getattr(sys.modules.get(f'{__name__}.{room}'), '__spec__', None)
     return getattr(spec, '_initializing', False)
@@ -60,6 +67,9 @@ log.make_visible()
 compat.apply()
 for _module in _REGISTERED:
     on_import.call_after_import(_module, _register)
+on_import.call_after_import('mmpretrain.apis.model', _register_names)
+for _module in installed.DISTRIBUTIONS:
+    on_import.call_after_import(_module, installed.warn_of_mixture)
 
 
 def __getattr__(name):

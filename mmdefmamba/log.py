@@ -1,6 +1,8 @@
 """The logger of the package: INFO lines appear, and are part of the log of a run."""
 
 import logging
+import multiprocessing
+import os
 import sys
 
 
@@ -26,3 +28,9 @@ def make_visible():
         logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _VisibleHandler) for handler in logger.handlers):
         logger.addHandler(_VisibleHandler())
+
+
+def is_first_process():
+    """Return whether this process should log: it is no worker of another, and rank 0 of a distributed run."""
+    rank = next((os.environ[name] for name in ('RANK', 'SLURM_PROCID') if os.environ.get(name)), '0')
+    return multiprocessing.parent_process() is None and rank == '0'

@@ -9,7 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'mmdefmamba'
 #: The rooms from the lowest to the highest. A room may import itself and the rooms in the lines above its own.
 ORDER = (
-    ('version', 'names', 'files', 'config_tree', 'layers', 'log', 'model_wrappers', 'on_import'),
+    ('version', 'names', 'files', 'project', 'config_tree', 'layers', 'log', 'model_wrappers', 'on_import'),
+    ('installed',),
     ('ops',),
     ('scans',),
     ('compat',),
@@ -25,6 +26,7 @@ ORDER = (
     ('report',),
     ('app', 'quickstart'),
     ('cli',),
+    ('__main__',),
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 #: File names that may occur in several rooms, with the reason.

@@ -22,6 +22,7 @@ PACKAGE = Path(mmdefmamba.__file__).parent
 #: Private names that are read or called: file of the package -> (name, where it is defined).
 USED = {
     ('analysis/config_complexity.py', '_mask_forward'): 'mmdet.models.roi_heads:CascadeRoIHead',
+    ('apis/zoo.py', '_get_cfg_path'): 'mmengine.config:Config',
     ('checkpoints/fit.py', '_load_from_state_dict'): 'torch.nn:Module',
     ('checkpoints/fit.py', '_metadata'): 'set by torch.nn:Module.state_dict',
     ('checkpoints/fit.py', '_modules'): 'set by torch.nn:Module.__init__',
@@ -58,6 +59,8 @@ USED = {
 OPTIONAL = {('ops/linear.py', '_linear_pointwise')}
 #: Private names that are replaced, overridden or set for other libraries to read.
 REPLACED = {
+    '_get_cfg_path': 'mmengine.config:Config',
+    'MODULE2PACKAGE': 'mmengine.config.utils',
     '_save_checkpoint_with_step': 'mmengine.hooks:CheckpointHook',
     '_save_best_checkpoint': 'mmengine.hooks:CheckpointHook',
     '_scale_size': 'mmcv.image.geometric',

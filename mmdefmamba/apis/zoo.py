@@ -17,8 +17,10 @@ from ..config_tree import innermost_dataset, library_of, type_name
 from ..files import existing_file
 from ..guards.config_errors import explain_errors, read_config
 from ..names import unknown_name
+from ..project import project_folder
 
-CLONE = Path(__file__).resolve().parents[2]
+# The formats of configs.
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 # The task of each library.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 
@@ -34,14 +36,13 @@ def list_models(pattern='*', task=None):
         A sorted list of names: the names of the files in ``configs/``, without ``.py``.
 
     Raises:
-        FileNotFoundError: the configs are not next to the package.
         ValueError: the task is unknown.
     """
     if task is not None and task not in TASKS.values():
         raise ValueError(f'task must be one of {list(TASKS.values())} or None, got {task!r}')
     configs = _configs()
     names = fnmatch.filter(configs, pattern)
-    return sorted(name for name in names if task in (None, configs[name].relative_to(CLONE).parts[1]))
+    return sorted(name for name in names if task in (None, _task_folder(configs[name])))
 
 
 def get_model(name_or_config, checkpoint=None, device=None, strict=True):
@@ -52,7 +53,8 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
     then MMEngine's default scope.
 
     Args:
-        name_or_config: a name from :func:`list_models`, a path of a config, or a Config.
+        name_or_config: a name from :func:`list_models`, a path of a config, ``'mmdefmamba::classification/...'``, or a
+            Config.
         checkpoint: path or URL of the checkpoint; None keeps the random initial weights.
         device: device of the model, as for ``torch.nn.Module.to``; None keeps it on the CPU.
         strict: whether to refuse a checkpoint in which a parameter is missing or has another shape. With False such
@@ -63,8 +65,7 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
         checkpoint or the config has them.
 
     Raises:
-        FileNotFoundError: the config or the checkpoint does not exist, or a name was given and the configs are not
-            next to the package.
+        FileNotFoundError: the config or the checkpoint does not exist.
         ValueError: the name is unknown, the config belongs to none of the three libraries, or the checkpoint does not
             fit.
         TypeError: a class of the config does not accept an argument.
@@ -95,22 +96,38 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
 
 
 def load_config(name_or_config):
-    """Read the Config of a name from :func:`list_models` or of a path. A Config is copied.
+    """Read the Config of a name or path, see :func:`find_config`. A Config is copied.
 
     Raises:
-        FileNotFoundError: the file does not exist, or a name was given and the configs are not next to the package.
+        FileNotFoundError: the file does not exist.
         ValueError: the name is unknown, or the config cannot be read.
     """
     if isinstance(name_or_config, Config):
         return copy.deepcopy(name_or_config)
-    name = os.fspath(name_or_config)
-    if name.endswith('.py'):
-        return read_config(existing_file(name, 'config'))
+    return read_config(find_config(name_or_config))
+
+
+def find_config(name):
+    """Return the Path of a config.
+
+    Args:
+        name: a name from :func:`list_models`, the path of a file, or the name of a package with the path in its
+            configs: ``'mmdefmamba::classification/defmamba_t_in1k.py'``, ``'mmdet::...'``.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: no model has this name, or no package with configs does.
+    """
+    name = os.fspath(name)
+    if '::' in name:
+        return _config_of_package(name)
+    if Path(name).suffix in SUFFIXES:
+        return _config_file(name)
     configs = _configs()
     if name not in configs:
         remedy = 'mmdefmamba.list_models() lists all names. The path of a .py config is accepted as well'
         raise ValueError(unknown_name(f'unknown model {name!r}', name, configs, remedy, cutoff=0.5))
-    return read_config(configs[name])
+    return configs[name]
 
 
 def task_of(cfg):
@@ -132,14 +149,42 @@ def task_of(cfg):
 
 def _configs():
     """Return the paths of the zoo's configs by name."""
-    index = CLONE / 'model-index.yml'
-    if not index.is_file():
-        raise FileNotFoundError(
-            f'{index} not found: the names of models are known only in a clone that was installed with '
-            'pip install -e . Give the path of a config instead.'
-        )
-    files = [mmengine.load(CLONE / name) for name in mmengine.load(index)['Import']]
-    return {model['Name']: CLONE / model['Config'] for file in files for model in file['Models']}
+    folder = project_folder()
+    files = [mmengine.load(folder / name) for name in mmengine.load(folder / 'model-index.yml')['Import']]
+    return {model['Name']: folder / model['Config'] for file in files for model in file['Models']}
+
+
+def _task_folder(path):
+    return path.relative_to(project_folder() / 'configs').parts[0]
+
+
+def _config_file(name):
+    try:
+        return existing_file(name, 'config')
+    except FileNotFoundError as error:
+        ours = Path(name)
+        if ours.parts[0] != 'configs' or not (project_folder() / ours).is_file():
+            raise
+        # a command of the documentation, which begins in a clone
+        remedy = f'mmdefmamba::{ours.relative_to("configs").as_posix()} is the config of this name in the package'
+        raise FileNotFoundError(f'{error}. {remedy}') from None
+
+
+def _config_of_package(name):
+    package, _, file = name.partition('::')
+    if package == 'mmdefmamba':
+        folder = project_folder() / 'configs'
+        path = folder / file
+        if not path.is_file():
+            known = [found.relative_to(folder).as_posix() for found in folder.rglob('*.py')]
+            remedy = f'The configs are in {folder}'
+            raise FileNotFoundError(unknown_name(f'config {name} does not exist', file, known, remedy))
+        return path
+    try:
+        return Path(Config._get_cfg_path(name, '')[0])
+    except (AssertionError, ModuleNotFoundError, FileNotFoundError) as error:  # an assertion: an unknown package
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f'config {name} cannot be found: {error}') from error
 
 
 def _name(cfg):

@@ -12,10 +12,10 @@ names, separated by commas. It is read once, when mmdefmamba is imported.
 import functools
 import importlib
 import logging
-import multiprocessing
 import os
 from typing import NamedTuple
 
+from ..log import is_first_process
 from ..names import unknown_name
 from ..on_import import call_after_import
 
@@ -63,6 +63,11 @@ MENDS = {
     'multimodal': Mend(
         ('mmpretrain.utils.dependency',),
         'the multimodal models of mmpretrain are switched off, since the installed transformers lacks what they import',
+    ),
+    'own_configs': Mend(
+        ('mmengine.config.utils', 'mmengine.config.config'),
+        "configs of this package are found by _base_ = 'mmdefmamba::...'; MMEngine finds those of a fixed list of "
+        'packages only',
     ),
     'safe_loading': Mend(
         ('mmengine.runner.checkpoint',),
@@ -142,15 +147,9 @@ def _apply(name, module):
     first = _APPLIED not in _states[name].values()
     if needed or _states[name][module.__name__] != _APPLIED:
         _states[name][module.__name__] = _APPLIED if needed else _NOT_NEEDED
-    if needed and first and _is_first_process():
+    if needed and first and is_first_process():
         detail = f' ({needed})' if isinstance(needed, str) else ''
         logging.getLogger('mmdefmamba.compat').info('mend %s: %s%s', name, MENDS[name].what, detail)
-
-
-def _is_first_process():
-    """Return whether this process should log: it is no worker of another, and rank 0 of a distributed run."""
-    rank = next((os.environ[name] for name in ('RANK', 'SLURM_PROCID') if os.environ.get(name)), '0')
-    return multiprocessing.parent_process() is None and rank == '0'
 
 
 def __getattr__(name):

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints.fit import some
 from ..config_tree import dicts_in
+from ..installed import explain_missing
 from ..names import nearest, unknown_name
 from .config_keys import scope_hint
 
@@ -51,6 +52,8 @@ def read_config(path):
         file = str(reading[0].tb_frame.f_locals['filename']) if reading else str(path)
         based = f' (a base of {path})' if Path(file).resolve() != Path(path).resolve() else ''
         line = next((f', line {tb.tb_lineno}' for tb in _frames(error) if tb.tb_frame.f_code.co_filename == file), '')
+        if missing := explain_missing(error):
+            raise ValueError(f'config {file}{based} cannot be read{line}: {missing}') from error
         if isinstance(error, RecursionError):
             raise ValueError(
                 f'config {file}{based} is its own base, directly or through other files: check its _base_'
@@ -74,13 +77,14 @@ def explain_errors(cfg):
             parameters get no gradient in distributed training (names them).
         TypeError: a class does not take an argument (names its place and a similar argument, or all arguments).
         FileNotFoundError: the files of a dataset do not exist (names the dataset).
+        ModuleNotFoundError: a library is not installed (gives the command that installs it).
     """
     try:
         yield
     except Exception as error:
         explained = _explain_type(error, cfg) or _explain_argument(error, cfg)
         explained = explained or _explain_dataset(error) or _explain_batch(error) or _explain_bare(error)
-        explained = explained or _explain_unreached(error)
+        explained = explained or _explain_unreached(error) or _explain_missing(error)
         if explained is None:
             raise
         raise explained from error
@@ -199,6 +203,11 @@ def _explain_unreached(error):
         'reads, as NAS-FCOS and BiSeNetV1 do, or if the parameters belong to something else, set '
         'find_unused_parameters=True at the top of the config, which makes each iteration slower'
     )
+
+
+def _explain_missing(error):
+    missing = explain_missing(error)
+    return ModuleNotFoundError(missing, name=error.name) if missing else None
 
 
 def _frames(error):

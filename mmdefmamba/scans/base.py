@@ -9,7 +9,7 @@ from torch import nn
 from ..names import unknown_name
 from ..ops.token_order import TokenOrder
 
-SCANS = Registry('scan', scope='mmdefmamba')
+SCANS = Registry('scan', scope='mmdefmamba', locations=['mmdefmamba.scans'])
 
 FORMULATIONS = ('paper', 'released')
 # Orders that a scan keeps. Most trainings see a few map sizes, a multi-scale training a few dozen.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 
 import mmdefmamba
 from mmdefmamba.apis import zoo
@@ -32,12 +33,84 @@ def test_unknown_name_is_refused_with_the_nearest_name():
         mmdefmamba.get_model('nowhere/x.py')
 
 
-def test_names_need_a_clone_but_paths_do_not(monkeypatch, tmp_path):
-    monkeypatch.setattr(zoo, 'CLONE', tmp_path)
-    for call in (mmdefmamba.list_models, lambda: mmdefmamba.get_model(PICO)):
-        with pytest.raises(FileNotFoundError, match=r'model-index\.yml not found: .*pip install -e \.'):
-            call()
-    assert mmdefmamba.get_model(ROOT / f'configs/classification/{PICO}.py').backbone.embed_dims == (16, 32, 64, 128)
+@pytest.mark.parametrize(
+    ('name', 'path'),
+    [
+        (PICO, f'configs/classification/{PICO}.py'),
+        (f'mmdefmamba::classification/{PICO}.py', f'configs/classification/{PICO}.py'),
+        ('mmdefmamba::_base_/guards.py', 'configs/_base_/guards.py'),
+        (str(ROOT / 'configs/_base_/guards.py'), 'configs/_base_/guards.py'),
+    ],
+)
+def test_configs_are_found_by_name_in_the_package_and_by_path(name, path):
+    assert zoo.find_config(name).samefile(ROOT / path)
+    assert zoo.load_config(name).to_dict() == Config.fromfile(ROOT / path).to_dict()
+
+
+def test_configs_of_other_packages_are_found():
+    path = zoo.find_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    assert path.is_file() and path.parts[-4:] == ('.mim', 'configs', 'mask_rcnn', 'mask-rcnn_r50_fpn_1x_coco.py')
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind', 'message'),
+    [
+        (
+            'mmdefmamba::detection/mask_rcnn_defmamba_s.py',
+            FileNotFoundError,
+            r"did you mean 'detection/mask_rcnn_defma",
+        ),
+        ('mmdefmamba::nothing_like_it.py', FileNotFoundError, r'does not exist\. The configs are in .*configs$'),
+        (
+            'mmdet::nothing/like_it.py',
+            FileNotFoundError,
+            r'config mmdet::nothing/like_it\.py cannot be found: .*like_it',
+        ),
+        ('nothing::like/it.py', ValueError, r'config nothing::like/it\.py cannot be found: .*nothing'),
+        ('configs/no_such_folder/x.py', FileNotFoundError, r'does not exist, seen from /[^.]*$'),
+    ],
+)
+def test_config_that_does_not_exist_is_refused_with_a_remedy(name, kind, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kind, match=message):
+        zoo.find_config(name)
+
+
+def test_path_of_the_documentation_outside_of_a_clone_is_refused_with_the_name_that_works(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf'mmdefmamba::classification/{PICO}\.py is the config of this name'):
+        zoo.find_config(f'configs/classification/{PICO}.py')
+
+
+def test_base_of_the_package_gives_the_config_of_its_path(tmp_path):
+    """For each task, a base that is no model, and a list; also where the user's default scope is another."""
+    for base in ('detection/mask_rcnn_defmamba_s_1x.py', f'classification/{PICO}.py', '_base_/segmentation/runtime.py'):
+        for own in ('', "default_scope = 'mmseg'\n", "optim_wrapper = dict(type='OptimWrapper')\n"):
+            configs = []
+            for index, name in enumerate((f'mmdefmamba::{base}', str(ROOT / 'configs' / base))):
+                file = tmp_path / f'mine_{index}.py'
+                file.write_text(f'_base_ = [{name!r}]\n{own}')
+                configs.append(Config.fromfile(file).to_dict())
+            assert configs[0] == configs[1] and len(configs[0]) > 2
+    assert get_config(f'mmdefmamba::classification/{PICO}.py').model.backbone.type == 'DefMamba'
+
+
+def test_base_that_does_not_exist_is_named(tmp_path):
+    file = tmp_path / 'mine.py'
+    file.write_text("_base_ = 'mmdefmamba::detection/nothing_like_it.py'\n")
+    with pytest.raises(FileNotFoundError, match=r'mine\.py cannot be read.*detection/nothing_like_it\.py'):
+        zoo.load_config(file)
+
+
+def test_mmpretrain_knows_the_classifiers_and_only_them():
+    import mmpretrain
+
+    assert set(mmdefmamba.list_models(task='classification')) <= set(mmpretrain.list_models())
+    assert not set(mmdefmamba.list_models(task='detection')) & set(mmpretrain.list_models())
+    model = mmpretrain.get_model('defmamba_t_in1k')
+    assert sum(parameter.numel() for parameter in model.parameters()) == 8126470
+    with pytest.warns(UserWarning, match='Unable to find pre-defined checkpoint'):
+        mmpretrain.get_model('defmamba_t_in1k', pretrained=True)
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
