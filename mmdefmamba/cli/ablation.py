@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 
+from ..apis.zoo import load_config
 from ..paper.ablation_runs import measure_costs, run_once, write_table
 from .run_options import CfgOptions
 
@@ -28,7 +28,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     cfgs = {}
     for path in args.configs:
-        cfgs[Path(path).stem] = Config.fromfile(path)
+        cfgs[Path(path).stem] = load_config(path)
         cfgs[Path(path).stem].merge_from_dict(args.cfg_options or {})
     if len(cfgs) < len(args.configs):
         parser.error('two configs have the same file name, so their runs would share a folder')

@@ -44,7 +44,7 @@ def main(argv=None):
     """
     args = app_parser().parse_args(argv)
     if importlib.util.find_spec('gradio') is None:
-        print("error: the page needs Gradio, which is not installed: pip install -e '.[app]'", file=sys.stderr)
+        print("error: the page needs Gradio, which is not installed: pip install 'mmdefmamba[app]'", file=sys.stderr)
         return 2
     # before Gradio is imported: it reads these once, and would otherwise report to its makers that a page was started
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 
+from ..apis.zoo import load_config
 from ..files import existing_file
-from ..guards.config_errors import read_config
 from ..report.data_check import check_data
 from ..report.data_page import write_data_page
 from ..report.data_text import as_text
@@ -49,7 +49,7 @@ def main(argv=None):
         The exit code: ``FINE`` or ``PROBLEMS``.
     """
     args = data_parser().parse_args(argv)
-    cfg = read_config(existing_file(args.config, 'config'))
+    cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     if args.checkpoint and '://' not in args.checkpoint:
         existing_file(args.checkpoint, 'checkpoint')

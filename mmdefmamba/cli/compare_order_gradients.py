@@ -9,8 +9,7 @@ import torch
 from mmengine.runner import Runner
 
 from ..analysis.markdown import markdown_table
-from ..files import existing_file
-from ..guards.config_errors import read_config
+from ..apis.zoo import load_config
 from ..paper.order_gradients import compare_order_gradients
 from .run_options import CfgOptions
 
@@ -22,7 +21,7 @@ def main(argv=None):
     parser.add_argument('--images', type=int, default=32, help='how many images of the test set, from its start')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='change the config')
     args = parser.parse_args(argv)
-    cfg = read_config(existing_file(args.config, 'config'))
+    cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.update(work_dir='work_dirs/order_gradients', load_from=args.checkpoint)
     cfg.test_dataloader.batch_size = args.images

@@ -5,8 +5,7 @@ import argparse
 from mmengine import DictAction
 
 from ..analysis import config_complexity, format_complexity
-from ..files import existing_file
-from ..guards.config_errors import read_config
+from ..apis.zoo import load_config
 
 
 def parse_args(argv):
@@ -25,6 +24,6 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    cfg = read_config(existing_file(args.config, 'config'))
+    cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     print(format_complexity(*config_complexity(cfg, args.shape)))

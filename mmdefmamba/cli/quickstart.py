@@ -7,10 +7,10 @@ from pathlib import Path
 TASKS = ('classification', 'detection', 'segmentation')
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('task', choices=TASKS)
     parser.add_argument('--work-dir', help='folder for all results; default: work_dirs/quickstart_TASK')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     work_dir = Path(args.work_dir or f'work_dirs/quickstart_{args.task}')
     importlib.import_module(f'mmdefmamba.quickstart.{args.task}').run(work_dir)

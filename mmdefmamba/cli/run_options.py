@@ -14,12 +14,12 @@ from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 
+from ..apis.zoo import load_config
 from ..checkpoints import resume_if_possible
 from ..config_tree import innermost_dataset, library_of, type_name
 from ..engine.distributed import init_without_gpu
 from ..engine.start_log import BriefRunner
 from ..files import existing_file
-from ..guards.config_errors import read_config
 from ..guards.config_files import check_checkpoint_files
 from ..guards.config_keys import check_keys, check_options
 from ..guards.hook import guards_hook
@@ -187,7 +187,7 @@ def add_dump(runner, out):
 
 
 def _load_config(args):
-    cfg = read_config(_existing(args.config, 'config'))
+    cfg = load_config(args.config)
     _check(cfg, args)
     cfg.launcher = args.launcher
     if args.launcher != 'none':

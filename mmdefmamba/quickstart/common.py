@@ -14,12 +14,7 @@ from ..ops.sequence_scan import auto_backend
 
 
 def load_config(name, work_dir, cfg_options=None):
-    """Return a config of this repository with a work directory.
-
-    Raises:
-        FileNotFoundError: the configs are not next to the package, because it was not installed from a clone with
-            ``-e``.
-    """
+    """Return a config of this repository with a work directory."""
     cfg = zoo.load_config(name)
     cfg.work_dir = str(work_dir)
     cfg.merge_from_dict(cfg_options or {})

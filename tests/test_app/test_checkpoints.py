@@ -73,7 +73,7 @@ def test_missing_models_are_an_error_with_the_remedy(work_dirs, tmp_path, capsys
 def test_missing_gradio_is_reported_with_its_extra(monkeypatch, capsys):
     monkeypatch.setattr(cli.importlib.util, 'find_spec', lambda name: None)
     assert cli.main([]) == 2
-    assert "pip install -e '.[app]'" in capsys.readouterr().err
+    assert "pip install 'mmdefmamba[app]'" in capsys.readouterr().err
 
 
 def test_page_listens_on_this_machine_only_by_default():
