@@ -18,7 +18,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --no-compile --only-binary :all: -c 
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help quickstart quickstart-detection quickstart-segmentation test test-oldest test-forks audit lint format clean \
-	docs mamba-recipe
+	dist docs mamba-recipe
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -57,11 +57,22 @@ format: $(DEV_STAMP)  ## fix style and format where ruff can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+dist:  ## build the source archive and, from it, the wheel into dist/, and check both
+	@git status --porcelain 2>/dev/null | sed 's/^/not committed: /'
+	$(PYTHON) -m venv .venv/dist
+	.venv/dist/bin/python -m pip install -q --only-binary :all: -c requirements/dist.txt build twine
+	rm -rf dist
+	PIP_CONSTRAINT=$(CURDIR)/requirements/dist.txt .venv/dist/bin/python -m build
+	.venv/dist/bin/python -m twine check --strict dist/*
+	@test "$$(uname -s)" != Linux || ls dist/*-manylinux_*.whl >/dev/null || \
+	{ echo 'The wheel has no C kernels: see the warning of the build above'; exit 1; }
+	@echo; cd dist && sha256sum *
+
 docs: $(DEV_STAMP)  ## build the documentation as a site in site/
 	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove the environment and caches; work_dirs stays
-	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 mamba-recipe:  ## show how to build mamba-ssm's CUDA kernels
