@@ -5,12 +5,14 @@
 - :func:`sample_points` reads a map at continuous positions.
 - :class:`TokenOrder`, :func:`permute_tokens`, :func:`restore_tokens` and :func:`learned_order` bring tokens into an
   order and back.
+- :func:`selective_scan_fn` takes the arguments of mamba-ssm's function of this name.
 - ``BACKENDS`` lists the backends of the scans. :func:`auto_backend` says which one ``backend='auto'`` takes and why,
   :func:`unavailable_reason` why a backend cannot run, and :func:`use_backend` sets one for a block of code.
 
 Importing this package loads PyTorch and the standard library, nothing of OpenMMLab.
 """
 
+from .mamba_interface import selective_scan_fn
 from .map_scan import gated_multi_scan, multi_scan
 from .merge import merge_scans
 from .sampling import sample_points
@@ -29,6 +31,7 @@ __all__ = [
     'restore_tokens',
     'sample_points',
     'selective_scan',
+    'selective_scan_fn',
     'unavailable_reason',
     'use_backend',
 ]
