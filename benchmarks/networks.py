@@ -1,19 +1,24 @@
 """The networks that the benchmarks compare, and one step of each."""
 
+import importlib.util
+
 import torch
 import torchvision
 from loops import materialising_loop
 from timing import autocast, recorded
 
+from mmdefmamba.compat import provide_mamba_ssm
 from mmdefmamba.models import ARCHITECTURES, DefMamba
 from mmdefmamba.ops import BACKENDS, unavailable_reason, use_backend
 
 TORCHVISION = ('swin_t', 'convnext_t')
+# of PyPI's mambavision, with mmdefmamba's scan in the place of mamba-ssm's where that does not run
+MAMBAVISION = 'mamba_vision_t'
 # Upper bounds in images/s (inference, forward + backward) from a model of an H200 in bfloat16 with batch 128 at
 # 224 x 224. They are calculated, not measured.
 H200_LIMITS = {'tiny': (51_000, 15_000), 'small': (23_000, 7_100), 'base': (14_000, 4_400)}
 NAMES = [*ARCHITECTURES, *(f'{arch}:{backend}' for arch in ARCHITECTURES for backend in [*BACKENDS, 'loop'])]
-NAMES += TORCHVISION
+NAMES += [*TORCHVISION, MAMBAVISION]
 
 
 def build(name, device):
@@ -24,6 +29,10 @@ def build(name, device):
     torch.manual_seed(0)
     if name in TORCHVISION:
         return getattr(torchvision.models, {'swin_t': 'swin_t', 'convnext_t': 'convnext_tiny'}[name])().to(device)
+    if name == MAMBAVISION:
+        with provide_mamba_ssm():
+            from mambavision import create_model
+        return create_model('mamba_vision_T').to(device)
     arch, _, backend = name.partition(':')
     backend = 'auto' if backend in ('', 'loop') else backend
     return DefMamba(arch, out_indices=(3,), scan_backend=backend).to(device)
@@ -31,6 +40,8 @@ def build(name, device):
 
 def unavailable(name, device, dtype):
     """Return why a network cannot run here, or None if it can."""
+    if name == MAMBAVISION and importlib.util.find_spec('mambavision') is None:
+        return 'mambavision is not installed: pip install --no-deps mambavision==1.2.0; pip install timm einops'
     backend = name.partition(':')[2]
     if backend in ('', 'loop'):
         return None

@@ -152,8 +152,15 @@ def _apply(name, module):
         logging.getLogger('mmdefmamba.compat').info('mend %s: %s%s', name, MENDS[name].what, detail)
 
 
+# Imported when asked for: they need MMEngine or PyTorch, which the mends do not import.
+_LAZY = {
+    'load_safely': 'safe_loading',
+    'trust_checkpoints': 'safe_loading',
+    'provide_mamba_ssm': 'mamba_stand_in',
+}
+
+
 def __getattr__(name):
-    # imported when asked for: they need MMEngine, which the mends do not import
-    if name in ('load_safely', 'trust_checkpoints'):
-        return getattr(importlib.import_module('.safe_loading', __package__), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(f'.{_LAZY[name]}', __package__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
