@@ -40,12 +40,15 @@ def project_files():
 class BuildPackage(build_py):
     """Copy the configs, the tools and the index of models to ``.mim``, where MMEngine and mim look for them.
 
-    In a clone, and so in an editable installation, ``mmdefmamba/.mim`` has links to them.
+    A clone has links to them there. An editable installation makes the links where they are missing: a source archive
+    has none.
     """
 
     def run(self):
         super().run()
-        if not self.editable_mode:
+        if self.editable_mode:
+            self._link()
+        else:
             for source, target in self._targets().items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self.copy_file(source, str(target))
@@ -55,6 +58,13 @@ class BuildPackage(build_py):
 
     def get_source_files(self):
         return [*super().get_source_files(), *self._targets()]
+
+    def _link(self):
+        for name in ('configs', 'tools', 'model-index.yml'):
+            link = ROOT / 'mmdefmamba/.mim' / name
+            if not link.exists():
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(Path('../..', name), target_is_directory=(ROOT / name).is_dir())
 
     def _targets(self):
         return {str(file): Path(self.build_lib, 'mmdefmamba/.mim', file) for file in project_files()}
@@ -127,7 +137,14 @@ setup(
         'openmmlab': requirements('openmmlab'),  # the three tasks
         'app': ['gradio>=6'],  # tools/app.py
         'docs': ['mkdocs', 'mkdocstrings[python]'],
-        'dev': ['hypothesis', 'playwright', 'pytest', 'pytest-xdist', 'ruff'],
+        'dev': [
+            'hypothesis',
+            'playwright',
+            'pytest',
+            'pytest-xdist',
+            'ruff',
+            'setuptools>=77.0.3',
+        ],  # it builds a wheel
         'mamba': ['mamba-ssm'],  # `make mamba-recipe` tells how to build its kernels
         # the three tasks beside full mmcv, over which mmcv-lite would be installed
         'mmcv': [line.replace('mmcv-lite', 'mmcv') for line in requirements('openmmlab')],

@@ -40,10 +40,11 @@ def explain_missing(error):
     package = DISTRIBUTIONS[name][0] if name in DISTRIBUTIONS else OTHERS.get(name)
     if package is None:
         return ''
+    fork = ', or its fork' if name in DISTRIBUTIONS else ''
     return (
         f"{name} is not installed. Install what the three tasks need: pip install 'mmdefmamba[openmmlab]'. With full "
         "mmcv: pip install 'mmdefmamba[mmcv]'. With forks of OpenMMLab's libraries, only what is missing: pip install "
-        f'{package}'
+        f'{package}{fork}'
     )
 
 

@@ -1,13 +1,16 @@
 """The command mmdefmamba: which function runs, with which arguments, and with which exit code the process ends."""
 
+import re
 import runpy
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from mmdefmamba.cli import command, program
 
+ROOT = Path(__file__).parents[2]
 TOOLS = command.project_folder() / 'tools'
 #: The commands whose tools exist.
 NAMES = [name for name, (module, _) in command.COMMANDS.items() if (TOOLS / f'{module}.py').is_file()]
@@ -27,6 +30,13 @@ def test_each_command_is_the_function_of_a_tool(name):
     module = command.COMMANDS[name][0]
     tool = runpy.run_path(str(TOOLS / f'{module}.py'))
     assert tool['main'] is import_module(f'mmdefmamba.cli.{module}').main
+
+
+def test_documentation_names_commands_that_exist():
+    pages = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').rglob('*.md')]
+    pattern = r'(?m)(?:^    |`|bin/|-m )mmdefmamba ([a-z][a-z-]*)'
+    found = {name for page in pages for name in re.findall(pattern, page.read_text())}
+    assert {'train', 'quickstart', 'infer', 'openmmlab'} <= found <= {*command.COMMANDS}
 
 
 @pytest.mark.parametrize('code', [0, 1, 2, None])

@@ -59,6 +59,13 @@ def test_wheel_has_every_config_and_tool_and_no_other_file(wheel, unpacked):
     assert {str(path.relative_to(unpacked)) for path in unpacked.rglob('*.py')} >= {*package, 'tests/conftest.py'}
 
 
+def test_editable_installation_of_the_source_archive_has_links_to_the_configs(unpacked, build):
+    build(unpacked, 'editable')
+    for name in ('configs', 'tools', 'model-index.yml'):
+        link = unpacked / 'mmdefmamba/.mim' / name
+        assert link.is_symlink() and link.samefile(unpacked / name)
+
+
 def test_metadata(wheel):
     (name,) = [name for name in contents(wheel) if name.endswith('/METADATA')]
     metadata = Parser().parsestr(contents(wheel)[name].decode())
