@@ -6,7 +6,7 @@ from pathlib import Path
 from ..analysis.markdown import markdown_table
 from ..paper import formulation_report as report
 
-WHAT = ('parity', 'distances', 'borders', 'bias', 'cost')
+WHAT = ('parity', 'distances', 'keys', 'borders', 'bias', 'cost')
 
 
 def main():
@@ -25,6 +25,8 @@ def main():
             print(f'{name}\n\n{markdown_table(rows)}', end='\n\n')
         if args.plots:
             report.plot_distances(measured, args.plots / 'formulation_distances.png')
+    if 'keys' in args.only:
+        print(markdown_table(report.key_table(file)), end='\n\n')
     if 'borders' in args.only:
         print(markdown_table(report.border_table()), end='\n\n')
     if 'bias' in args.only:

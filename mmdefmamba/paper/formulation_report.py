@@ -7,7 +7,7 @@ from ..converters import convert_released, infer_network
 from ..models import ARCHITECTURES, DefMamba
 from ..ops.sequence_scan import BACKENDS, unavailable_reason
 from ..visualization.formulation_figures import draw_distances, draw_reads
-from .formulations import distances, lost_at_border, parity, read_entries
+from .formulations import SWITCHES, distances, lost_at_border, moved_tokens, parity, read_entries
 
 FORMULATIONS = ('paper', 'released')
 PLOT_DPI = 90
@@ -19,7 +19,8 @@ NUM_CLASSES = 1000
 def parity_table(file, record, device='cpu'):
     """Return rows of backend, dtype and the largest relative differences from the record.
 
-    There is one row for each dtype of each backend that can run here.
+    There is one row for each dtype of each backend that can run here. The last rows have one of ``SWITCHES`` on; the
+    record was computed without them.
 
     Args:
         file, record: paths of a released checkpoint and of its record, see :func:`.formulations.parity`.
@@ -33,11 +34,18 @@ def parity_table(file, record, device='cpu'):
             if unavailable_reason(backend, torch.empty(1, dtype=dtype, device=device)):
                 continue
             errors = parity(checkpoint, record, backend, device, dtype)
-            image, logits = errors.pop('grad.input'), errors.pop('logits')
-            maps = max(error for name, error in errors.items() if name.startswith('feat'))
-            gradients = max(error for name, error in errors.items() if name.startswith('grad.'))
-            rows.append((backend, str(dtype).removeprefix('torch.'), *_numbers(logits, maps, image, gradients)))
+            rows.append((backend, str(dtype).removeprefix('torch.'), *_worst(errors)))
+    for name in SWITCHES:
+        errors = parity(checkpoint, record, device=device, switches=(name,))
+        rows.append((f'switched on: {name}', 'float64', *_worst(errors)))
     return rows
+
+
+def _worst(errors):
+    image, logits = errors.pop('grad.input'), errors.pop('logits')
+    maps = max(error for name, error in errors.items() if name.startswith('feat'))
+    gradients = max(error for name, error in errors.items() if name.startswith('grad.'))
+    return _numbers(logits, maps, image, gradients)
 
 
 def measured_distances(file):
@@ -49,10 +57,7 @@ def measured_distances(file):
     Returns:
         dict of name to distances: the network of the checkpoint at 64 x 96 and at 224 x 224, 'tiny' at 224 x 224.
     """
-    weights = convert_released(torch.load(file, weights_only=True))
-    recorded = DefMamba(infer_network(weights).arch, formulation='released')
-    weights = {name.removeprefix('backbone.'): weight for name, weight in weights.items() if 'head.' not in name}
-    recorded.load_state_dict(weights, strict=False)  # the checkpoint has the last of the four output norms only
+    recorded = _recorded_network(file)
     torch.manual_seed(0)
     networks = {
         'recorded, 64 x 96': (recorded, (64, 96)),
@@ -63,6 +68,26 @@ def measured_distances(file):
         name: distances(model.double().eval(), torch.randn(2, 3, *size, dtype=torch.float64))
         for name, (model, size) in networks.items()
     }
+
+
+def _recorded_network(file):
+    weights = convert_released(torch.load(file, weights_only=True))
+    network = DefMamba(infer_network(weights).arch, formulation='released')
+    weights = {name.removeprefix('backbone.'): weight for name, weight in weights.items() if 'head.' not in name}
+    network.load_state_dict(weights, strict=False)  # the checkpoint has the last of the four output norms only
+    return network.double().eval()
+
+
+def key_table(file):
+    """Return rows of block, tokens, and how many of them float16 sort keys move, on noise of 224 x 224.
+
+    Args:
+        file: path of a released checkpoint.
+    """
+    torch.manual_seed(0)
+    moved = moved_tokens(_recorded_network(file), torch.randn(2, 3, 224, 224, dtype=torch.float64))
+    rows = [('block', 'tokens', 'tokens with another rank', 'places, at most')]
+    return rows + [(f'{i}', f'{n}', f'{share:.1%}', f'{places}') for i, (n, share, places) in enumerate(moved, 1)]
 
 
 def distance_tables(measured):

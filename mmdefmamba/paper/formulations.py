@@ -21,7 +21,16 @@ from ..scans.deformable import bias_keys, reference_points
 from ..scans.offset_bias import OffsetBias
 from .instances import attributes_replaced
 
+# The five points in which formulation='paper' and formulation='released' differ
 POINTS = ('reference points', 'offset range', 'displacement', 'bias table', 'index and gradient')
+# Three more, which both formulations compute as the authors' code does in float32: attributes of the scan and of its
+# offset network. The last point is what float16 autocast does to the points that are read, beside the sort keys.
+SWITCHES = {
+    'sort keys in float16': (dict(key_dtype=torch.float16), {}),
+    'GELU before LayerNorm': ({}, dict(norm_first=False)),
+    'attention of the convolution': ({}, dict(attention_input='convolution')),
+    'points in float16': (dict(point_dtype=torch.float16), {}),
+}
 # Offsets that represent the whole allowed range, as shares of it. tanh does not reach the ends.
 SHARES = (-0.999, -0.5, 0.0, 0.5, 0.999)
 
@@ -46,10 +55,63 @@ def as_paper(model, points=POINTS):
     if unknown := set(points) - set(POINTS):
         raise ValueError(f'points must be among {POINTS}, got {sorted(unknown)}')
     with contextlib.ExitStack() as stack:
-        for scan in model.modules():
-            if isinstance(scan, DeformableScan):
-                stack.enter_context(attributes_replaced(scan, **_as_in_paper(scan, points)))
+        for scan in _deformable_scans(model):
+            stack.enter_context(attributes_replaced(scan, **_as_in_paper(scan, points)))
         yield
+
+
+@contextlib.contextmanager
+def switched(model, names):
+    """Within the block the deformable scans of a model compute some of ``SWITCHES`` as their names say.
+
+    Args:
+        model: a :class:`~mmdefmamba.models.DefMamba`. It must not run anywhere else meanwhile.
+        names: any of ``SWITCHES``.
+    """
+    with contextlib.ExitStack() as stack:
+        for scan in _deformable_scans(model):
+            for name in names:
+                of_scan, of_network = SWITCHES[name]
+                stack.enter_context(attributes_replaced(scan, **of_scan))
+                if scan.offset_network is not None:
+                    stack.enter_context(attributes_replaced(scan.offset_network, **of_network))
+        yield
+
+
+def _deformable_scans(model):
+    return [module for module in model.modules() if isinstance(module, DeformableScan)]
+
+
+def moved_tokens(model, images, names=('sort keys in float16',)):
+    """Compare the learned orders of a model with those under some of ``SWITCHES``, in each block alone.
+
+    Both orders of a block are computed from the same map, the one that the block reads without the switches.
+
+    Args:
+        model: a :class:`~mmdefmamba.models.DefMamba`.
+        images: (B, 3, height, width).
+        names: any of ``SWITCHES``.
+
+    Returns:
+        A list with (tokens, share of the tokens that have another rank, largest number of places that one moves) for
+        each block, in the order of the network.
+    """
+    found, hooks = [], []
+
+    def compare(scan, args, result):
+        with switched(scan, names):
+            other = scan.token_order(scan.offsets(args[0])[1])
+        places = (other.inverse - result[1].inverse).abs()
+        found.append((places.shape[-1], (places > 0).double().mean().item(), int(places.max())))
+
+    try:
+        hooks += [scan.register_forward_hook(compare) for scan in _deformable_scans(model) if scan.order]
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def _as_in_paper(scan, points):
@@ -128,7 +190,7 @@ def paper_twin(model):
     return twin.train(model.training)
 
 
-def parity(checkpoint, record, backend='auto', device='cpu', dtype=torch.float64, points=()):
+def parity(checkpoint, record, backend='auto', device='cpu', dtype=torch.float64, points=(), switches=()):
     """Compare a converted network with recorded outputs of the released code for the same checkpoint.
 
     Args:
@@ -139,6 +201,7 @@ def parity(checkpoint, record, backend='auto', device='cpu', dtype=torch.float64
         backend: backend of the selective scan.
         device, dtype: device and dtype of the computation.
         points: those of ``POINTS`` that are computed as in the paper, to see the comparison fail.
+        switches: those of ``SWITCHES`` that are on, likewise.
 
     Returns:
         dict with one number per entry of the record: the largest absolute difference divided by the largest absolute
@@ -162,7 +225,7 @@ def parity(checkpoint, record, backend='auto', device='cpu', dtype=torch.float64
             lambda block, args, out, i=i: found.update({f'feat{i}': F.layer_norm(out, out.shape[-1:]).movedim(-1, 1)})
         )
     images = record['input'].to(device, dtype, copy=True).requires_grad_()
-    with use_backend(backend), as_paper(model, points):
+    with use_backend(backend), as_paper(model, points), switched(model, switches):
         found['logits'] = head(model(images)[-1].mean((2, 3)))
         (found['logits'] * record['logit_weights'].to(found['logits'])).sum().backward()
     grads = {prefix + name: p.grad for prefix, part in parts.items() for name, p in part.named_parameters()}
@@ -185,15 +248,16 @@ def distances(model, images):
         images: (B, 3, height, width).
 
     Returns:
-        dict of each of ``POINTS`` alone, and of 'all five', to a list with one number per stage: the L2 norm of the
-        difference divided by the L2 norm of the released map.
+        dict of each of ``POINTS`` alone, of 'all five', and of each of ``SWITCHES`` alone, to a list with one number
+        per stage: the L2 norm of the difference divided by the L2 norm of the released map.
     """
-    choices = {point: (point,) for point in POINTS} | {'all five': POINTS}
+    choices = {point: ((point,), ()) for point in POINTS} | {'all five': (POINTS, ())}
+    choices |= {name: ((), (name,)) for name in SWITCHES}
     with torch.no_grad():
         released = model(images)
         moved = {}
-        for name, points in choices.items():
-            with as_paper(model, points):
+        for name, (points, switches) in choices.items():
+            with as_paper(model, points), switched(model, switches):
                 moved[name] = [((b - a).norm() / a.norm()).item() for a, b in zip(released, model(images), strict=True)]
     return moved
 

@@ -14,6 +14,9 @@ from .offset_bias import OffsetBias
 KERNEL_SIZES = (9, 7, 5, 3)
 CHANNEL_ATTENTION_REDUCTION = 16
 ORDER_GRADIENTS = ('paper', 'released', 'swap')
+ATTENTION_INPUTS = ('map', 'convolution')
+# Precision of the numbers that are computed from the offsets: of points, and of the keys that are sorted.
+PRECISIONS = {'float32': None, 'float16': torch.float16}
 
 
 class ChannelAttention(nn.Module):
@@ -56,10 +59,22 @@ class OffsetNetwork(nn.Module):
         kernel_size: size of the depthwise convolution, odd.
         offsets: channels of the result.
         channel_attention: whether the map after the convolution is weighted per channel.
+        norm_first: whether LayerNorm comes before GELU, as in the authors' code, or after it, as in the paper's text.
+        attention_input: what the channel attention pools: 'map', the input of the convolution, as in the authors' code;
+            or 'convolution', its output, as in the paper's text.
+
+    Raises:
+        ValueError: ``attention_input`` is unknown.
     """
 
-    def __init__(self, embed_dims, kernel_size, offsets, channel_attention=True):
+    def __init__(
+        self, embed_dims, kernel_size, offsets, channel_attention=True, norm_first=True, attention_input='map'
+    ):
         super().__init__()
+        if attention_input not in ATTENTION_INPUTS:
+            raise ValueError(f'attention_input must be one of {ATTENTION_INPUTS}, got {attention_input!r}')
+        self.norm_first = norm_first
+        self.attention_input = attention_input
         self.dwconv = nn.Conv2d(embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims)
         self.channel_attention = ChannelAttention(embed_dims) if channel_attention else None
         self.norm = nn.LayerNorm(embed_dims)
@@ -70,9 +85,21 @@ class OffsetNetwork(nn.Module):
         """Return offsets without bounds: (B, C, H, W) -> (B, offsets, H, W)."""
         x = apply_depthwise(self.dwconv, u)
         if self.channel_attention is not None:
-            x = x * self.channel_attention(u)
-        x = self.act(self.norm(x.permute(0, 2, 3, 1)))
+            x = x * self.channel_attention(u if self.attention_input == 'map' else x)
+        x = x.permute(0, 2, 3, 1)
+        x = self.act(self.norm(x)) if self.norm_first else self.norm(self.act(x))
         return self.proj(x.permute(0, 3, 1, 2))
+
+
+def rounded(x, dtype):
+    """Round a tensor to the numbers of another dtype. It keeps its own dtype, and its gradient is not rounded.
+
+    Args:
+        x: any floating dtype.
+        dtype: such as torch.float16, or None, which changes nothing.
+    """
+    # exact: the rounded number and the difference of two neighbours can both be represented in the dtype of x
+    return x if dtype is None else x + (x.detach().to(dtype).to(x.dtype) - x.detach())
 
 
 def reference_points(height, width, formulation, dtype, device):
@@ -115,6 +142,10 @@ def reference_index(length, formulation, dtype, device):
     return index / max(length - 1, 1) * 2 - 1
 
 
+def _tanh(raw, dtype):
+    return rounded(rounded(raw, dtype).tanh(), dtype)
+
+
 @SCANS.register_module(name='deformable')
 class DeformableScan(Scan):
     """A scan that reads the map at learned points and visits them in a learned order.
@@ -132,10 +163,15 @@ class DeformableScan(Scan):
         order_gradient: gradient of the order: 'paper' or 'released', see :func:`~mmdefmamba.ops.learned_order`, or
             'swap', see :func:`~mmdefmamba.ops.map_scan.swap_gradient.swap_gradient`. The default is the gradient of
             the formulation.
+        key_dtype: 'float32', or 'float16': reference indices, index offsets and their sums are then rounded to float16
+            at each step, as under the float16 autocast in which the authors train and validate. Keys that are rounded
+            to the same number keep their row-major order: the sort is stable.
+        point_dtype: the same for the points that are read: reference points, point offsets, sums and displacements.
+        norm_first, attention_input: two details of the offset network, see :class:`OffsetNetwork`.
 
     Raises:
         ValueError: a part needs another part that is switched off, ``kernel_size`` is not odd and positive, or
-            ``order_gradient`` is unknown.
+            ``order_gradient``, ``key_dtype``, ``point_dtype`` or ``attention_input`` is unknown.
     """
 
     def __init__(
@@ -147,8 +183,19 @@ class DeformableScan(Scan):
         channel_attention=True,
         kernel_size=None,
         order_gradient=None,
+        key_dtype='float32',
+        point_dtype='float32',
+        norm_first=True,
+        attention_input='map',
     ):
         super().__init__(context)
+        for name, value in (('key_dtype', key_dtype), ('point_dtype', point_dtype)):
+            if value not in PRECISIONS:
+                raise ValueError(f'{name} must be one of {tuple(PRECISIONS)}, got {value!r}')
+        if attention_input not in ATTENTION_INPUTS:
+            raise ValueError(f'attention_input must be one of {ATTENTION_INPUTS}, got {attention_input!r}')
+        if attention_input != 'map' and not channel_attention:
+            raise ValueError(f'attention_input={attention_input!r} needs channel_attention=True: there is no attention')
         if offset_bias and not points:
             raise ValueError('offset_bias=True needs points=True: without points there is no displacement to read at')
         if channel_attention and not (points or order):
@@ -160,10 +207,13 @@ class DeformableScan(Scan):
         self.order_gradient = order_gradient or context.formulation
         if self.order_gradient not in ORDER_GRADIENTS:
             raise ValueError(f'order_gradient must be one of {ORDER_GRADIENTS}, got {order_gradient!r}')
+        self.key_dtype, self.point_dtype = PRECISIONS[key_dtype], PRECISIONS[point_dtype]
         self.offset_network = None
         if points or order:
-            offsets = 2 * points + order
-            self.offset_network = OffsetNetwork(context.embed_dims, kernel_size, offsets, channel_attention)
+            self.offset_network = OffsetNetwork(
+                *(context.embed_dims, kernel_size, 2 * points + order),
+                *(channel_attention, norm_first, attention_input),
+            )
         self.offset_bias = OffsetBias(context) if offset_bias else None
 
     def offsets(self, u):
@@ -179,10 +229,10 @@ class DeformableScan(Scan):
         Returns:
             Point offsets (B, H, W, 2), (y, x) in normalised coordinates within the cell of the token, or None without
             points. Index offsets (B, L) in (-1, 1), or None without order. Both are float32 or wider: in half precision
-            the indices of more than 2048 tokens would tie.
+            the indices of more than 2048 tokens would tie. ``key_dtype`` and ``point_dtype`` round their values.
         """
         height, width = raw.shape[-2:]
-        raw = at_least_float32(raw).tanh()
+        raw = at_least_float32(raw)
         point_offset = index_offset = None
         if self.points:
             size = (height, width)
@@ -190,30 +240,35 @@ class DeformableScan(Scan):
                 size = (max(height - 1, 1), max(width - 1, 1))
             # filled on the device: a tensor copied from the host could not be part of a CUDA graph
             size = torch.stack([raw.new_full((), float(side)) for side in size])
-            point_offset = raw[:, :2].permute(0, 2, 3, 1) / size
+            point_offset = rounded(_tanh(raw[:, :2], self.point_dtype).permute(0, 2, 3, 1) / size, self.point_dtype)
         if self.order:
-            index_offset = raw[:, -1].flatten(1)
+            index_offset = _tanh(raw[:, -1], self.key_dtype).flatten(1)
         return point_offset, index_offset
 
     def sample(self, u, point_offset):
         """Return a map (B, C, H, W) read at reference points plus ``point_offset`` (B, H, W, 2), with offset bias."""
         height, width = u.shape[-2:]
-        place = (height, width, self.context.formulation, point_offset.dtype, point_offset.device)
-        points = reference_points(*place) + point_offset
+        dtype, device = self.point_dtype or point_offset.dtype, point_offset.device
+        reference = reference_points(height, width, self.context.formulation, dtype, device)
+        points = rounded(reference.to(point_offset.dtype) + point_offset, self.point_dtype)
         if self.offset_bias is None:
             return sample_points(u, points)
         if self.context.formulation == 'released':
-            displacement = bias_keys(height, width, points.dtype, points.device) - points
+            keys = bias_keys(height, width, dtype, device).to(points.dtype)
+            displacement = rounded(keys - points, self.point_dtype)
         else:
             displacement = point_offset
         return sample_points(u, points, *self.offset_bias(displacement))
 
     def token_order(self, index_offset):
         """Return the :class:`TokenOrder` (B, L) that sorts reference index plus offset, ascending and stable."""
-        reference = reference_index(
-            index_offset.shape[-1], self.context.formulation, index_offset.dtype, index_offset.device
-        )
-        keys = index_offset + reference
+        length, dtype = index_offset.shape[-1], self.key_dtype or index_offset.dtype
+        if length > torch.finfo(dtype).max:
+            raise ValueError(
+                f"key_dtype='float16' has no number above 65504, but the map has {length} tokens: use 'float32'"
+            )
+        reference = reference_index(length, self.context.formulation, dtype, index_offset.device)
+        keys = rounded(index_offset + reference.to(index_offset.dtype), self.key_dtype)
         order = TokenOrder.from_order(keys.detach().argsort(dim=-1, stable=True))
         return order._replace(keys=keys) if self.order_gradient == 'swap' else order
 

@@ -43,13 +43,14 @@ def draw_distances(measured):
     Returns:
         A matplotlib Figure.
     """
-    figure, axes = panels(1, len(measured), 11 / len(measured), 3.2, sharey=True)
+    figure, axes = panels(1, len(measured), 11 / len(measured), 3.4, sharey=True)
     for axis, (name, moved) in zip(axes[0], measured.items(), strict=True):
+        width = 1 / (len(moved) + 2)
         for i, (point, values) in enumerate(moved.items()):
-            axis.bar([stage + i / 8 for stage in range(len(values))], values, 1 / 8, label=point)
-        axis.set(title=name, yscale='log', xticks=[stage + 0.3 for stage in range(len(values))])
+            axis.bar([stage + i * width for stage in range(len(values))], values, width, label=point)
+        axis.set(title=name, yscale='log', xticks=[stage + 0.4 for stage in range(len(values))])
         axis.set_xticklabels([f'stage {stage + 1}' for stage in range(len(values))])
     axes[0, 0].set_ylabel('relative L2 distance')
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=len(labels), fontsize=8, loc='outside lower center')
+    figure.legend(handles, labels, ncols=min(len(labels), 5), fontsize=8, loc='outside lower center')
     return figure

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from mmdefmamba.models import DefMamba
-from mmdefmamba.paper.formulations import POINTS, as_paper, distances, lost_at_border, paper_twin, read_entries
+from mmdefmamba.paper.formulations import (
+    POINTS,
+    SWITCHES,
+    as_paper,
+    distances,
+    lost_at_border,
+    moved_tokens,
+    paper_twin,
+    parity,
+    read_entries,
+)
 
 ROOT = Path(__file__).parents[2]
 ARCH = {'embed_dims': (8, 16), 'depths': (1, 1)}
@@ -40,7 +50,8 @@ def test_all_five_points_make_the_paper_formulation():
 def test_distances_differ_between_the_points():
     model = make_model()
     at_pretraining = distances(model, torch.randn(1, 3, 64, 64, dtype=torch.float64))
-    assert list(at_pretraining) == [*POINTS, 'all five']
+    assert list(at_pretraining) == [*POINTS, 'all five', *SWITCHES]
+    assert all(min(at_pretraining[name]) > 0 for name in SWITCHES)
     # at the size of pretraining the resized tables are those of the paper; a constant does not change a sort
     assert at_pretraining['bias table'] == at_pretraining['index and gradient'] == [0, 0]
     assert min(at_pretraining['reference points']) > max(at_pretraining['offset range']) > 0
@@ -101,6 +112,26 @@ def test_tool_prints_and_draws(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert '| 7 x 7 | released | 13 of 49 (26.5%) | 13.8% | 13 of 49 (26.5%) | 26.5% |' in lines
     rows = [line.split(' | ') for line in lines if line.startswith(('| reference | ', '| blockwise | '))]
-    assert [row[1] for row in rows] == ['float64', 'float32'] * 2
+    assert {row[1] for row in rows} == {'float64', 'float32'}
     assert all(float(cell.strip(' |')) < 1e-5 for row in rows for cell in row[2:])
     assert (tmp_path / 'formulation_reads.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize('name', SWITCHES)
+def test_a_switch_leaves_the_recorded_outputs(name):
+    """The numbers were recorded in float64 and without the switches, so each switch must be seen in them."""
+    checkpoint, record = (
+        torch.load(ROOT / f'tests/data/released/{file}.pth', weights_only=True) for file in ('checkpoint', 'expected')
+    )
+    errors = parity(checkpoint, record, switches=(name,))
+    assert errors['feat0'] > 1e-4 and errors['logits'] > 1e-4
+    assert max(error for key, error in parity(checkpoint, record).items() if key.startswith('feat')) < 1e-6
+
+
+def test_float16_keys_move_a_third_of_the_tokens_of_a_large_map_and_none_of_a_small_one():
+    model = make_model()
+    (large, share, places), (small, *_) = moved_tokens(model, torch.randn(1, 3, 224, 224, dtype=torch.float64))
+    assert (large, small) == (3136, 784)
+    assert share > 0.3 and 2 <= places < 20
+    assert moved_tokens(model, torch.randn(1, 3, 16, 16, dtype=torch.float64))[1][1:] == (0, 0)
+    assert moved_tokens(model, torch.randn(1, 3, 224, 224, dtype=torch.float64), ())[0][1:] == (0, 0)

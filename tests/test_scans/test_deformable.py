@@ -1,5 +1,6 @@
 """The deformable scan against the formulas of the paper and of the released code, written a second time here."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,3 +155,98 @@ def test_every_order_gradient_reaches_the_offset_network(order_gradient):
         grad = dssm.scans[1].offset_network.proj.weight.grad
         assert grad.isfinite().all() and (grad.any() or size == (1, 1))
     assert order_gradient != 'swap' or not grad.any()
+
+
+def half(x):
+    """Round to float16 and go on in float64, as an operator does that computes in more precision than it stores."""
+    return np.asarray(x, dtype=np.float64).astype(np.float16).astype(np.float64)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (56, 56), (67, 41)], ids=str)
+def test_keys_in_float16_are_rounded_at_each_step_and_ties_keep_their_order(size):
+    scan = make_scan(order_gradient='swap', key_dtype='float16')
+    raw = torch.randn(2, 3, *size, dtype=torch.float64)
+    length = size[0] * size[1]
+    reference = half(half(half(half(np.arange(length)) / max(length - 1, 1)) * 2) - 1)
+    keys = half(half(np.tanh(half(raw[:, -1].flatten(1).numpy()))) + reference)
+    order = scan.token_order(scan.constrain(raw)[1])
+    assert np.array_equal(order.keys.numpy(), keys)
+    assert np.array_equal(order.order.numpy(), np.argsort(keys, axis=-1, kind='stable'))
+    exact = make_scan().token_order(make_scan().constrain(raw)[1])
+    assert torch.equal(
+        exact.order,
+        (raw[:, -1].flatten(1).tanh() + reference_index(length, 'paper', torch.float64, 'cpu')).argsort(stable=True),
+    )
+    if length > 2048:
+        assert (order.inverse != exact.inverse).double().mean() > 0.2
+    torch.testing.assert_close(scan.constrain(raw)[0], make_scan().constrain(raw)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('formulation', ['paper', 'released'])
+def test_points_in_float16_are_rounded_at_each_step(formulation):
+    """A map that holds its own coordinates shows where it was read."""
+    height, width = 31, 23
+    scan = make_scan(formulation, offset_bias=False, point_dtype='float16')
+    raw = torch.randn(1, 3, height, width, dtype=torch.float64)
+    shift, limits = (0, (height, width)) if formulation == 'paper' else (0.5, (height - 1, width - 1))
+    for axis, (size, limit) in enumerate(zip((height, width), limits, strict=True)):
+        reference = half(half(half(half(np.arange(size) + shift) / (size - 1)) * 2) - 1)
+        offset = half(half(np.tanh(half(raw[0, axis].numpy()))) / limit)
+        expected = half(offset + (reference[:, None] if axis == 0 else reference))
+        coordinate = torch.linspace(-1, 1, size, dtype=torch.float64)
+        u = (coordinate[:, None] if axis == 0 else coordinate).expand(1, DIMS, height, width)
+        read = scan.sample(u, scan.constrain(raw)[0])[0, 0].numpy()
+        inside = np.zeros((height, width), dtype=bool)
+        inside[1:-1, 1:-1] = True  # at the border a point may lie outside of the map
+        np.testing.assert_allclose(read[inside], expected[inside], rtol=0, atol=1e-9)
+        assert inside.mean() > 0.8
+    assert torch.equal(scan.constrain(raw)[1], make_scan(formulation).constrain(raw)[1])
+
+
+def test_rounding_does_not_round_gradients():
+    scan = make_scan('released', key_dtype='float16', point_dtype='float16')
+    raw = torch.randn(1, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    points, index = scan.constrain(raw)
+    (points.sum() * 1e-9 + index.sum() * 1e-9).backward()  # float16 would round these gradients to zero
+    slope = 1 - raw.detach().half().double().tanh().half().double() ** 2
+    torch.testing.assert_close(raw.grad[:, 2], 1e-9 * slope[:, 2], rtol=2e-3, atol=0)
+    torch.testing.assert_close(raw.grad[:, 0], 1e-9 / 3 * slope[:, 0], rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize('norm_first', [True, False])
+@pytest.mark.parametrize('attention_input', ['map', 'convolution'])
+def test_offset_network_as_in_the_code_and_as_in_the_text(norm_first, attention_input):
+    network = make_scan(norm_first=norm_first, attention_input=attention_input).offset_network
+    for parameter in network.parameters():
+        parameter.data = torch.randn_like(parameter)
+    u = torch.randn(2, DIMS, 9, 5, dtype=torch.float64)
+    convolution, attention = network.dwconv, network.channel_attention
+    x = torch.nn.functional.conv2d(u, convolution.weight, convolution.bias, padding='same', groups=DIMS)
+    pooled = (u if attention_input == 'map' else x).mean((2, 3))
+    gelu = torch.nn.functional.gelu
+    weights = torch.sigmoid(
+        gelu(pooled @ attention.fc1.weight.T + attention.fc1.bias) @ attention.fc2.weight.T + attention.fc2.bias
+    )
+    x = (x * weights[:, :, None, None]).movedim(1, -1)
+    x = gelu(x) if not norm_first else x
+    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    x = x * network.norm.weight + network.norm.bias
+    x = gelu(x) if norm_first else x
+    expected = torch.einsum('bhwc,oc->bohw', x, network.proj.weight[:, :, 0, 0])
+    torch.testing.assert_close(network(u), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_unknown_precision_and_attention_are_refused():
+    with pytest.raises(ValueError, match=r"key_dtype must be one of \('float32', 'float16'\), got 'bfloat16'"):
+        make_scan(key_dtype='bfloat16')
+    with pytest.raises(ValueError, match='point_dtype must be one of'):
+        make_scan(point_dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"attention_input must be one of \('map', 'convolution'\), got 'output'"):
+        make_scan(attention_input='output')
+    with pytest.raises(ValueError, match="attention_input='convolution' needs channel_attention=True"):
+        make_scan(attention_input='convolution', channel_attention=False)
+    scan = make_scan(points=False, offset_bias=False, key_dtype='float16')
+    with pytest.raises(
+        ValueError, match="no number above 65504, but the map has 66000 tokens: use key_dtype='float32'"
+    ):
+        scan.token_order(torch.zeros(1, 66000))
