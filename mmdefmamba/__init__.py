@@ -23,6 +23,7 @@ _ROOMS = (
     'converters',
     'datasets',
     'engine',
+    'export',
     'guards',
     'models',
     'ops',

@@ -21,6 +21,7 @@ ORDER = (
     ('guards',),
     ('analysis',),
     ('visualization',),
+    ('export',),
     ('engine', 'apis'),
     ('paper',),
     ('report',),

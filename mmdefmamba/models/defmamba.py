@@ -168,7 +168,7 @@ class DefMamba(BaseModule):
     def stage_maps(self, x, images):
         """Compute the returned maps from the stem's map, (B, H, W, C), in the memory format of the images."""
         # heads of mmdet and mmseg call `.view`, which a permuted map would refuse
-        channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+        channels_last = not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         outs = []
         for i, stage in enumerate(self.stages):

@@ -73,12 +73,12 @@ def _convolve(x, weight, bias=None):
 
 def _has_slow_gradient(x, weight, bias):
     return (
-        torch.is_grad_enabled()
+        not is_transformed()
+        and torch.is_grad_enabled()
         and weight.requires_grad
         and min(weight.shape[2:]) >= MIN_KERNEL
         and x.shape[2] * x.shape[3] >= MIN_PIXELS
         and len(x) > 0
-        and not is_transformed()
         and is_float32_on_cpu(x, weight, bias)
         and torch.backends.mkldnn.enabled
         and torch.backends.cpu.get_cpu_capability() in ('AVX2', 'AVX512')  # measured there

@@ -1,11 +1,20 @@
 """Precision rules of all operators: compute in float32 or wider, and never return an overflow of float16."""
 
+import contextlib
+
 import torch
 
 
 def at_least_float32(x):
     """Return ``x`` in float32, or in its own dtype if that is wider (float64 stays float64)."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(device_type):
+    """Return a context without autocast on a kind of device. In an exported graph it would be a graph of its own."""
+    if torch.compiler.is_exporting():
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def saturate(x):

@@ -8,6 +8,25 @@ def needs_gradient(*tensors):
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
+def intervals(size):
+    """Return the number of intervals between ``size`` equidistant points, ``size - 1``, but at least 1.
+
+    Args:
+        size: an integer. In an exported graph whose size is free it is a symbol, and so is the result.
+    """
+    return torch.sym_max(size - 1, 1) if torch.compiler.is_exporting() else max(size - 1, 1)
+
+
+def guards_of(*sizes):
+    """Return the list to which PyTorch adds each decision about a free size of an exported graph; None if none is free.
+
+    Args:
+        *sizes: integers, or the symbols that stand for free sizes while torch.export runs.
+    """
+    free = [size for size in sizes if not isinstance(size, int)]
+    return free[0].node.shape_env.guards if free else None
+
+
 def distinct(tensors):
     """Find which of several tensors are the same object.
 

@@ -43,7 +43,7 @@ def _gather(tokens, index):
     if index.ndim == 1:
         return tokens.index_select(1, index)
     batch, length, channels = tokens.shape
-    offset = torch.arange(0, batch * length, length, device=index.device).unsqueeze(1)
+    offset = torch.arange(batch, device=index.device).unsqueeze(1) * length
     rows = tokens.reshape(batch * length, channels).index_select(0, (index + offset).flatten())
     return rows.view(batch, length, channels)
 

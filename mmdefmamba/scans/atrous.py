@@ -2,6 +2,7 @@
 
 import torch
 
+from ..ops.sequence_scan.exported import stable_argsort
 from .base import SCANS, StaticScan
 
 
@@ -37,4 +38,4 @@ class AtrousScan(StaticScan):
         rows = torch.arange(height).view(-1, 1) % self.stride
         columns = torch.arange(width) % self.stride
         subset = rows * self.stride + columns
-        return ((subset - self.start) % self.stride**2).flatten().argsort(stable=True)
+        return stable_argsort(((subset - self.start) % self.stride**2).flatten())

@@ -7,6 +7,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from ..names import unknown_name
+from ..ops.tensors import guards_of
 from ..ops.token_order import TokenOrder
 
 SCANS = Registry('scan', scope='mmdefmamba', locations=['mmdefmamba.scans'])
@@ -73,6 +74,11 @@ class StaticScan(Scan):
         reverse: visit the places of :meth:`order` backwards.
     """
 
+    #: 1 if :meth:`order` is row by row for every size, -1 if it is row by row backwards, 0 if it is another one.
+    row_major = 0
+    #: whether :meth:`order` needs numbers as sizes: it cannot be part of an exported graph whose sizes are free.
+    one_size = False
+
     def __init__(self, context=None, reverse=False):
         super().__init__(context)
         self.reverse = reverse
@@ -112,8 +118,42 @@ class StaticScan(Scan):
             return None
         return TokenOrder.from_order(order.to(device), backwards=torch.equal(order, row_major.flip(0)))
 
+    def exported_order(self, height, width, device):
+        """Return the :class:`~mmdefmamba.ops.TokenOrder` as part of an exported graph, for sizes that may be free.
+
+        Nothing is cached and no value is looked at: both would make a constant of the order of one size.
+
+        Raises:
+            ValueError: a size is free, and :meth:`order` takes a decision that depends on it.
+        """
+        direction = -self.row_major if self.reverse else self.row_major
+        if direction == 1:
+            return None
+        guards = guards_of(height, width)
+        if guards is not None and self.one_size:
+            raise ValueError(self._not_for_any_size())
+        known = len(guards or ())
+        order = self.order(height, width).to(device)
+        if len(guards or ()) > known:  # a branch or a loop depended on a size
+            raise ValueError(self._not_for_any_size())
+        order = order.flip(0) if self.reverse else order
+        return TokenOrder.from_order(order, backwards=direction == -1)
+
+    def _not_for_any_size(self):
+        return (
+            f'the scan {scan_name(self)!r} cannot be exported for any size: its order is computed for one size at a '
+            'time. Export the network for one size: tools/export.py ... --static --shape HEIGHT WIDTH'
+        )
+
     def forward(self, x):
-        return x, self.token_order(*x.shape[-2:], x.device)
+        order = self.exported_order if torch.compiler.is_exporting() else self.token_order
+        return x, order(*x.shape[-2:], x.device)
+
+
+def scan_name(scan):
+    """Return the registered name of a scan, or the name of its class."""
+    names = (name for name, kind in SCANS.module_dict.items() if kind is type(scan))
+    return next(names, type(scan).__name__)
 
 
 def build_scan(cfg, context):

@@ -34,6 +34,5 @@ class ContinuousScan(StaticScan):
         places = torch.arange(height * width).view(height, width).flip(CORNERS[self.corner])
         if self.transposed:
             places = places.t()
-        lines = places.clone(memory_format=torch.contiguous_format)
-        lines[1::2] = lines[1::2].flip(1)
-        return lines.flatten()
+        odd = torch.arange(places.shape[0]).view(-1, 1) % 2 == 1
+        return torch.where(odd, places.flip(1), places).flatten()

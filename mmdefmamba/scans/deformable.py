@@ -7,6 +7,8 @@ from ..layers import is_plain
 from ..ops import TokenOrder, learned_order, sample_points
 from ..ops.depthwise_conv import depthwise_conv
 from ..ops.precision import at_least_float32
+from ..ops.sequence_scan.exported import stable_argsort
+from ..ops.tensors import intervals
 from .base import SCANS, Scan
 from .offset_bias import OffsetBias
 
@@ -113,7 +115,7 @@ def reference_points(height, width, formulation, dtype, device):
     def axis(size):
         pixel = torch.arange(size, dtype=dtype, device=device) + shift
         # With size 1 the formula gives -1. Along this axis all positions in [-1, 1] read the same pixel.
-        return pixel / max(size - 1, 1) * 2 - 1
+        return pixel / intervals(size) * 2 - 1
 
     return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
 
@@ -125,7 +127,7 @@ def bias_keys(height, width, dtype, device):
     """
 
     def axis(size):
-        return torch.linspace(0, size, size, dtype=dtype, device=device) / max(size - 1, 1) * 2 - 1
+        return torch.linspace(0, size, size, dtype=dtype, device=device) / intervals(size) * 2 - 1
 
     return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
 
@@ -139,7 +141,7 @@ def reference_index(length, formulation, dtype, device):
         index = torch.linspace(0.5, length - 0.5, length, dtype=dtype, device=device)
     else:
         index = torch.arange(length, dtype=dtype, device=device)
-    return index / max(length - 1, 1) * 2 - 1
+    return index / intervals(length) * 2 - 1
 
 
 def _tanh(raw, dtype):
@@ -237,9 +239,9 @@ class DeformableScan(Scan):
         if self.points:
             size = (height, width)
             if self.context.formulation == 'released':
-                size = (max(height - 1, 1), max(width - 1, 1))
+                size = (intervals(height), intervals(width))
             # filled on the device: a tensor copied from the host could not be part of a CUDA graph
-            size = torch.stack([raw.new_full((), float(side)) for side in size])
+            size = torch.stack([raw.new_full((), side) for side in size])
             point_offset = rounded(_tanh(raw[:, :2], self.point_dtype).permute(0, 2, 3, 1) / size, self.point_dtype)
         if self.order:
             index_offset = _tanh(raw[:, -1], self.key_dtype).flatten(1)
@@ -263,13 +265,13 @@ class DeformableScan(Scan):
     def token_order(self, index_offset):
         """Return the :class:`TokenOrder` (B, L) that sorts reference index plus offset, ascending and stable."""
         length, dtype = index_offset.shape[-1], self.key_dtype or index_offset.dtype
-        if length > torch.finfo(dtype).max:
+        if dtype == torch.float16 and length > torch.finfo(dtype).max:
             raise ValueError(
                 f"key_dtype='float16' has no number above 65504, but the map has {length} tokens: use 'float32'"
             )
         reference = reference_index(length, self.context.formulation, dtype, index_offset.device)
         keys = rounded(index_offset + reference.to(index_offset.dtype), self.key_dtype)
-        order = TokenOrder.from_order(keys.detach().argsort(dim=-1, stable=True))
+        order = TokenOrder.from_order(stable_argsort(keys.detach()))
         return order._replace(keys=keys) if self.order_gradient == 'swap' else order
 
     def forward(self, x):

@@ -17,6 +17,8 @@ class HilbertScan(StaticScan):
     Source: the recursion of the generalised Hilbert curve; used for tokens by ZigMa and FractalMamba.
     """
 
+    one_size = True
+
     def order(self, height, width):
         if width >= height:
             return torch.tensor(_walk(0, width, 1, height, width))

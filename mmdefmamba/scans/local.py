@@ -2,6 +2,7 @@
 
 import torch
 
+from ..ops.sequence_scan.exported import stable_argsort
 from .base import SCANS, StaticScan
 
 
@@ -30,4 +31,4 @@ class LocalScan(StaticScan):
         rows = torch.arange(height).view(-1, 1) // self.window[0]
         columns = torch.arange(width) // self.window[1]
         # stable: inside a window the tokens stay row by row
-        return (rows * width + columns).flatten().argsort(stable=True)
+        return stable_argsort((rows * width + columns).flatten())

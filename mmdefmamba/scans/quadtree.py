@@ -2,6 +2,7 @@
 
 import torch
 
+from ..ops.sequence_scan.exported import stable_argsort
 from .base import SCANS
 from .content import ContentScan
 
@@ -40,11 +41,11 @@ class QuadtreeScan(ContentScan):
             score = window_variance(tokens_BCL, window, 4**level)
             # a window inside a coarser leaf cannot be cut; all tokens of a window agree on this
             cuttable = torch.zeros_like(score).scatter_(1, window.expand(batch, -1), leaf.to(score.dtype)) > 0
-            cut = score.masked_fill(~cuttable, -1).argsort(dim=1, descending=True, stable=True)[:, :1]
+            cut = score.masked_fill(~cuttable, -1).argmax(dim=1, keepdim=True)  # the first of equals
             leaf = window == cut
             finer = windows(height, width, level + 1, x.device)
             key = torch.where(leaf, finer, key * 4)
-        return key.argsort(dim=1, stable=True)
+        return stable_argsort(key)
 
 
 def windows(height, width, level, device):
@@ -56,7 +57,7 @@ def windows(height, width, level, device):
     rows, columns = halves(height).view(-1, 1), halves(width)
     index = torch.zeros(height, width, dtype=torch.long, device=device)
     for bit in range(level):
-        index += ((rows >> bit & 1) * 2 + (columns >> bit & 1)) << 2 * bit
+        index = index + (rows // 2**bit % 2 * 2 + columns // 2**bit % 2) * 4**bit
     return index.flatten()
 
 

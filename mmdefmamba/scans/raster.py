@@ -9,6 +9,8 @@ from .base import SCANS, StaticScan
 class RasterScan(StaticScan):
     """Row by row from the top left, as a map lies in memory."""
 
+    row_major = 1
+
     def order(self, height, width):
         return torch.arange(height * width)
 
@@ -16,6 +18,8 @@ class RasterScan(StaticScan):
 @SCANS.register_module(name='raster_reverse')
 class RasterReverseScan(StaticScan):
     """Row by row from the bottom right: the raster scan backwards."""
+
+    row_major = -1
 
     def order(self, height, width):
         return torch.arange(height * width - 1, -1, -1)

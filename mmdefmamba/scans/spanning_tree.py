@@ -18,12 +18,18 @@ class SpanningTreeScan(ContentScan):
     CPU and back.
 
     Raises:
+        ValueError: the network is being exported: SciPy is no part of an exported graph.
         ImportError: SciPy is not installed. It is raised when the scan first runs.
 
     Source: GrootV (MambaTree), tree topology scanning.
     """
 
     def order(self, x):
+        if torch.compiler.is_exporting():
+            raise ValueError(
+                "a network with the scan 'spanning_tree' cannot be exported, neither for free sizes nor for one size: "
+                'SciPy finds the tree of each image, and an exported file cannot call it. Train with another scan'
+            )
         # imported here: no other scan needs SciPy
         try:
             from scipy.sparse import csr_array

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..ops.sequence_scan.exported import stable_argsort
 from .base import SCANS, StaticScan
 
 
@@ -13,4 +14,4 @@ class ZigzagScan(StaticScan):
         rows = torch.arange(height).view(-1, 1).expand(-1, width)
         diagonals = rows + torch.arange(width)
         within = torch.where(diagonals % 2 == 1, rows, height - 1 - rows)
-        return (diagonals * height + within).flatten().argsort()
+        return stable_argsort((diagonals * height + within).flatten())

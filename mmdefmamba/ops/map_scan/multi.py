@@ -3,15 +3,21 @@
 import torch
 
 from ..native import multi_scan_native
-from ..precision import saturate
+from ..precision import saturate, without_autocast
+from ..sequence_scan.exported import selective_scan_exported
 from ..sequence_scan.interface import check_kinds, choose_backend
 from ..token_order import TokenOrder
 from ..triton_scan import multi_scan_triton
+from .exported_maps import multi_scan_exported
 from .plain import multi_scan_plain
 from .swap_gradient import swap_gradient
 
-#: The backends whose kernels read and write in the scans' orders themselves.
-MULTI_SCANS = {'native': multi_scan_native, 'triton': multi_scan_triton}
+#: The backends whose kernels read and write in the scans' orders themselves, and the scan of an exported graph.
+MULTI_SCANS = {
+    'native': multi_scan_native,
+    'triton': multi_scan_triton,
+    selective_scan_exported: multi_scan_exported,
+}
 
 
 def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
@@ -53,11 +59,15 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
     _check(maps, delta, A, B, C, D, delta_bias, orders)
     function = MULTI_SCANS.get(choose_backend(backend, maps[0], A.shape[1]))
     if function is not None:
-        with torch.autocast(maps[0].device.type, enabled=False):
+        with without_autocast(maps[0].device.type):
             y = saturate(function(maps, delta, A, B, C, D, delta_bias, orders))
     else:
         y = multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
-    if not torch.is_grad_enabled() or all(order is None or order.keys is None for order in orders):
+    if (
+        not torch.is_grad_enabled()
+        or torch.compiler.is_exporting()
+        or all(order is None or order.keys is None for order in orders)
+    ):
         return y
     return _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders)
 

@@ -7,9 +7,10 @@ import torch
 
 from ..native import selective_scan_native
 from ..native import unavailable_reason as native_unavailable_reason
-from ..precision import saturate
+from ..precision import saturate, without_autocast
 from . import blockwise, mamba_ssm
 from . import triton_backend as triton
+from .exported import selective_scan_exported
 from .reference import selective_scan_reference
 
 #: name -> (scan function, function (u, states) that returns why the backend cannot run on tensors like u with that
@@ -67,7 +68,7 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
     _check(u, delta, A, B, C, D, delta_bias)
     backend = choose_backend(backend, u, A.shape[1])
     function = backend if callable(backend) else BACKENDS[backend][0]
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u.device.type):
         return saturate(function(u, delta, A, B, C, D, delta_bias, delta_softplus))
 
 
@@ -116,7 +117,11 @@ def auto_backend(u, states=DEFAULT_STATES):
 
 def prefers_native(x):
     """Return whether operators beside the scans, which take no ``backend``, use the compiled kernels for ``x``."""
-    return (_forced_backend or 'native') == 'native' and unavailable_reason('native', x) is None
+    return (
+        not torch.compiler.is_exporting()
+        and (_forced_backend or 'native') == 'native'
+        and unavailable_reason('native', x) is None
+    )
 
 
 def choose_backend(backend, u, states=DEFAULT_STATES):
@@ -128,12 +133,15 @@ def choose_backend(backend, u, states=DEFAULT_STATES):
         states: N, the number of states of a channel.
 
     Returns:
-        A name of ``BACKENDS``, or the function that was given to :func:`use_backend`.
+        A name of ``BACKENDS``, or the function that was given to :func:`use_backend`. While torch.export runs it is
+        always the function :func:`.exported.selective_scan_exported`.
 
     Raises:
         ValueError: the backend is unknown.
         RuntimeError: the named backend cannot run here; the message says why.
     """
+    if torch.compiler.is_exporting():
+        return selective_scan_exported
     backend = _forced_backend or backend
     if callable(backend):
         return backend
