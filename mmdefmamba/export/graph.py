@@ -193,5 +193,5 @@ def _of_any_size(program):
 
 def output_names(network, program):
     """Return the names of the results: 'logits', or 'map0', 'map1' and so on."""
-    count = len([node for node in program.graph.nodes if node.op == 'output'][0].args[0])
+    count = len(next(node for node in program.graph.nodes if node.op == 'output').args[0])
     return network.output_names or tuple(f'map{i}' for i in range(count))

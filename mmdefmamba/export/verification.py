@@ -134,11 +134,10 @@ class OnnxFile:
         names = list(dict.fromkeys(names))
         values = self.session.run(names, {'images': images.numpy()})
         values = dict(zip(names, map(torch.from_numpy, values), strict=True))
-        parts = (
+        return (
             {name: values[name] for name in self.names},
             *({module: values[name] for module, name in self.checked[kind].items()} for kind in ('orders', 'blocks')),
         )
-        return parts
 
 
 class ProgramFile:
