@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 
-from ..files import IMAGE_EXTENSIONS
+from ..files import IMAGE_EXTENSIONS, shown
 
 
 def find_images(inputs, recursive=False, leave_out=None):
@@ -38,11 +38,11 @@ def find_images(inputs, recursive=False, leave_out=None):
             matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
             if not matches:
                 what = 'no file matches' if glob.has_magic(name) else 'no such file or folder:'
-                raise FileNotFoundError(f'{what} {name}, seen from {Path.cwd()}')
+                raise FileNotFoundError(f'{what} {shown(name)}, seen from {shown(Path.cwd())}')
         files = [file for match in matches for file in _files(match, recursive, leave_out)]
         if not files:
             hint = '' if recursive else '; --recursive searches its subfolders as well'
-            raise FileNotFoundError(f'no images in {name}: no file ends in {", ".join(IMAGE_EXTENSIONS)}{hint}')
+            raise FileNotFoundError(f'no images in {shown(name)}: no file ends in {", ".join(IMAGE_EXTENSIONS)}{hint}')
         found.update((os.path.abspath(file), file) for file in files if os.path.abspath(file) not in found)
     return list(found.values())
 
@@ -60,7 +60,7 @@ def write_image(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
     done, content = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
     if not done:
-        raise OSError(f'{path}: an image of {image.shape} and {image.dtype} cannot be encoded')
+        raise OSError(f'{shown(path)}: an image of {image.shape} and {image.dtype} cannot be encoded')
     path.write_bytes(content.tobytes())
 
 

@@ -10,14 +10,15 @@ from mmengine.registry import DefaultScope
 
 from ..analysis.trace import image_channels
 from ..config_tree import innermost_dataset, library_of
-from ..visualization.enlarge import enlarge_image, enlarge_sample, zoom_for
+from ..guards.image_size import MAX_PIXELS
+from ..visualization.enlarge import enlarge_image, enlarge_sample, shrink_image, shrink_sample, stride_for, zoom_for
 from ..visualization.inputs import LOAD, ImageReader, image_pipeline
 from .zoo import load_config, task_of
 
 # The module of each task's predictor.
 _MODULES = {'classification': 'classifier', 'detection': 'detector', 'segmentation': 'segmentor'}
 # The errors that a bad image causes in the pipelines and networks of the three libraries.
-BAD_IMAGE = (OSError, ValueError, RuntimeError, AssertionError, cv2.error)
+BAD_IMAGE = (OSError, ValueError, RuntimeError, AssertionError, MemoryError, cv2.error)
 
 
 class PlainCollate:
@@ -36,6 +37,7 @@ class Predictor:
         checkpoint: path or URL of the checkpoint.
         device: device of the model, as for ``torch.nn.Module.to``.
         score_thr: objects with a lower score are neither described nor drawn; for detection only.
+        max_pixels: the largest image that ``read`` decodes, in pixels; None for no limit.
 
     Attributes:
         task: 'classification', 'detection' or 'segmentation'.
@@ -50,14 +52,14 @@ class Predictor:
     any_sizes = False
     visualizer = None
 
-    def __init__(self, cfg, checkpoint, device, score_thr=0.3):
+    def __init__(self, cfg, checkpoint, device, score_thr=0.3, max_pixels=MAX_PIXELS):
         self.score_thr = score_thr
 
         # a backend of the config could write files, or send data to a server
         cfg.visualizer = dict(type=self.visualizer, vis_backends=[])
         cfg.default_scope = library_of(cfg)
         # the inferencers know one way to read files, by its name, and are given images that this reader has read
-        self.read = ImageReader(cfg)
+        self.read = ImageReader(cfg, max_pixels)
         dataset = innermost_dataset(cfg.test_dataloader.dataset)
         dataset.pipeline = [dict(type=LOAD), *image_pipeline(cfg)]
         cfg.test_dataloader.dataset = dataset
@@ -127,15 +129,20 @@ class Predictor:
         raise NotImplementedError
 
     def draw(self, image, sample):
-        """Draw a prediction on its image. A small image is enlarged.
+        """Draw a prediction on its image. A small image is enlarged, a large one is made smaller.
 
         Args:
             image: (height, width, 3) uint8, RGB.
             sample: the data sample from :meth:`predict`.
 
         Returns:
-            (height * zoom, width * zoom, 3) uint8, RGB.
+            (height * zoom, width * zoom, 3) uint8, RGB. A side has at most ``visualization.enlarge.MAX_DRAWN`` pixels.
         """
+        stride = stride_for(*image.shape[:2])
+        if stride > 1:
+            sample = sample.clone()
+            shrink_sample(sample, stride)
+            image = shrink_image(image, stride)
         zoom = zoom_for(*image.shape[:2])
         if zoom > 1:
             sample = sample.clone()
@@ -149,7 +156,7 @@ class Predictor:
         raise NotImplementedError
 
 
-def get_predictor(name_or_config, checkpoint, device=None, score_thr=0.3):
+def get_predictor(name_or_config, checkpoint, device=None, score_thr=0.3, max_pixels=MAX_PIXELS):
     """Build the :class:`Predictor` for the task of a model.
 
     Args:
@@ -157,6 +164,7 @@ def get_predictor(name_or_config, checkpoint, device=None, score_thr=0.3):
         checkpoint: path or URL of the checkpoint.
         device: device of the model; None takes a GPU if there is one.
         score_thr: objects with a lower score are neither described nor drawn.
+        max_pixels: the largest image file that is decoded, in pixels; None for no limit.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: as :func:`~mmdefmamba.get_model`.
@@ -164,4 +172,4 @@ def get_predictor(name_or_config, checkpoint, device=None, score_thr=0.3):
     cfg = load_config(name_or_config)
     # imported by name, so that only the library of this task is needed
     module = importlib.import_module(f'.{_MODULES[task_of(cfg)]}', __package__)
-    return module.TaskPredictor(cfg, checkpoint, device or get_device(), score_thr)
+    return module.TaskPredictor(cfg, checkpoint, device or get_device(), score_thr, max_pixels)

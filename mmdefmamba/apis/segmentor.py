@@ -1,13 +1,19 @@
 """Semantic segmentation with mmseg's inferencer."""
 
 import numpy as np
+import torch
 from matplotlib import colormaps
+from mmengine.structures import PixelData
 from mmseg.apis import MMSegInferencer
 
+from ..visualization.enlarge import enlarge_image
 from .predictors import PlainCollate, Predictor
 from .zoo import get_model
 
 OPACITY = 0.5
+#: The largest number of scores, pixels x classes, that are computed for an image: 4 GiB. ADE20K's 150 classes have so
+#: many in an image of 7 million pixels.
+MAX_SCORES = 2**30
 
 
 class _Inferencer(PlainCollate, MMSegInferencer):
@@ -32,6 +38,33 @@ class TaskPredictor(Predictor):
 
     def _build(self, cfg, checkpoint, device):
         return _Inferencer(cfg, checkpoint, device=device)
+
+    def predict(self, images):
+        """Predict images, see :meth:`Predictor.predict`.
+
+        mmseg enlarges the scores of all classes to the size of the image. Where these would be more than
+        ``MAX_SCORES``, they are enlarged to a half of its sides, or to a smaller part, and the map of classes to the
+        whole.
+        """
+        data, sizes = self.prepare(images), [image.shape[:2] for image in images]
+        strides = [self._stride(*size) for size in sizes]
+        for sample, (height, width), stride in zip(data['data_samples'], sizes, strides, strict=True):
+            sample.set_metainfo({'ori_shape': (-(-height // stride), -(-width // stride))})
+        samples = [sample.cpu() for sample in self.inferencer.forward(data)]
+        for sample, (height, width), stride in zip(samples, sizes, strides, strict=True):
+            if stride > 1:
+                sample.set_metainfo({'ori_shape': (height, width)})
+                whole = enlarge_image(self.class_map(sample).astype(np.int32), stride)[:height, :width]
+                del sample.seg_logits
+                sample.set_data({'pred_sem_seg': PixelData(data=torch.from_numpy(whole)[None])})
+        return samples
+
+    def _stride(self, height, width):
+        outputs = self.model.out_channels
+        stride = 1
+        while -(-height // stride) * -(-width // stride) * outputs > MAX_SCORES and stride < max(height, width):
+            stride += 1
+        return stride
 
     @staticmethod
     def class_map(sample):

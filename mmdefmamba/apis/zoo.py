@@ -12,9 +12,11 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
-from ..checkpoints.fit import fit, state_dict_of
+from ..checkpoints.fit import fit, not_finite, some, state_dict_of
 from ..config_tree import innermost_dataset, library_of, type_name
-from ..files import existing_file
+from ..files import existing_file, shown
+from ..guards.class_count import head_counts
+from ..guards.class_names import has_free_classes
 from ..guards.config_errors import explain_errors, read_config
 from ..names import unknown_name
 from ..project import project_folder
@@ -85,7 +87,7 @@ def get_model(name_or_config, checkpoint=None, device=None, strict=True):
     else:
         loaded = CheckpointLoader.load_checkpoint(os.fspath(checkpoint), map_location='cpu', logger='silent')
         _load(model, loaded, _name(cfg), checkpoint, strict)
-    meta = _dataset_meta(cfg, loaded)
+    meta = _dataset_meta(cfg, model, loaded, checkpoint)
     model.cfg, model.dataset_meta = cfg, meta
     model._config, model._dataset_meta, model._metainfo = (
         cfg,
@@ -193,6 +195,7 @@ def _name(cfg):
 
 def _load(model, loaded, name, checkpoint, strict):
     state = state_dict_of(loaded, checkpoint)
+    checkpoint = shown(checkpoint)
     verdict = fit(model, state)
     report = f'{verdict.matched} of {verdict.total} parameters and buffers of {name}; {verdict}'
     if not verdict.matched or (strict and not verdict.complete):
@@ -205,9 +208,17 @@ def _load(model, loaded, name, checkpoint, strict):
     load_state_dict(model, state, strict=False, logger='silent')
     level = logging.INFO if verdict.complete and not verdict.unused else logging.WARNING
     print_log(f'{checkpoint} fills {report}', 'current', level)
+    if broken := not_finite(model, state):
+        names = some(f'{name} ({count})' for name, count in broken.items())
+        print_log(
+            f'{checkpoint} holds {sum(broken.values())} NaN or infinite values in {len(broken)} parameters, such as '
+            f'{names}. Its training diverged, and its predictions mean nothing: use an earlier checkpoint',
+            'current',
+            logging.WARNING,
+        )
 
 
-def _dataset_meta(cfg, loaded):
+def _dataset_meta(cfg, model, loaded, checkpoint):
     """Return ``classes`` and ``palette`` from the checkpoint, or else from the test dataset of the config."""
     dataset = innermost_dataset((cfg.get('test_dataloader') or {}).get('dataset', {}))
     of_class = {}
@@ -221,7 +232,38 @@ def _dataset_meta(cfg, loaded):
     meta = {
         key.lower(): value for part in (of_class, dataset.get('metainfo', {}), saved) for key, value in part.items()
     }
-    meta = {key: meta[key] for key in ('classes', 'palette') if meta.get(key)}
+    _compare_outputs(model, meta, saved, checkpoint)
+    meta = {key: meta[key] for key in ('classes', 'palette') if meta.get(key) is not None and len(meta[key])}
+    if 'classes' in meta:
+        meta['classes'] = tuple(map(str, meta['classes']))  # numbers, too, can be names
     if len(meta.get('palette', ())) != len(meta.get('classes', ())):
         meta.pop('palette', None)  # this palette belongs to other classes
     return meta
+
+
+def _compare_outputs(model, meta, saved, checkpoint):
+    """Refuse names of classes in a checkpoint that are not as many as a head's classes; drop those of a config.
+
+    A config without ``metainfo`` has the names of its type of dataset, such as the 80 of COCO, for any head.
+    """
+    names = meta.get('classes')
+    if names is None or isinstance(names, str) or not len(names) or has_free_classes(model):
+        return
+    # a panoptic model has heads for all classes, for the things and for the stuff
+    counts = {len(meta[key]) for key in ('classes', 'thing_classes', 'stuff_classes') if meta.get(key) is not None}
+    other = {name: count for name, count in head_counts(model).items() if count not in counts}
+    if not other:
+        return
+    heads = ', '.join(f'{name} has {count}' for name, count in other.items())
+    if any(key.lower() == 'classes' for key in saved):
+        raise ValueError(
+            f'{shown(checkpoint)} is refused: its meta.dataset_meta names {len(names)} classes, but in the model '
+            f'{heads}. Use the config and the names that the checkpoint was made with'
+        )
+    print_log(
+        f'the test data of the config name {len(names)} classes, but in the model {heads}: the classes have numbers '
+        'for names. Set metainfo.classes of the test dataset to name them',
+        'current',
+        logging.WARNING,
+    )
+    del meta['classes']

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..guards.image_size import MAX_PIXELS
+
 MAX_BYTES = 10 * 2**20
-MAX_PIXELS = 20_000_000
 DATA_URL = 'data:image/png;base64,'
 FORMATS = ('BMP', 'JPEG', 'PNG', 'WEBP')
 

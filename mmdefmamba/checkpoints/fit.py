@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+from ..files import shorten, shown
+from .contents import check_contents
+
 
 class Fit(NamedTuple):
     """How the entries of a checkpoint fit a module.
@@ -16,7 +19,8 @@ class Fit(NamedTuple):
     Attributes:
         total: number of parameters and buffers of the module.
         missing: names of the module that the checkpoint does not have.
-        other_shape: names of the module that have another shape in the checkpoint, each with both shapes.
+        other_shape: names of the module that have another shape in the checkpoint, each with both shapes; or another
+            kind of tensor that cannot be copied into the module's, such as a complex or a sparse one.
         unused: names in the checkpoint that the module does not have.
         errors: what the module's own loading hooks raised, as texts.
         tried: whether loading could be tried; if not, the module's own loading hooks are not part of the verdict.
@@ -47,7 +51,7 @@ class Fit(NamedTuple):
             ('in the checkpoint but not in the model', self.unused),
         ]
         parts = [f'{len(names)} {kind}: {some(names, limit)}' for kind, names in kinds if names]
-        parts += [' '.join(error.split()) for error in self.errors[:limit]]
+        parts += [shorten(error) for error in self.errors[:limit]]
         return '; '.join(parts) or 'it fits exactly'
 
     def __str__(self):
@@ -67,13 +71,13 @@ def state_dict_of(checkpoint, source, names=('state_dict', 'model')):
         ``_metadata`` that PyTorch keeps on a state dict, by which modules tell older versions of themselves.
 
     Raises:
-        ValueError: the file has no weights.
+        ValueError: the file has no weights, or :func:`~mmdefmamba.checkpoints.contents.check_contents` refuses it.
     """
-    state = checkpoint
+    state = check_contents(checkpoint, source)
     if isinstance(checkpoint, Mapping):
         state = next((checkpoint[name] for name in names if name in checkpoint), checkpoint)
     if not isinstance(state, Mapping):
-        raise ValueError(f'{source} must hold weights by name, but holds a {type(state).__name__}')
+        raise ValueError(f'{shown(source)} must hold weights by name, but holds a {type(state).__name__}')
     return select(state, 'module.', keep_others=True)
 
 
@@ -120,10 +124,11 @@ def fit(module, state, hooks=True):
     own = {name: value for name, value in module.state_dict().items() if not name.endswith('num_batches_tracked')}
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
     other_shape = {name for name in own if name in shapes and shapes[name] != tuple(own[name].shape)}
+    kinds = {name: kind for name in shapes if name in own and (kind := _other_kind(state[name], own[name]))}
     missing = {name for name in own if name not in shapes}
     unused = [name for name in state if name not in own and not name.endswith('num_batches_tracked')]
     errors, tried = [], True
-    if hooks and (other_shape or missing or unused):
+    if hooks and not kinds and (other_shape or missing or unused):
         try:
             copied = _without_memory(module)
         except Exception as error:  # a module may hold anything, a lock for example, which cannot be copied
@@ -137,11 +142,51 @@ def fit(module, state, hooks=True):
     return Fit(
         len(own),
         [name for name in own if name in missing],
-        [f'{name} {shapes.get(name)} instead of {tuple(own[name].shape)}' for name in own if name in other_shape],
+        [
+            f'{name} {kinds.get(name) or shapes.get(name)} instead of {tuple(own[name].shape)}'
+            for name in own
+            if name in other_shape or name in kinds
+        ],
         list(unused),
         errors,
         tried,
     )
+
+
+def not_finite(module, state):
+    """Return the parameters of a module that are NaN or infinite in a state dict: {name: number of such values}.
+
+    Only entries in the parameter's own shape are read: a file can claim any shape for a single value.
+    """
+    return {
+        name: count
+        for name, own in module.named_parameters()
+        if isinstance(value := state.get(name), torch.Tensor)
+        and value.shape == own.shape
+        and not _other_kind(value, own)
+        and (count := _count_not_finite(value))
+    }
+
+
+def _count_not_finite(value):
+    if not (value.is_floating_point() or value.is_complex()):
+        return 0
+    # types of 8 bits have no such test of their own
+    value = value.float() if value.element_size() < 2 else value
+    return value.numel() - int(value.isfinite().sum())
+
+
+def _other_kind(value, own):
+    """Return what kind of tensor an entry is that cannot be copied into a module's own, or ''."""
+    if value.is_meta and not own.is_meta:
+        return 'without values (a meta tensor)'
+    if value.layout != own.layout or value.is_nested:
+        return f'{str(value.layout).removeprefix("torch.")}, not dense' if not value.is_nested else 'nested'
+    if value.is_quantized and not own.is_quantized:
+        return 'quantized'
+    if value.is_complex() and not own.is_complex():
+        return str(value.dtype).removeprefix('torch.')
+    return ''
 
 
 def _try_to_load(module, state):
@@ -161,10 +206,10 @@ def _try_to_load(module, state):
             warnings.simplefilter('ignore')  # PyTorch warns of each parameter that is copied into no memory
             load(module, OrderedDict(state))
     except Exception as error:  # a loading hook is the code of any library
-        return f'{type(error).__name__}: {error}'
+        return shorten(f'{type(error).__name__}: {error}')
     mismatched = {match[1] for match in map(re.compile(r'size mismatch for ([^:\s]+):').match, errors) if match}
     if len(mismatched) < len(errors):
-        return '; '.join(errors)
+        return shorten('; '.join(errors))
     missing = {name for name in missing if not name.endswith('num_batches_tracked')}
     return missing, mismatched, unused
 
@@ -184,4 +229,4 @@ def some(names, limit=5):
     """Return the first few of some names, and how many more there are; '' for an empty list."""
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(map(str, names[:limit])) + more
+    return ', '.join(shorten(name, 200) for name in names[:limit]) + more

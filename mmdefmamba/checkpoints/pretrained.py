@@ -9,7 +9,8 @@ import logging
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
-from .fit import fit, select, some, state_dict_of
+from ..files import shown
+from .fit import fit, not_finite, select, some, state_dict_of
 
 
 def load_pretrained(module, checkpoint, prefix=None, map_location='cpu'):
@@ -23,8 +24,8 @@ def load_pretrained(module, checkpoint, prefix=None, map_location='cpu'):
         map_location: as in :func:`torch.load`.
 
     Raises:
-        ValueError: no entry fits the module by name and shape; or what a loading hook of the module raises, such as an
-            offset bias table of the other formulation.
+        ValueError: no entry fits the module by name and shape, or weights are NaN or infinite; or what a loading hook
+            of the module raises, such as an offset bias table of the other formulation.
 
     Source: the arguments of MMEngine's ``Pretrained``.
     """
@@ -36,11 +37,17 @@ def load_pretrained(module, checkpoint, prefix=None, map_location='cpu'):
     state = state_dict_of(loaded, checkpoint)
     entries = select(state, f'{prefix.rstrip(".")}.' if prefix else '')
     verdict = fit(module, entries)
+    checkpoint = shown(checkpoint)
     if not verdict.matched:
         raise ValueError(
             f'{checkpoint} has no weight for {name}. The file has {len(state)} entries, such as {some(state)}. '
             f'{len(entries)} of them start with prefix={prefix!r}; {verdict}. Check prefix, arch and formulation. '
             "Convert a file of the authors' code first (tools/model_converters/convert_released.py)"
+        )
+    if broken := not_finite(module, entries):
+        raise ValueError(
+            f'{checkpoint} holds NaN or infinite values in {len(broken)} parameters of {name}, such as {some(broken)}: '
+            'its training diverged. Use an earlier checkpoint'
         )
     load_state_dict(module, entries, strict=False, logger='silent')
     print_log(

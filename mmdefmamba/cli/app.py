@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..app.trained_models import TrainedModel, find_models, with_unique_names
-from ..files import existing_file
+from ..files import existing_file, shown, shown_lines
 
 
 def app_parser():
@@ -55,7 +55,7 @@ def main(argv=None):
 
         serve(models, args.device, args.host, args.port, args.open)
     except (OSError, ValueError) as error:  # for example a port that is in use, or no model
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {shown_lines(error)}', file=sys.stderr)
         return 2
     return 0
 
@@ -71,7 +71,7 @@ def collect_models(folders, pairs):
         found, skipped = find_models(folder)
         models += found
         for line in skipped:
-            print(f'skipped {line}', file=sys.stderr)
+            print(shown(f'skipped {line}'), file=sys.stderr)
     for config, checkpoint in pairs:
         models.append(TrainedModel(Path(config).stem, config, str(existing_file(checkpoint, 'checkpoint'))))
     if not models:
@@ -81,5 +81,5 @@ def collect_models(folders, pairs):
         )
     models = with_unique_names(models)
     for model in models:
-        print(f'found {model.name}: {model.checkpoint}, {model.config}')
+        print(shown(f'found {model.name}: {model.checkpoint}, {model.config}'))
     return models

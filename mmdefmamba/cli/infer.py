@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ..apis.images import find_images, output_names, write_image
-from ..apis.predictors import BAD_IMAGE, get_predictor
+from ..apis.predictors import get_predictor
+from ..files import decodable, shown, shown_lines
+from ..guards.image_size import MAX_PIXELS
 from ..visualization.pictures import to_picture
 
 DONE, SKIPPED, FAILED = 0, 1, 2
@@ -39,6 +41,12 @@ def infer_parser():
         default=0.3,
         help='leave out objects with a lower score (detection); default: %(default)s',
     )
+    parser.add_argument(
+        '--max-pixels',
+        type=_positive,
+        default=MAX_PIXELS,
+        help='skip images with more pixels than this, which is read before they are decoded; default: %(default)s',
+    )
     parser.add_argument('--no-pictures', action='store_true', help='write only the JSON file')
     return parser
 
@@ -52,10 +60,10 @@ def main(argv=None):
     args = infer_parser().parse_args(argv)
     try:
         paths = find_images(args.images, args.recursive, leave_out=args.out_dir)
-        predictor = get_predictor(args.config, args.checkpoint, args.device, args.score_thr)
+        predictor = get_predictor(args.config, args.checkpoint, args.device, args.score_thr, args.max_pixels)
         skipped = infer(predictor, paths, args)
     except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {shown_lines(error)}', file=sys.stderr)
         return FAILED
     return SKIPPED if skipped else DONE
 
@@ -85,31 +93,31 @@ def infer(predictor, paths, args):
                     if isinstance(result, Exception):
                         raise result
                     entry, pictures = _present(predictor, path, image, result, not args.no_pictures)
-                except BAD_IMAGE as error:
-                    skipped.append({'path': _shown(path), 'error': f'{error}' or type(error).__name__})
+                except Exception as error:  # whatever an image causes: the others are predicted all the same
+                    skipped.append({'path': decodable(path), 'error': decodable(error) or type(error).__name__})
                     progress.console.print(
-                        f'skipped {_shown(path)}: {skipped[-1]["error"]}', markup=False, highlight=False
+                        shown(f'skipped {path}: {skipped[-1]["error"]}'), markup=False, highlight=False
                     )
                     continue
                 for kind, picture in pictures.items():
                     file = Path(f'{kind}s', names[path])
                     write_image(args.out_dir / file, picture)
-                    entry[kind] = file.as_posix()
+                    entry[kind] = decodable(file.as_posix())
                 predicted.append(entry)
-                print(f'{_shown(path)}: {predictor.summary(result)}')
+                print(shown(f'{path}: {predictor.summary(result)}'))
     finally:
         # after an interruption, too: the file then has the images up to there
         document = {
             'task': predictor.task,
-            'config': args.config,
-            'checkpoint': args.checkpoint,
+            'config': decodable(args.config),
+            'checkpoint': decodable(args.checkpoint),
             'classes': predictor.classes,
             'images': predicted,
             'skipped': skipped,
         }
         file = args.out_dir / 'predictions.json'
         file.write_text(json.dumps(document, indent=1, allow_nan=False), encoding='utf-8')
-    print(f'{len(predicted)} of {len(paths)} images predicted, {len(skipped)} skipped: {file}')
+    print(f'{len(predicted)} of {len(paths)} images predicted, {len(skipped)} skipped: {shown(file)}')
     return skipped
 
 
@@ -119,7 +127,7 @@ def _results(predictor, paths, batch_size):
         good = [(path, image) for path, image in batch if not isinstance(image, Exception)]
         try:
             samples = predictor.predict([image for _, image in good]) if good else []
-        except BAD_IMAGE:
+        except Exception:
             # one image of the batch is at fault: predict each alone
             samples = [_attempt(lambda image: predictor.predict([image])[0], image) for _, image in good]
         samples = iter(samples)
@@ -146,13 +154,13 @@ def _batches(paths, size, predictor):
 def _attempt(function, argument):
     try:
         return function(argument)
-    except BAD_IMAGE as error:
+    except Exception as error:
         return error
 
 
 def _present(predictor, path, image, sample, draw):
     """Return the entry of an image in the JSON file, and its pictures by kind."""
-    entry = {'path': _shown(path), 'size': list(image.shape[:2]), **predictor.describe(sample)}
+    entry = {'path': decodable(path), 'size': list(image.shape[:2]), **predictor.describe(sample)}
     pictures = {}
     if draw:
         pictures['picture'] = predictor.draw(to_picture(image), sample)
@@ -160,11 +168,6 @@ def _present(predictor, path, image, sample, draw):
             class_map = predictor.class_map(sample)
             pictures['map'] = class_map.astype('uint8' if class_map.max() < 256 else 'uint16')
     return entry, pictures
-
-
-def _shown(path):
-    """Return a path as text that every terminal and JSON reader takes: a file name may not be valid UTF-8."""
-    return str(path).encode(errors='backslashreplace').decode()
 
 
 def _positive(text):

@@ -1,8 +1,10 @@
-"""How a tool ends when its config or its options are wrong, or a library is missing: with the message alone."""
+"""How a tool ends when a config, option or checkpoint is wrong, or a library is missing: with the message alone."""
 
+import pickle
 import sys
 import traceback
 
+from ..files import shown_lines
 from ..installed import explain_missing
 
 WRONG_CONFIG = 2
@@ -12,7 +14,9 @@ READING = (
     'mmdefmamba.apis.zoo.find_config',
     'mmdefmamba.cli.run_options.test_config',
     'mmdefmamba.cli.run_options.train_config',
+    'mmdefmamba.compat.safe_loading.load_safely',
     'mmdefmamba.files.existing_file',
+    'mmdefmamba.guards.checkpoint_fit.after_load_checkpoint',
     'mmdefmamba.guards.config_errors.read_config',
 )
 
@@ -27,10 +31,10 @@ def run(main):
     """
     try:
         sys.exit(main())
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         missing = explain_missing(error)
         called = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
         if not missing and not any(f'{c.f_globals.get("__name__")}.{c.f_code.co_name}' in READING for c in called):
             raise
-        print(f'error: {missing or error}', file=sys.stderr)
+        print(f'error: {shown_lines(missing or error)}', file=sys.stderr)
         sys.exit(WRONG_CONFIG)

@@ -13,6 +13,7 @@ in the pickle, not every way in which a malformed file can harm a process: still
 
 import datetime
 import logging
+import mmap
 import os
 import os.path as osp
 import pathlib
@@ -34,8 +35,13 @@ from mmengine.runner.checkpoint import (
     get_external_models,
 )
 
+from ..files import shorten, shown
+
 # First bytes of what torch.save wrote before its zip format.
 LEGACY_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
+_MAX_RANGE = 1_000_000
+# PyTorch allows a pickle to call this type with any number of bytes, and no checkpoint needs it.
+_BYTEARRAY = re.compile(rb'c(__builtin__|builtins)\nbytearray\n')
 
 _trusted = []
 
@@ -72,14 +78,15 @@ def _plain_globals():
         (_known_attribute, 'builtins.getattr'),
         (_OneCycle, f'{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__qualname__}'),
         (dict, f'{ConfigDict.__module__}.{ConfigDict.__qualname__}'),
-        bytes,  # the data of an empty array
+        (_small(bytes), 'builtins.bytes'),  # the data of an empty array
         np.ndarray,
         np.dtype,
         *{type(np.dtype(code)) for code in '?SUMm' + np.typecodes['AllInteger'] + np.typecodes['AllFloat']},
         # NumPy 2 moved both; a file names the place of the NumPy that wrote it.
         *((rebuild_array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
         *((rebuild_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
-        *(bool, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple),
+        *(bool, complex, dict, float, int, slice),
+        *((_small(kind), f'builtins.{kind.__name__}') for kind in (frozenset, list, range, set, str, tuple)),
         *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
         *(pathlib.PurePosixPath, pathlib.PureWindowsPath),
         # the module of these depends on the Python that wrote the file; a path is only a name here
@@ -89,6 +96,22 @@ def _plain_globals():
             for module in ('pathlib', 'pathlib._local')
         ),
     ]
+
+
+def _small(kind):
+    """Stand in for a type in a pickle: a few bytes of a pickle could otherwise ask for a list that fills the memory."""
+
+    def call(*args):
+        if kind is range and len(range(*args)) > _MAX_RANGE:
+            raise pickle.UnpicklingError(f'it holds a range of {len(range(*args))} numbers')
+        for arg in args:
+            if isinstance(arg, (range, bytearray)) or (kind is bytes and not isinstance(arg, (bytes, str))):
+                raise pickle.UnpicklingError(f'it calls {kind.__name__} with a {type(arg).__name__}')
+            if kind is str and not isinstance(arg, (bytes, str)):
+                raise pickle.UnpicklingError(f'it calls str with a {type(arg).__name__}')
+        return kind(*args)
+
+    return call
 
 
 def _known_attribute(owner, name):
@@ -151,16 +174,48 @@ def load_safely(filename, map_location=None, *, source=None):
     filename = osp.expanduser(filename)
     source = source or filename
     if not osp.isfile(filename):
-        raise FileNotFoundError(f'{filename} does not exist')
+        raise FileNotFoundError(f'{shown(filename)} does not exist')
     trusted = not {_key(source), _key(filename)}.isdisjoint(_trusted)
     if trusted:
-        print_log(f'{source} is trusted: code in it will run', logger='current', level=logging.WARNING)
+        print_log(f'{shown(source)} is trusted: code in it will run', logger='current', level=logging.WARNING)
+    if not trusted:
+        _refuse_claims(filename, source)
     try:
         # only inside: the rules for what other code loads stay as they are
         with torch.serialization.safe_globals(_plain_globals()):
             return torch.load(filename, map_location=map_location, weights_only=not trusted)
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise _explain(error, filename, source, trusted) from error
+
+
+def _refuse_claims(filename, source):
+    """Refuse a file that would take more memory than it has bytes.
+
+    PyTorch reserves memory for what the list of contents of a zip file claims.
+
+    Raises:
+        RuntimeError: a zip file claims more bytes than the file has; gives both sizes.
+        pickle.UnpicklingError: the pickle asks for memory by itself.
+    """
+    claimed, size, content = 0, osp.getsize(filename), b''
+    try:
+        with zipfile.ZipFile(filename) as file:
+            claimed = sum(record.file_size for record in file.infolist())
+            if claimed <= size:
+                content = b''.join(file.read(name) for name in file.namelist() if name.endswith('data.pkl'))
+    except Exception:  # no zip file, or a damaged one, in which Python's reader can raise nearly anything
+        if size:
+            with open(filename, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                content = b'c__builtin__\nbytearray\n' * bool(_BYTEARRAY.search(whole))
+    if _BYTEARRAY.search(content):
+        raise pickle.UnpicklingError(
+            f'{shown(source)} was not loaded: it needs builtins.bytearray, which no model needs.'
+        )
+    if claimed > size:
+        raise RuntimeError(
+            f'{shown(source)} cannot be read as a checkpoint: its records claim {claimed} bytes, but the file has '
+            f'{size}. torch.save does not compress: save the checkpoint again with it.'
+        )
 
 
 def _explain(error, filename, source, trusted):
@@ -173,10 +228,10 @@ def _explain(error, filename, source, trusted):
     offender = re.search(r'GLOBAL (\S+)', str(error))
     if isinstance(error, pickle.UnpicklingError) and not trusted and (offender or (is_torch and not is_cut)):
         reason = re.sub(r'(?s).*WeightsUnpickler error:|Check the documentation.*', '', str(error)).strip()
-        need = f'it needs {offender[1]}' if offender else f'its pickle is not plain ({reason})'
+        need = f'it needs {shorten(offender[1], 200)}' if offender else f'its pickle is not plain ({shorten(reason)})'
         return pickle.UnpicklingError(
-            f'{source} was not loaded: {need}. Only tensors and plain data are loaded, because anything else can '
-            f'run code. If you trust the author of the file with this machine, load it inside `with '
+            f'{shown(source)} was not loaded: {need}. Only tensors and plain data are loaded, because anything else '
+            f'can run code. If you trust the author of the file with this machine, load it inside `with '
             f'mmdefmamba.compat.trust_checkpoints({source!r}):`. Or convert it on a machine where you trust it: '
             "`torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)`."
         )
@@ -187,8 +242,8 @@ def _explain(error, filename, source, trusted):
     else:
         hint = 'It does not begin like a file of torch.save.'
     return RuntimeError(
-        f'{source} cannot be read as a checkpoint ({osp.getsize(filename)} bytes): {type(error).__name__}: '
-        f'{str(error).strip() or "end of file"}. {hint}'
+        f'{shown(source)} cannot be read as a checkpoint ({osp.getsize(filename)} bytes): {type(error).__name__}: '
+        f'{shorten(error) or "end of file"}. {hint}'
     )
 
 

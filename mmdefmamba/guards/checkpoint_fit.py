@@ -6,13 +6,14 @@ MMEngine logs the names that are missing, up to thousands in one line, and tests
 import logging
 from collections.abc import Mapping
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 
-from ..checkpoints.fit import fit, some, state_dict_of
+from ..checkpoints.contents import check_training_state
+from ..checkpoints.fit import fit, not_finite, some, state_dict_of
+from ..files import shown
 from ..model_wrappers import plain_model
 from .runs import is_built, is_resumed, loaded_file
 
@@ -27,14 +28,15 @@ class CheckpointFitHook(Hook):
     parameter: it may have another head. MMEngine warns about entries of the checkpoint that the model does not have.
 
     Raises:
-        ValueError: the checkpoint has no weights, lacks parameters of the model, has values that are not finite, or,
-            when a training is resumed, an optimizer for other parameters; lists them.
+        ValueError: the checkpoint has no weights, lacks parameters of the model, has values that are not finite or a
+            ``meta`` that no training writes, or, when a training is resumed, an optimizer for other parameters; lists
+            them.
     """
 
     priority = 'HIGH'  # before EMAHook takes the same parameters
 
     def after_load_checkpoint(self, runner, checkpoint):
-        file = loaded_file(runner) or 'the checkpoint'
+        file = shown(loaded_file(runner) or 'the checkpoint')
         model = plain_model(runner.model)
         state = state_dict_of(checkpoint, file, names=('state_dict',))  # what MMEngine takes
         training = is_built(runner, 'train')
@@ -51,10 +53,12 @@ class CheckpointFitHook(Hook):
             )
         if what == 'resuming' and isinstance(checkpoint, Mapping):
             _compare_optimizers(runner.optim_wrapper, checkpoint.get('optimizer'), file, verdict)
-        own = {name for name, _ in model.named_parameters()}
-        averaged = checkpoint.get('ema_state_dict', {}) if isinstance(checkpoint, Mapping) else {}
-        broken = [name for name, value in state.items() if name in own and not _is_finite(value)]
-        broken += [f'ema_state_dict.{name}' for name, value in averaged.items() if not _is_finite(value)]
+            check_training_state(checkpoint, file)
+        broken = not_finite(model, state)
+        averaged = checkpoint.get('ema_state_dict') if isinstance(checkpoint, Mapping) else None
+        if averaged:
+            plain = {str(name).removeprefix('module.'): value for name, value in averaged.items()}
+            broken |= {f'ema_state_dict.module.{name}': count for name, count in not_finite(model, plain).items()}
         if broken:
             raise ValueError(
                 f'{file} holds NaN or infinite values in {len(broken)} parameters, such as {some(broken)}: its '
@@ -85,10 +89,3 @@ def _compare_optimizers(wrapper, saved, file, verdict):
         'with, or take its weights alone: set load_from to this file and leave out resume, and the optimizer and the '
         'schedule start anew'
     )
-
-
-def _is_finite(value):
-    """Return whether an entry has no NaN and no infinite value; types of 8 bits have no such test of their own."""
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_meta:
-        return True
-    return bool(value.float().isfinite().all()) if value.element_size() < 2 else bool(value.isfinite().all())

@@ -95,12 +95,8 @@ def check_heads(model, dataset, scored=''):
         check_categories(part)
     # a panoptic dataset names things and stuff, and a head may be for one of both
     counts = {len(names) for names in (classes, meta.get('thing_classes'), meta.get('stuff_classes')) if names}
-    for name, module in model.named_modules():
-        count = getattr(module, 'num_classes', None)
-        # a distributed wrapper puts these before the names
-        name = name.removeprefix('module.').removeprefix('_fsdp_wrapped_module.')
-        is_head = re.search(r'head(\.\d+)?$', name) and not _OTHER_CLASSES.search(name)
-        if not is_head or type(module).__name__ in TEXT_HEADS or count in (None, *counts):
+    for name, count in head_counts(model).items():
+        if count in counts:
             continue
         has = f'{name}.num_classes is {count}, but {type(dataset).__name__} has {len(classes)} classes'
         if scored:
@@ -112,6 +108,19 @@ def check_heads(model, dataset, scored=''):
             f'{has}: {listed(classes)}. Set model.{name}.num_classes={len(classes)}, or, if these are not the '
             'classes that you mean, metainfo.classes of the dataset'
         )
+
+
+def head_counts(model):
+    """Return ``num_classes`` of each head that has the classes of the data: {name of the head: number}."""
+    counts = {}
+    for name, module in model.named_modules():
+        count = getattr(module, 'num_classes', None)
+        # a distributed wrapper puts these before the names
+        name = name.removeprefix('module.').removeprefix('_fsdp_wrapped_module.')
+        is_head = re.search(r'head(\.\d+)?$', name) and not _OTHER_CLASSES.search(name)
+        if is_head and count is not None and type(module).__name__ not in TEXT_HEADS:
+            counts[name] = count
+    return counts
 
 
 def check_class_list(classes):

@@ -15,6 +15,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image
 
 from ..apis.zoo import get_model, task_of
+from ..checkpoints.contents import check_contents
 from ..guards import class_count, class_names, label_values, loading, metric_names
 from ..guards.config_errors import explain_errors
 from ..guards.config_keys import check_keys
@@ -104,9 +105,8 @@ def check_data(cfg, checkpoint=None, limit=1000, samples=6):
             _attempt(problems, class_names.check_listed_labels, part.dataset, part.classes)
         if model is not None and not class_names.has_free_classes(model):
             _compare(named, problems)
-        trained = checkpoint and class_names.names_in_checkpoint(
-            CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
-        )
+        loaded = checkpoint and CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+        trained = loaded and class_names.names_in_checkpoint(check_contents(loaded, checkpoint))
         for part in named if trained else ():
             remedy = 'Give the data the classes of the checkpoint in their order'
             _attempt(

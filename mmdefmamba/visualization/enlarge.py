@@ -1,10 +1,12 @@
-"""Enlarging small images, so that names and boxes can be drawn on them."""
+"""Enlarging small images, so that names and boxes can be drawn on them, and reducing large ones."""
 
+import cv2
 import torch
 from mmengine.structures import PixelData
 
 MIN_SIDE = 480  # pixels; on a smaller image the name of an object covers the object
 MAX_SIDE = 1536
+MAX_DRAWN = 4096  # pixels of the longer side; drawing takes a hundred bytes for each pixel
 
 
 def zoom_for(height, width):
@@ -33,6 +35,35 @@ def enlarge_sample(sample, zoom):
     for name in {'gt_sem_seg', 'pred_sem_seg'}.intersection(sample.keys()):
         # a new PixelData, because an existing one refuses maps of another size
         sample.set_data({name: PixelData(data=_repeat(sample.get(name).data, zoom))})
+
+
+def stride_for(height, width):
+    """Return the integer by which the sides of an image of this size are divided before drawing."""
+    return max(1, -(-max(height, width) // MAX_DRAWN))
+
+
+def shrink_image(image, stride):
+    """Take means of pixels: (height, width, ...) -> (ceil(height / stride), ceil(width / stride), ...)."""
+    height, width = (-(-side // stride) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def shrink_sample(sample, stride):
+    """Divide the sizes in the ground truth and the prediction of an mmdet or mmseg data sample by ``stride``, in place.
+
+    Of masks and maps, one of ``stride`` rows and columns is kept, without a copy.
+    """
+    for name in {'gt_instances', 'pred_instances'}.intersection(sample.keys()):
+        instances = sample.get(name)
+        if 'bboxes' in instances:
+            instances.bboxes = instances.bboxes / stride
+        masks = instances.get('masks')
+        if isinstance(masks, torch.Tensor):
+            instances.masks = masks[..., ::stride, ::stride]
+        elif masks is not None:
+            instances.masks = masks.resize((-(-masks.height // stride), -(-masks.width // stride)))
+    for name in {'gt_sem_seg', 'pred_sem_seg'}.intersection(sample.keys()):
+        sample.set_data({name: PixelData(data=sample.get(name).data[..., ::stride, ::stride])})
 
 
 def _repeat(tensor, zoom):

@@ -11,8 +11,9 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.runner import Runner
 
 from ..config_tree import innermost_dataset, library_of, type_name
-from ..files import existing_file
+from ..files import existing_file, shown
 from ..guards.damaged_images import image_damage
+from ..guards.image_size import MAX_PIXELS, check_pixels
 from .pictures import to_picture
 
 #: Attributes by which the data preprocessors of the three libraries say that they convert BGR to RGB.
@@ -20,6 +21,9 @@ _TURNS_COLOURS = ('to_rgb', '_channel_conversion', 'channel_conversion')
 LOAD = 'LoadImageFromFile'
 # What the names of pipeline steps contain that read files, and of those among them that read no image.
 _READS, _NO_IMAGE = re.compile('Load|Read|^load|^read'), re.compile('annotation|proposal|label|mask', re.IGNORECASE)
+
+# A file has at most these bytes per pixel, four values of 64 bits, and as many more for what is no pixel.
+_BYTES_PER_PIXEL, _FREE_BYTES = 32, 2**26
 
 
 def load_images(cfg, images):
@@ -58,9 +62,11 @@ class ImageReader:
 
     Args:
         cfg: an MMEngine Config with a ``test_dataloader``.
+        max_pixels: the largest image that is decoded, in pixels; None for no limit.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, max_pixels=MAX_PIXELS):
+        self.max_pixels = max_pixels
         steps = [step for step in _test_pipeline(cfg) if reads_images(type_name(step))]
         with _scope_of(cfg):
             self._step = TRANSFORMS.build(dict(steps[0] if steps else {'type': LOAD}))
@@ -71,37 +77,52 @@ class ImageReader:
         Raises:
             OSError: as :func:`read_entry`.
         """
-        return read_entry(self._step, dict(img_path=str(path)))
+        return read_entry(self._step, dict(img_path=str(path)), self.max_pixels)
 
 
-def read_entry(step, info):
+def read_entry(step, info, max_pixels=None):
     """Return the image of an entry of a dataset, read by a step of its pipeline.
 
     Args:
         step: a transform that reads images.
         info: a dict with what the transform needs, such as ``img_path``. It is not changed.
+        max_pixels: the largest image that is decoded, in pixels; None for no limit.
 
     Raises:
-        OSError: the image cannot be read, is truncated, or is not an image. The message contains the path.
+        OSError: the image cannot be read, is truncated, is not an image, or has too many pixels. The message contains
+            the path.
     """
     path, size = info.get('img_path'), ''
     try:
         if isinstance(path, str) and '://' not in path:
-            content = Path(path).read_bytes()
+            content = _content(Path(path), max_pixels)
             damage, size = image_damage(content), f'these {len(content)} bytes'
             if damage:
                 raise OSError(damage)
+            check_pixels(content, max_pixels, all_pages=getattr(step, 'imdecode_backend', None) == 'tifffile')
         results = step(dict(info))
+    except MemoryError as error:
+        raise OSError(f'{shown(path)} could not be read: there is not enough memory for it') from error
     except cv2.error as error:
-        raise OSError(f'{path} could not be read: {error.err or error}') from error
+        raise OSError(f'{shown(path)} could not be read: {error.err or error}') from error
     except AssertionError as error:  # mmcv's, for what its decoder returns as None
-        raise OSError(f'{path} could not be read: no decoder can read {size or "it"} as an image') from error
+        raise OSError(f'{shown(path)} could not be read: no decoder can read {size or "it"} as an image') from error
     except OSError as error:
         # an error of the file system already contains the path
-        raise error if error.filename else OSError(f'{path} could not be read: {error}') from error
+        raise error if error.filename else OSError(f'{shown(path)} could not be read: {error}') from error
     if results is None:
-        raise OSError(f'{path} could not be read: {type(step).__name__} returns nothing for it')
+        raise OSError(f'{shown(path)} could not be read: {type(step).__name__} returns nothing for it')
     return results['img']
+
+
+def _content(path, max_pixels):
+    """Return the bytes of a file; without reading it, refuse one that is no plain file or larger than its pixels."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError('it is no plain file')  # a device or a pipe may never end
+    size, limit = path.stat().st_size, None if max_pixels is None else _BYTES_PER_PIXEL * max_pixels + _FREE_BYTES
+    if limit is not None and size > limit:
+        raise OSError(f'the file has {size:,} bytes, the limit is {limit:,} for {max_pixels:,} pixels (max_pixels)')
+    return path.read_bytes()
 
 
 def reads_images(kind):

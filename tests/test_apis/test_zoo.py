@@ -195,7 +195,8 @@ def test_classes_come_from_the_checkpoint_then_from_the_config(pico_checkpoints,
     assert meta['classes'] == names and len(meta['palette']) == 11
     checkpoint['meta']['dataset_meta'] = dict(classes=('road', 'sky'))
     torch.save(checkpoint, tmp_path / 'two.pth')
-    assert mmdefmamba.get_model(name, tmp_path / 'two.pth').dataset_meta == dict(classes=('road', 'sky'))
+    with pytest.raises(ValueError, match=r'two\.pth is refused: its meta\.dataset_meta names 2 classes, but .* 11'):
+        mmdefmamba.get_model(name, tmp_path / 'two.pth')
     del checkpoint['meta']
     torch.save(checkpoint, tmp_path / 'plain.pth')
     assert mmdefmamba.get_model(name, tmp_path / 'plain.pth').dataset_meta['classes'][:2] == ('background', '0')

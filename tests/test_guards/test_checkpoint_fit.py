@@ -82,13 +82,17 @@ ONE_GROUP = dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.1))
 MANY_GROUPS = dict(ONE_GROUP, paramwise_cfg=dict(norm_decay_mult=0.0))
 
 
+#: What MMEngine saves beside weights and optimizer.
+STATE = dict(meta=dict(epoch=1, iter=1), message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
+
+
 def resume(before, now):
     """Resume a backbone and an optimizer from a checkpoint of others, each given as (out_indices, optim_wrapper)."""
     (old, old_optimizer), (model, optimizer) = (
         (backbone, build_optim_wrapper(backbone, copy.deepcopy(wrapper)))
         for backbone, wrapper in ((DefMamba(ARCH, out_indices=indices), wrapper) for indices, wrapper in (before, now))
     )
-    checkpoint = dict(state_dict=old.state_dict(), optimizer=old_optimizer.state_dict())
+    checkpoint = dict(state_dict=old.state_dict(), optimizer=old_optimizer.state_dict(), **STATE)
     runner = runner_of(model, resume=True, optim_wrapper=optimizer, _train_loop=BaseLoop.__new__(Loop))
     CheckpointFitHook().after_load_checkpoint(runner, checkpoint)
     optimizer.load_state_dict(checkpoint['optimizer'])
