@@ -16,14 +16,15 @@ OPACITY = 0.5
 MAX_SCORES = 2**30
 
 
-class _Inferencer(PlainCollate, MMSegInferencer):
+class Inferencer(PlainCollate, MMSegInferencer):
     """mmseg's inferencer, which refuses a checkpoint that does not fit and numbers classes without names.
 
     mmseg alone would give such classes the names of Cityscapes.
     """
 
     def _init_model(self, cfg, weights, device='cpu'):
-        model = get_model(cfg, weights, device)
+        # an exported file has no checkpoint: its stand-in for a model is given in place of one
+        model = weights if isinstance(weights, torch.nn.Module) else get_model(cfg, weights, device)
         meta = model.dataset_meta
         meta.setdefault('classes', tuple(str(label) for label in range(model.num_classes)))
         meta.setdefault('palette', _palette(len(meta['classes'])))
@@ -37,7 +38,7 @@ class TaskPredictor(Predictor):
     visualizer = 'SegLocalVisualizer'
 
     def _build(self, cfg, checkpoint, device):
-        return _Inferencer(cfg, checkpoint, device=device)
+        return Inferencer(cfg, checkpoint, device=device)
 
     def predict(self, images):
         """Predict images, see :meth:`Predictor.predict`.

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ..apis.images import find_images, output_names, write_image
+from ..apis.onnx_predictor import get_onnx_predictor
 from ..apis.predictors import get_predictor
 from ..files import decodable, shown, shown_lines
 from ..guards.image_size import MAX_PIXELS
@@ -27,8 +28,13 @@ def infer_parser():
     parser.add_argument(
         'images', nargs='+', metavar='IMAGE', help="image files, folders, or patterns in quotes: 'a/*.png'"
     )
-    parser.add_argument('--config', required=True, help='path of the config, or a name of mmdefmamba.list_models()')
-    parser.add_argument('--checkpoint', required=True, help='path or URL of the checkpoint')
+    parser.add_argument('--config', help='path of the config, or a name of mmdefmamba.list_models()')
+    parser.add_argument('--checkpoint', help='path or URL of the checkpoint')
+    parser.add_argument(
+        '--onnx',
+        metavar='FILE',
+        help='a classifier or segmentor that tools/export.py wrote, in place of --config and --checkpoint',
+    )
     parser.add_argument(
         '--out-dir', type=Path, default=Path('outputs'), help='folder for the results; default: %(default)s'
     )
@@ -57,15 +63,24 @@ def main(argv=None):
     Returns:
         The exit code: ``DONE``, ``SKIPPED`` or ``FAILED``.
     """
-    args = infer_parser().parse_args(argv)
+    parser = infer_parser()
+    args = parser.parse_args(argv)
+    if (args.config is None, args.checkpoint is None) != (args.onnx is not None,) * 2:
+        parser.error('give --config and --checkpoint, or --onnx alone')
     try:
         paths = find_images(args.images, args.recursive, leave_out=args.out_dir)
-        predictor = get_predictor(args.config, args.checkpoint, args.device, args.score_thr, args.max_pixels)
+        predictor = _predictor(args)
         skipped = infer(predictor, paths, args)
-    except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError, pickle.UnpicklingError) as error:
         print(f'error: {shown_lines(error)}', file=sys.stderr)
         return FAILED
     return SKIPPED if skipped else DONE
+
+
+def _predictor(args):
+    if args.onnx is not None:
+        return get_onnx_predictor(args.onnx, args.device, max_pixels=args.max_pixels)
+    return get_predictor(args.config, args.checkpoint, args.device, args.score_thr, args.max_pixels)
 
 
 def infer(predictor, paths, args):
@@ -109,8 +124,9 @@ def infer(predictor, paths, args):
         # after an interruption, too: the file then has the images up to there
         document = {
             'task': predictor.task,
-            'config': decodable(args.config),
-            'checkpoint': decodable(args.checkpoint),
+            'config': args.config and decodable(args.config),
+            'checkpoint': args.checkpoint and decodable(args.checkpoint),
+            **({} if args.onnx is None else {'onnx': decodable(args.onnx)}),
             'classes': predictor.classes,
             'images': predicted,
             'skipped': skipped,
