@@ -1,3 +1,4 @@
-_base_ = 'defmamba_pico_digits.py'
+_base_ = ['defmamba_pico_digits.py', '../_base_/released.py']
 
-model = dict(backbone=dict(formulation='released'))
+model = dict(backbone=_base_.released_backbone)
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, **_base_.released_classification_decay))

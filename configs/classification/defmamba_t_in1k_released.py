@@ -1,7 +1,8 @@
-# The authors' code and checkpoints: its formulation, and every resize of images bilinear.
-_base_ = 'defmamba_t_in1k.py'
+# The authors' code and checkpoints: its formulation, its weight decay, and every resize of images bilinear.
+_base_ = ['defmamba_t_in1k.py', '../_base_/released.py']
 
-model = dict(backbone=dict(formulation='released'))
+model = dict(backbone=_base_.released_backbone)
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, **_base_.released_classification_decay))
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[1].interpolation = 'bilinear'  # RandomResizedCrop

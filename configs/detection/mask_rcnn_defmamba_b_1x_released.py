@@ -1,2 +1,3 @@
-_base_ = './mask_rcnn_defmamba_b_1x.py'
-model = dict(backbone=dict(formulation='released'))
+_base_ = ['./mask_rcnn_defmamba_b_1x.py', '../_base_/released.py']
+model = dict(backbone=dict(init_cfg=_base_.released_start, **_base_.released_backbone))
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, **_base_.released_dense_decay))

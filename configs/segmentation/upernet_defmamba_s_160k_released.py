@@ -1,2 +1,3 @@
-_base_ = './upernet_defmamba_s_160k.py'
-model = dict(backbone=dict(formulation='released'))
+_base_ = ['./upernet_defmamba_s_160k.py', '../_base_/released.py']
+model = dict(backbone=dict(init_cfg=_base_.released_start, **_base_.released_backbone))
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, **_base_.released_dense_decay))

@@ -5,6 +5,8 @@ a trap: it goes on with random weights when no entry of the checkpoint has a pla
 """
 
 import logging
+import re
+from collections.abc import Mapping
 
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
@@ -12,8 +14,11 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from ..files import shown
 from .fit import fit, not_finite, select, some, state_dict_of
 
+WEIGHTS = ('raw', 'ema')
+OUTPUT_NORMS = ('classifier', 'fresh')
 
-def load_pretrained(module, checkpoint, prefix=None, map_location='cpu'):
+
+def load_pretrained(module, checkpoint, prefix=None, map_location='cpu', weights=None, output_norms='classifier'):
     """Load pretrained weights into a module and log which ones; refuse a checkpoint that has no weight for it.
 
     Args:
@@ -22,20 +27,38 @@ def load_pretrained(module, checkpoint, prefix=None, map_location='cpu'):
             ``--cfg-options model.backbone.init_cfg.checkpoint=FILE`` and still train without one.
         prefix: take the entries with this prefix, such as ``'backbone.'``, and strip it; None takes all.
         map_location: as in :func:`torch.load`.
+        weights: which weights of a checkpoint that was trained with MMEngine's EMAHook: 'ema', the averages, or 'raw',
+            those before averaging. None takes ``state_dict``, which are the averages. In a checkpoint without
+            averages, 'raw' takes ``state_dict`` as well. A file of the authors: ``released://FILE`` are its raw
+            weights, ``released://FILE?ema`` its averages, whatever is given here.
+        output_norms: 'classifier' loads the output norms that the checkpoint has: a classifier's norm is that of the
+            last stage. 'fresh' loads none, so that all of them start with weight 1 and bias 0.
 
     Raises:
-        ValueError: no entry fits the module by name and shape, or weights are NaN or infinite; or what a loading hook
-            of the module raises, such as an offset bias table of the other formulation.
+        ValueError: no entry fits the module by name and shape, or weights are NaN or infinite; ``weights`` or
+            ``output_norms`` is unknown; the checkpoint has no averages; or what a loading hook of the module raises,
+            such as an offset bias table of the other formulation.
 
     Source: the arguments of MMEngine's ``Pretrained``.
     """
     name = type(module).__name__
+    for argument, value, known in (
+        ('weights', weights, (None, *WEIGHTS)),
+        ('output_norms', output_norms, OUTPUT_NORMS),
+    ):
+        if value not in known:
+            raise ValueError(f'{argument} must be one of {known}, got {value!r}')
     if checkpoint is None:
         print_log(f'{name} starts from random weights: its init_cfg names no checkpoint', logger='current')
         return
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location=map_location, logger='current')
-    state = state_dict_of(loaded, checkpoint)
+    state, chosen = chosen_weights(loaded, checkpoint, weights)
     entries = select(state, f'{prefix.rstrip(".")}.' if prefix else '')
+    if output_norms == 'fresh':
+        norms = [key for key in entries if re.match(r'norm\d+\.', key)]
+        for key in norms:
+            del entries[key]
+        chosen += f"; output_norms='fresh': {some(norms) or 'none in the file'} left out"
     verdict = fit(module, entries)
     checkpoint = shown(checkpoint)
     if not verdict.matched:
@@ -52,7 +75,32 @@ def load_pretrained(module, checkpoint, prefix=None, map_location='cpu'):
     load_state_dict(module, entries, strict=False, logger='silent')
     print_log(
         f'{name}: {verdict.matched} of {verdict.total} parameters and buffers loaded from {checkpoint}, '
-        f'prefix {prefix!r}; {verdict}',
+        f'prefix {prefix!r}{chosen}; {verdict}',
         logger='current',
         level=logging.WARNING if verdict.other_shape or verdict.errors else logging.INFO,
     )
+
+
+def chosen_weights(loaded, source, weights=None):
+    """Return the raw or the averaged weights in a loaded checkpoint, and which ones they are, for the log.
+
+    MMEngine's EMAHook saves the averages as ``state_dict``, and the weights before averaging as ``ema_state_dict``,
+    with ``module.`` before their names.
+
+    Args:
+        loaded: what was saved.
+        source: name of the file, for the error.
+        weights: None, 'raw' or 'ema', as in :func:`load_pretrained`.
+
+    Raises:
+        ValueError: 'ema' is asked for, and there are no averages; or the file has no weights.
+    """
+    averaged = isinstance(loaded, Mapping) and 'ema_state_dict' in loaded
+    if weights == 'ema' and not averaged and not str(source).endswith('?ema'):
+        raise ValueError(
+            f"weights='ema': {source} has no averaged weights (ema_state_dict). Leave weights out, or write ?ema after "
+            'the path of a file of the authors: released://FILE?ema'
+        )
+    if weights == 'raw' and averaged:
+        return state_dict_of(loaded, source, ('ema_state_dict',)), ', its weights before averaging'
+    return state_dict_of(loaded, source), ', its averaged weights' if averaged else ''

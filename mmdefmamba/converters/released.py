@@ -30,6 +30,7 @@ from ..models.bias_tables import formulation_of_tables
 from ..version import __version__
 
 SCHEME = 'released://'
+AVERAGED = '?ema'
 
 # Pairs (our name, their name) without a final `.weight` or `.bias`; {i} is a stage, {j} a block of it.
 _BACKBONE = (
@@ -228,20 +229,29 @@ def load_from_released(filename, map_location=None):
     """Load a file of the authors wherever MMEngine takes a checkpoint: write ``released://`` before its path or URL.
 
     This works in ``init_cfg``, in ``load_from`` and on the command line of each tool. A file that is loaded without the
-    scheme is not converted. (MMEngine's log line cuts ten letters, `load_from_`, off the name of this function.)
+    scheme is not converted. ``?ema`` after the path or URL takes the averaged weights of a training file.
+    (MMEngine's log line cuts ten letters, `load_from_`, off the name of this function.)
 
     Returns:
-        A dict with ``meta`` (arch, formulation, num_classes) and ``state_dict``.
+        A dict with ``meta`` (arch, formulation, num_classes, ema) and ``state_dict``.
+
+    Raises:
+        ValueError: :func:`convert_released` refuses the file, or it has no averaged weights.
     """
     source = filename.removeprefix(SCHEME)
+    ema = source.endswith(AVERAGED)
     with _authors_file():
-        state_dict = convert_released(CheckpointLoader.load_checkpoint(source, map_location))
+        loaded = CheckpointLoader.load_checkpoint(source.removesuffix(AVERAGED), map_location)
+    state_dict = convert_released(loaded, ema)
     network = infer_network(state_dict)
+    which = 'its averaged weights' if ema else 'its raw weights'
+    if not ema and isinstance(loaded, Mapping) and 'model_ema' in loaded:
+        which += f' ({SCHEME}...{AVERAGED} takes the averaged ones)'
     print_log(
-        f"converted {source} from the authors' naming: arch {network.arch}, needs formulation='released'",
+        f"converted {source} from the authors' naming: arch {network.arch}, needs formulation='released', {which}",
         logger='current',
     )
-    return {'meta': network._asdict(), 'state_dict': state_dict}
+    return {'meta': network._asdict() | {'ema': ema}, 'state_dict': state_dict}
 
 
 @contextlib.contextmanager

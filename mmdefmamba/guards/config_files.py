@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..config_tree import dicts_in
 
-_RELEASED = 'released://'
+_RELEASED, _AVERAGED = 'released://', '?ema'
 
 
 def check_checkpoint_files(cfg):
@@ -25,6 +25,7 @@ def check_checkpoint_files(cfg):
     for key, file in files.items():
         if not isinstance(file, str):
             continue
-        file = file.removeprefix(_RELEASED)
+        if file.startswith(_RELEASED):
+            file = file.removeprefix(_RELEASED).removesuffix(_AVERAGED)
         if '://' not in file and not Path(file).expanduser().exists():
             raise FileNotFoundError(f'{key}: the checkpoint {file} does not exist, seen from {Path.cwd()}')

@@ -265,9 +265,10 @@ class DeformableScan(Scan):
     def token_order(self, index_offset):
         """Return the :class:`TokenOrder` (B, L) that sorts reference index plus offset, ascending and stable."""
         length, dtype = index_offset.shape[-1], self.key_dtype or index_offset.dtype
-        if dtype == torch.float16 and length > torch.finfo(dtype).max:
+        if self.key_dtype is not None and length > torch.finfo(self.key_dtype).max:
             raise ValueError(
-                f"key_dtype='float16' has no number above 65504, but the map has {length} tokens: use 'float32'"
+                "key_dtype='float16' has no number above 65504, "
+                f"but the map has {length} tokens: use key_dtype='float32'"
             )
         reference = reference_index(length, self.context.formulation, dtype, index_offset.device)
         keys = rounded(index_offset + reference.to(index_offset.dtype), self.key_dtype)

@@ -31,7 +31,7 @@ def classifier(tmp_path):
 
 def build(path, **kwargs):
     init_cfg = dict(type='Pretrained', checkpoint=path and str(path), prefix='backbone.')
-    init_cfg |= {key: kwargs.pop(key) for key in ('prefix',) if key in kwargs}
+    init_cfg |= {key: kwargs.pop(key) for key in ('prefix', 'weights', 'output_norms') if key in kwargs}
     return MODELS.build(dict(type='DefMamba', init_cfg=init_cfg, **{**SMALL, **kwargs}))
 
 
@@ -295,3 +295,51 @@ def test_metadata_of_a_checkpoint_reaches_the_modules(tmp_path):
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'), prefix='backbone.')
     Versioned(**SMALL, init_cfg=init_cfg).init_weights()
     assert set(seen) == {3}
+
+
+def test_fresh_output_norms_leave_out_the_norm_of_the_classifier(classifier, told):
+    path, state = classifier
+    norm = state['backbone.norm1.weight']
+    loaded, fresh = build(path), build(path, output_norms='fresh')
+    for backbone in (loaded, fresh):
+        backbone.init_weights()
+    assert torch.equal(loaded.norm1.weight, norm) and not torch.equal(norm, torch.ones(16))
+    assert torch.equal(fresh.norm1.weight, torch.ones(16)) and torch.equal(fresh.norm1.bias, torch.zeros(16))
+    assert torch.equal(fresh.stages[1][0].norm1.weight, state['backbone.stages.1.0.norm1.weight'])
+    assert any("; output_norms='fresh': norm1.weight, norm1.bias left out; " in text for _, text in told)
+
+
+@pytest.fixture
+def averaged(classifier):
+    """Return the path of a checkpoint as MMEngine's EMAHook leaves it, its averages, and its raw weights."""
+    path, averages = classifier
+    raw = {name: value + 1 for name, value in averages.items()}
+    before = {f'module.{name}': value for name, value in raw.items()} | {'steps': torch.tensor(7)}
+    torch.save(dict(state_dict=averages, ema_state_dict=before), path)
+    return path, averages, raw
+
+
+@pytest.mark.parametrize('weights', [None, 'ema', 'raw'])
+def test_raw_or_averaged_weights(averaged, weights, told):
+    path, averages, raw = averaged
+    backbone = build(path, weights=weights)
+    backbone.init_weights()
+    expected = raw if weights == 'raw' else averages
+    assert torch.equal(backbone.norm1.weight, expected['backbone.norm1.weight'])
+    which = 'its weights before averaging' if weights == 'raw' else 'its averaged weights'
+    assert any(which in text for _, text in told)
+
+
+def test_raw_weights_of_a_checkpoint_without_averages_are_its_weights(classifier):
+    path, state = classifier
+    backbone = build(path, weights='raw')
+    backbone.init_weights()
+    assert torch.equal(backbone.norm1.weight, state['backbone.norm1.weight'])
+    with pytest.raises(ValueError, match=r"weights='ema': .*classifier.pth has no averaged weights"):
+        build(path, weights='ema').init_weights()
+
+
+@pytest.mark.parametrize('argument', ['weights', 'output_norms'])
+def test_unknown_choices_are_refused(classifier, argument):
+    with pytest.raises(ValueError, match=f"{argument} must be one of .*, got 'new'"):
+        build(classifier[0], **{argument: 'new'}).init_weights()

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.runner import load_checkpoint
+from mmengine import Config
+from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmdefmamba import __version__
 from mmdefmamba.converters import convert_file, convert_released, export_released
+from mmdefmamba.guards.config_files import check_checkpoint_files
 from mmdefmamba.models import DefMamba
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'model_converters' / 'convert_released.py'
@@ -179,10 +181,46 @@ def test_mmengine_loads_a_released_file_directly(released_file, checkpoint, asse
     whole.head.fc = torch.nn.Linear(128, 10)
     loaded = load_checkpoint(whole, f'released://{released_file}', strict=True)
     assert_same(whole.state_dict(), ours)
-    assert loaded['meta'] == {'arch': ARCH, 'formulation': 'released', 'num_classes': 10}
+    assert loaded['meta'] == {'arch': ARCH, 'formulation': 'released', 'num_classes': 10, 'ema': False}
 
 
 def test_released_scheme_refuses_other_files(tmp_path):
     torch.save({'state_dict': {'conv.weight': torch.ones(1)}}, tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='not a checkpoint of a DefMamba'):
         load_checkpoint(DefMamba(ARCH), f'released://{tmp_path / "other.pth"}')
+
+
+@pytest.fixture
+def training_file(checkpoint, tmp_path):
+    """Return the path of a training file of the authors, with raw weights and averages one larger."""
+    averages = {name: weight + 1 for name, weight in checkpoint['model'].items()}
+    torch.save(checkpoint | {'model_ema': averages}, tmp_path / 'training.pth')
+    return tmp_path / 'training.pth'
+
+
+def test_averaged_weights_wherever_a_checkpoint_is_read(training_file, checkpoint, told):
+    name = 'layers.0.blocks.0.norm.weight'
+    raw = checkpoint['model'][name]
+    for end, expected in (('', raw), ('?ema', raw + 1)):
+        source = f'released://{training_file}{end}'
+        loaded = CheckpointLoader.load_checkpoint(source)
+        assert torch.equal(loaded['state_dict']['backbone.stages.0.0.norm1.weight'], expected)
+        assert loaded['meta']['ema'] is bool(end)
+        backbone = DefMamba(
+            ARCH,
+            formulation='released',
+            init_cfg=dict(
+                type='Pretrained', checkpoint=source, prefix='backbone.', weights='raw', output_norms='fresh'
+            ),
+        )
+        backbone.init_weights()
+        assert torch.equal(backbone.stages[0][0].norm1.weight, expected)
+        check_checkpoint_files(Config(dict(load_from=source)))
+    assert any('its raw weights (released://...?ema takes the averaged ones)' in text for _, text in told)
+    with pytest.raises(FileNotFoundError, match=r'load_from: the checkpoint .*no\.pth does not exist'):
+        check_checkpoint_files(Config(dict(load_from='released://no.pth?ema')))
+
+
+def test_a_file_without_averages_has_no_averages(released_file):
+    with pytest.raises(ValueError, match="no averaged weights, 'model_ema'"):
+        CheckpointLoader.load_checkpoint(f'released://{released_file}?ema')
