@@ -15,4 +15,8 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
     paramwise_cfg=dict(_delete_=True, **_base_.no_weight_decay),
 )
-default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook'), step_seed=dict(type='StepSeedHook'))
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook'),
+    step_seed=dict(type='StepSeedHook'),
+    interruption=dict(type='InterruptionHook'),
+)

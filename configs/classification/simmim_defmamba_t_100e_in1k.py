@@ -13,4 +13,8 @@ model = dict(
     neck=dict(in_channels=384),
 )
 optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, **_base_.no_weight_decay))
-default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook'), step_seed=dict(type='StepSeedHook'))
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook'),
+    step_seed=dict(type='StepSeedHook'),
+    interruption=dict(type='InterruptionHook'),
+)

@@ -105,5 +105,6 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     step_seed=dict(type='StepSeedHook'),
+    interruption=dict(type='InterruptionHook'),
 )
 randomness = dict(seed=0)

@@ -18,4 +18,8 @@ model = dict(
 )
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.slow_backbone))
 train_cfg = dict(type='ResumableIterBasedTrainLoop')
-default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook'), step_seed=dict(type='StepSeedHook'))
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook'),
+    step_seed=dict(type='StepSeedHook'),
+    interruption=dict(type='InterruptionHook'),
+)

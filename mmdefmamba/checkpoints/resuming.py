@@ -83,8 +83,9 @@ def _is_saved_folder(path):
 
 
 def _step(path):
-    match = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
-    return match and int(match[1])
+    """Return the place of a checkpoint in its training, by its name, or None. Interrupted epochs follow whole ones."""
+    match = re.fullmatch(r'(?:interrupted_)?(?:epoch|iter)_(\d+)(?:_iter_(\d+))?\.pth', path.name)
+    return match and (int(match[1]), int(match[2] or 0))
 
 
 def _before(path, named):

@@ -5,12 +5,31 @@ and is killed in between has no checkpoint at all.
 """
 
 import os
+import re
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
+
+
+_PARTIAL = re.compile(r'\..+\.([^/]+)\.(\d+)\.partial')
+
+
+def partial_path(path):
+    """Return where this process writes a file before it moves it to ``path``: two processes never write to one file."""
+    return path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.partial')
+
+
+def remove_partial_files(folder):
+    """Remove what processes of this machine that were killed left half written in a folder."""
+    for path in Path(folder).glob('.*.partial'):
+        match = _PARTIAL.fullmatch(path.name)
+        if match and match[1].endswith(socket.gethostname()) and not Path('/proc', match[2]).exists():
+            path.unlink(missing_ok=True)
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -24,8 +43,7 @@ class AtomicLocalBackend(LocalBackend):
         """
         filepath = Path(filepath)
         filepath.parent.mkdir(parents=True, exist_ok=True)
-        # a fixed name: the next attempt overwrites what a killed process left
-        partial = filepath.with_name(f'.{filepath.name}.partial')
+        partial = partial_path(filepath)
         try:
             with open(partial, 'wb') as file:
                 file.write(obj)
@@ -79,6 +97,11 @@ class SafeCheckpointHook(CheckpointHook):
         if backend_args is None and file_client_args is None and '://' not in str(kwargs.get('out_dir')):
             backend_args = {'backend': 'atomic'}
         super().__init__(*args, backend_args=backend_args, file_client_args=file_client_args, **kwargs)
+
+    def before_train(self, runner):
+        super().before_train(runner)
+        if is_main_process() and Path(self.out_dir).is_dir():
+            remove_partial_files(self.out_dir)
 
     def _save_checkpoint_with_step(self, runner, step, meta):
         with self._removing_afterwards():

@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..model_wrappers import plain_model
+from .interruption import guard_data_worker
 
 # The records of MMEngine that go to the file of details: environment, config, hooks, and one line per parameter.
 _DETAILS = re.compile(
@@ -48,6 +49,10 @@ class BriefRunner(Runner):
     """
 
     details = None
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs):
+        return guard_data_worker(Runner.build_dataloader(dataloader, *args, **kwargs))
 
     def build_logger(self, log_level='INFO', log_file=None, **kwargs):
         logger = super().build_logger(log_level, log_file, **kwargs)

@@ -39,8 +39,13 @@ class ResumedScheduleHook(Hook):
         per_epoch, by_epoch = len(runner.train_dataloader), not isinstance(runner.train_loop, IterBasedTrainLoop)
         meta = checkpoint['meta']
         epoch = meta['epoch'] if by_epoch else None
-        before = meta['iter'] / epoch if epoch else None
-        changed_batch = before is not None and before != per_epoch
+        before = float(meta.get('iters_per_epoch', 0)) or (meta['iter'] / epoch if epoch else None)
+        changed_batch = by_epoch and before is not None and before != per_epoch
+        if changed_batch and float(before).is_integer():
+            # in the middle of an epoch: behind the same images
+            here = epoch * per_epoch + round((meta['iter'] - epoch * before) * per_epoch / before)
+        else:
+            here = epoch * per_epoch if changed_batch else meta['iter']
         if not schedulers or isinstance(schedulers, dict) != isinstance(saved, dict):
             return
         pairs = _pairs(schedulers, saved)
@@ -56,7 +61,7 @@ class ResumedScheduleHook(Hook):
                     'cannot be computed for this kind of schedule. Resume with the batch, the number of GPUs and the '
                     'schedule that the training was started with'
                 )
-            rates = recompute(runner, checkpoint, epoch, per_epoch)
+            rates = recompute(runner, checkpoint, epoch, here, per_epoch)
             print_log(
                 f'{loaded_file(runner)} has another schedule than the config: {"; ".join(differences)}. The training '
                 f'goes on with the schedule of the config: the learning rate is {rates} now',
@@ -64,7 +69,7 @@ class ResumedScheduleHook(Hook):
                 logging.WARNING,
             )
         if changed_batch and float(before).is_integer():
-            meta['iter'] = epoch * per_epoch
+            meta.update(iter=here, iters_per_epoch=per_epoch)
             print_log(
                 f'an epoch had {before:.0f} iterations and has {per_epoch} now; the training goes on at iteration '
                 f'{meta["iter"]}',
@@ -91,20 +96,20 @@ def changes(scheduler, state):
     ]
 
 
-def recompute(runner, checkpoint, epoch, per_epoch):
+def recompute(runner, checkpoint, epoch, iterations, per_epoch):
     """Take the schedulers of a runner from their start to the position of a checkpoint, and write that into it.
 
     Args:
         runner: with schedulers at their start.
         checkpoint: its ``param_schedulers`` and the learning rates in its ``optimizer`` are replaced.
         epoch: finished epochs, or None if the loop counts iterations.
+        iterations: finished iterations.
         per_epoch: iterations per epoch.
 
     Returns:
         The largest learning rate now, as text.
     """
     schedulers = runner.param_schedulers
-    iterations = checkpoint['meta']['iter'] if epoch is None else epoch * per_epoch
     groups = [
         {name: value for name, value in group.items() if name != 'params'}
         for group in schedulers[0].optimizer.param_groups

@@ -52,6 +52,8 @@ def fork(work, log, **environment):
         yapf_api.FormatCode = lambda text, **kwargs: (text, True)  # saves half a second per config that is written
         work()
         status = 0
+    except SystemExit as end:
+        status = end.code
     except BaseException:
         traceback.print_exc()
     finally:

@@ -14,4 +14,8 @@ defmamba_t = dict(
 # Heads that start at stride 8 take it with `start_level=0` in their neck: the map at stride 4 would get no gradient.
 defmamba_t_from_stride_8 = dict(defmamba_t, out_indices=(1, 2, 3))
 adamw = dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
-safe_hooks = dict(checkpoint=dict(type='SafeCheckpointHook'), step_seed=dict(type='StepSeedHook'))
+safe_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook'),
+    step_seed=dict(type='StepSeedHook'),
+    interruption=dict(type='InterruptionHook'),
+)

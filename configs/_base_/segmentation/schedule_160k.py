@@ -14,4 +14,5 @@ train_cfg = dict(type='ResumableIterBasedTrainLoop')
 default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook'),
     step_seed=dict(type='StepSeedHook'),
+    interruption=dict(type='InterruptionHook'),
 )
