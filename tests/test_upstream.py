@@ -31,6 +31,7 @@ USED = {
     ('compat/mmcv_ops/deform_conv.py', '_deform_conv2d_backward'): 'torch:ops.torchvision',
     ('compat/mmcv_ops/roi_align.py', '_roi_align_backward'): 'torch:ops.torchvision',
     ('compat/safe_loading.py', '_schemes'): 'mmengine.runner.checkpoint:CheckpointLoader',
+    ('engine/interruption.py', '_decide_current_val_interval'): 'mmengine.runner:IterBasedTrainLoop',
     ('engine/step_seeds.py', '_decide_current_val_interval'): 'mmengine.runner:IterBasedTrainLoop',
     ('engine/step_seeds.py', '_indices_of_rank'): 'mmengine.dataset:InfiniteSampler',
     ('engine/step_seeds.py', '_iter'): 'set by mmengine.runner:IterBasedTrainLoop.__init__',

@@ -67,6 +67,41 @@ def find_resumable_checkpoint(work_dir):
     return None
 
 
+def fingerprint(path):
+    """Return a checksum of what a checkpoint holds, as a text.
+
+    A file of ``torch.save`` has a checksum of each of its records; these are read, and the records are not.
+
+    Args:
+        path: of a file, or of a folder as DeepSpeed saves it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        parts = [
+            (str(file.relative_to(path)), file.stat().st_size) for file in sorted(path.rglob('*')) if file.is_file()
+        ]
+        return f'{zlib.crc32(repr(parts).encode()):08x}'
+    with open(path, 'rb') as file:
+        if file.read(2) == b'PK':
+            try:
+                with zipfile.ZipFile(file) as content:
+                    # the first part of a name is that of the file when it was saved
+                    records = [
+                        (info.filename.partition('/')[2], info.CRC, info.file_size) for info in content.infolist()
+                    ]
+                return f'{zlib.crc32(repr(sorted(records)).encode()):08x}'
+            except zipfile.BadZipFile:  # whoever loads it says so
+                pass
+        file.seek(0)
+        digest = 0
+        while block := file.read(2**20):
+            digest = zlib.crc32(block, digest)
+    return f'{digest:08x}'
+
+
 def _named_checkpoint(work_dir):
     """Return the checkpoint that a run named as its last one, or None where the note is damaged or names no file."""
     try:

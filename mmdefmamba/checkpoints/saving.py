@@ -15,7 +15,6 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-
 _PARTIAL = re.compile(r'\..+\.([^/]+)\.(\d+)\.partial')
 
 

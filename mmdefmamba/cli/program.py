@@ -14,6 +14,7 @@ READING = (
     'mmdefmamba.apis.zoo.find_config',
     'mmdefmamba.cli.run_options.test_config',
     'mmdefmamba.cli.run_options.train_config',
+    'mmdefmamba.cli.start.start',
     'mmdefmamba.compat.safe_loading.load_safely',
     'mmdefmamba.files.existing_file',
     'mmdefmamba.guards.checkpoint_fit.after_load_checkpoint',

@@ -23,6 +23,7 @@ from ..files import existing_file
 from ..guards.config_files import check_checkpoint_files
 from ..guards.config_keys import check_keys, check_options
 from ..guards.hook import guards_hook
+from .start import resume_after_restart
 
 # The arguments by which the hooks of the three libraries draw tested images: the switch, and the folder.
 _VISUALIZATION_HOOKS = {
@@ -124,6 +125,8 @@ def train_config(args):
         resume_if_possible(cfg)
     elif args.resume:
         cfg.resume, cfg.load_from = True, _existing(args.resume, 'checkpoint')
+    if args.resume != 'auto' and int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0:
+        resume_after_restart(cfg)
     check_checkpoint_files(cfg)
     if args.amp:
         _use_amp(cfg)

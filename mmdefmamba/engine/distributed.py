@@ -4,10 +4,14 @@ MMEngine puts each process of a distributed run on a CUDA device: ``init_dist`` 
 wrapper gets the device of LOCAL_RANK. This module lets ``dist_train.sh CONFIG 2`` run on a CPU, to debug and to test.
 """
 
+import os
+import socket
+import sys
 from datetime import timedelta
 
 import torch
 from mmengine.device import get_device
+from mmengine.dist import barrier
 from mmengine.model import (
     MMDistributedDataParallel,
     MMFullyShardedDataParallel,
@@ -15,6 +19,9 @@ from mmengine.model import (
 )
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.utils import digit_version
+from torch.distributed import PrefixStore
+
+from .rendezvous import use_reachable_interface
 
 # The wrapper that a strategy of MMEngine's FlexibleRunner uses by default, without its prefix `MM`.
 _WRAPPERS = dict(DDPStrategy='DistributedDataParallel', FSDPStrategy='FullyShardedDataParallel')
@@ -61,8 +68,53 @@ class AnyDeviceFullyShardedDataParallel(MMFullyShardedDataParallel):
         super().__init__(module, device_id=device_id, **kwargs)
 
 
+def has_rendezvous(launcher):
+    """Return whether the processes of a launcher meet in a :class:`Rendezvous`. MMEngine has its own way for others."""
+    if launcher == 'pytorch':
+        return get_device() in ('cpu', 'cuda')
+    return launcher == 'slurm' and get_device() == 'cuda'
+
+
+def join(cfg, rendezvous, records):
+    """Start the process group, over gloo without a GPU.
+
+    Args:
+        cfg: the whole config; ``env_cfg.dist_cfg`` has the ``backend``, the ``timeout`` in seconds, and other arguments
+            of PyTorch's ``init_process_group``.
+        rendezvous: where the processes have met.
+        records: what each of them has said.
+
+    Raises:
+        ValueError: the first machine has a loopback address here.
+    """
+    options = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if options.pop('init_backend', 'torch') != 'torch':
+        return  # MMEngine starts it
+    backend, timeout, _ = options.pop('backend', 'nccl'), options.pop('timeout', None), options.pop('port', None)
+    if get_device() == 'cpu':
+        backend = 'gloo'
+    else:
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    address = socket.gethostbyname(rendezvous.address)
+    if len({one['host'] for one in records}) > 1 and 'gloo' in backend:
+        note = use_reachable_interface(address)
+        if note:
+            print(note, file=sys.stderr)
+    rendezvous.connecting()
+    torch.distributed.init_process_group(
+        backend,
+        store=PrefixStore('group', rendezvous.store),
+        rank=rendezvous.rank,
+        world_size=rendezvous.world_size,
+        timeout=timeout and timedelta(seconds=timeout),
+        **options,
+    )
+    barrier()
+    rendezvous.connected()
+
+
 def init_without_gpu(cfg):
-    """Start the process group over gloo if the launcher asks for a distributed run and there is no accelerator.
+    """Prepare a config for a distributed run without an accelerator; start the process group, if it is not there yet.
 
     Call it before a runner is built from ``cfg``. It does not change the backend in ``cfg.env_cfg``: the runner saves
     ``cfg``, and the saved config must also run on a GPU.
@@ -92,8 +144,9 @@ def init_without_gpu(cfg):
         find_unused = cfg.get('find_unused_parameters', False)
         wrapper = cfg.get('model_wrapper_cfg') or dict(broadcast_buffers=False, find_unused_parameters=find_unused)
         cfg.model_wrapper_cfg = _on_any_device(wrapper, 'DistributedDataParallel')
-    timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-    torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
+    if not torch.distributed.is_initialized():
+        timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
     return 'distributed over gloo on the CPU, with plain BN instead of SyncBN, because PyTorch finds no GPU'
 
 

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, barrier
 from mmengine.fileio import join_path
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.logging import print_log
@@ -33,9 +33,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class TrainingInterrupted(SystemExit):
-    """A training was interrupted by a signal, and has saved what it needs to go on."""
+    """A training was interrupted by a signal, and has saved what it needs to go on.
 
-    def __init__(self):
+    Args:
+        together: whether all processes of the run end here.
+    """
+
+    def __init__(self, together=False):
+        self.together = together
         note = os.environ.get(NOTE)
         if note:
             Path(note).write_text('interrupted')
@@ -216,6 +221,7 @@ class InterruptionHook(Hook):
         path = None
         if self._saved_at != (epoch, iteration):
             path = self._save(runner, epoch, iteration)
+        barrier()  # the first process has saved it
         runner.visualizer.close()
         print_log(
             f'interrupted by a signal after iteration {iteration}: '
@@ -223,7 +229,7 @@ class InterruptionHook(Hook):
             + f'. Continue with --resume. The exit status is {INTERRUPTED}',
             'current',
         )
-        raise TrainingInterrupted
+        raise TrainingInterrupted(together=True)
 
     def _save(self, runner, epoch, iteration):
         hook, folder = _checkpoint_hook(runner), runner.work_dir

@@ -1,7 +1,7 @@
 """Resuming a training in the middle of an epoch, with the batch that an uninterrupted run would see.
 
-MMEngine's EpochBasedTrainLoop starts the epoch again, and counts the iterations of both attempts. Its IterBasedTrainLoop
-draws other random numbers after a resume.
+MMEngine's EpochBasedTrainLoop starts the epoch again, and counts the iterations of both attempts. Its
+IterBasedTrainLoop draws other random numbers after a resume.
 """
 
 import random

@@ -30,3 +30,21 @@ class LoseRank(Hook):
         if self.how == 'raise':
             raise RuntimeError('this rank was lost')
         time.sleep(600)
+
+
+@HOOKS.register_module()
+class LoseOnce(Hook):
+    """A hook that kills the process before certain iterations, at each of them once.
+
+    Args:
+        iterations: finished iterations at which the process is killed.
+    """
+
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        mark = Path(runner.work_dir, f'lost_{runner.iter}')
+        if runner.iter in self.iterations and not mark.exists():
+            mark.write_text('')
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,8 @@
-"""SIGTERM and SIGUSR1 save a checkpoint at that step, and the resumed training ends as an uninterrupted one does."""
+"""SIGTERM and SIGUSR1 save a checkpoint at that step, and the resumed training ends as an uninterrupted one does.
+
+More kinds of trainings: `python -m pytest tests/test_engine/test_preemption.py -m sweep`. Kills at random moments:
+`python benchmarks/kill_trainings.py FOLDER`.
+"""
 
 import os
 import signal
@@ -138,8 +142,8 @@ def assert_same_end(work_dir, expected_dir, last):
         ('ResumableIterBasedTrainLoop', signal.SIGTERM, 7, 'interrupted_iter_7.pth'),
         ('ResumableIterBasedTrainLoop', signal.SIGUSR1, 10, 'iter_10.pth'),  # where a checkpoint is saved anyway
         ('IterBasedTrainLoop', signal.SIGUSR1, 8, 'interrupted_iter_8.pth'),
-        ('average', signal.SIGTERM, 8, 'interrupted_epoch_1_iter_8.pth'),
-        ('accumulate', signal.SIGTERM, 7, 'interrupted_epoch_1_iter_8.pth'),
+        pytest.param('average', signal.SIGTERM, 8, 'interrupted_epoch_1_iter_8.pth', marks=pytest.mark.sweep),
+        pytest.param('accumulate', signal.SIGTERM, 7, 'interrupted_epoch_1_iter_8.pth', marks=pytest.mark.sweep),
     ],
 )
 def test_a_signal_saves_at_that_step_and_the_resumed_training_ends_the_same(
@@ -156,7 +160,14 @@ def test_a_signal_saves_at_that_step_and_the_resumed_training_ends_the_same(
     assert_same_end(run, expected, last)
 
 
-@pytest.mark.parametrize('kind', ['EpochBasedTrainLoop', 'average', 'IterBasedTrainLoop'])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'EpochBasedTrainLoop',
+        pytest.param('average', marks=pytest.mark.sweep),
+        pytest.param('IterBasedTrainLoop', marks=pytest.mark.sweep),
+    ],
+)
 def test_a_signal_during_a_validation_repeats_the_validation(kind, train, whole, tmp_path):
     config, expected, last = whole(kind)
     run = tmp_path / 'run'
