@@ -414,8 +414,8 @@ def test_signals_reach_the_training_and_nothing_outlives_torchrun(launch, proces
     log.write_text('')
     training = launch(*arguments)
     processes.wait_until(lambda: 'start of the training' in log.read_text())
+    processes.wait_until(lambda: len(descendants(training.pid)) == 3)  # torchrun, the training, and its data worker
     all_of_them = descendants(training.pid)
-    assert len(all_of_them) == 3  # torchrun, a process of the training, and its data worker
     os.kill(all_of_them[0], signal.SIGKILL)
     assert training.wait(timeout=60) == 137
     processes.wait_until(lambda: not any(is_alive(pid) for pid in all_of_them), 20)
