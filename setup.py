@@ -137,14 +137,8 @@ setup(
         'openmmlab': requirements('openmmlab'),  # the three tasks
         'app': ['gradio>=6'],  # tools/app.py
         'docs': ['mkdocs', 'mkdocstrings[python]'],
-        'dev': [
-            'hypothesis',
-            'playwright',
-            'pytest',
-            'pytest-xdist',
-            'ruff',
-            'setuptools>=77.0.3',
-        ],  # it builds a wheel
+        # setuptools: a test builds the wheel
+        'dev': ['hypothesis', 'playwright', 'pytest', 'pytest-xdist', 'ruff', 'setuptools>=77.0.3'],
         'mamba': ['mamba-ssm'],  # `make mamba-recipe` tells how to build its kernels
         # the three tasks beside full mmcv, over which mmcv-lite would be installed
         'mmcv': [line.replace('mmcv-lite', 'mmcv') for line in requirements('openmmlab')],

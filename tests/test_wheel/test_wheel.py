@@ -172,11 +172,10 @@ def test_base_install_has_the_network_and_says_what_the_tasks_need(base):
     code = 'import torch; from mmdefmamba.models import DefMamba; print(DefMamba(arch="tiny")(torch.ones(1, 3, 64, 64))'
     printed, _ = base.run(base.python, '-c', f'{code}[-1].shape)')
     assert 'torch.Size([1, 384, 2, 2])' in printed
-    for command in (['train', PICO], ['quickstart', 'classification']):
-        _, error = base.run('mmdefmamba', *command, code=2)
-        line = error.splitlines()[-1]
-        assert re.match(r'error: (config .*|mm\w+ is not installed)', line) and 'Traceback' not in error
-        assert "pip install 'mmdefmamba[openmmlab]'" in line and "pip install 'mmdefmamba[mmcv]'" in line
+    _, error = base.run('mmdefmamba', 'train', PICO, code=2)
+    line = error.splitlines()[-1]
+    assert re.match(r'error: (config .*|mm\w+ is not installed)', line) and 'Traceback' not in error
+    assert "pip install 'mmdefmamba[openmmlab]'" in line and "pip install 'mmdefmamba[mmcv]'" in line
 
 
 def test_command_needs_no_library_for_its_help(base):
