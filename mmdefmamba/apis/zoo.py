@@ -201,7 +201,7 @@ def _load(model, loaded, name, checkpoint, strict):
     if not verdict.matched or (strict and not verdict.complete):
         raise ValueError(
             f'{checkpoint} does not fit: it fills {report}. Use the config that the checkpoint was made with; '
-            "convert a file of the authors' code first (tools/model_converters/convert_released.py)"
+            "convert a file of the authors' code first (mmdefmamba convert-released)"
             + ('; get_model(..., strict=False) takes what fits' if verdict.matched else '')
         )
     # MMEngine's: PyTorch's own stops at a parameter of another shape, with and without strict

@@ -65,7 +65,7 @@ def load_pretrained(module, checkpoint, prefix=None, map_location='cpu', weights
         raise ValueError(
             f'{checkpoint} has no weight for {name}. The file has {len(state)} entries, such as {some(state)}. '
             f'{len(entries)} of them start with prefix={prefix!r}; {verdict}. Check prefix, arch and formulation. '
-            "Convert a file of the authors' code first (tools/model_converters/convert_released.py)"
+            "Convert a file of the authors' code first (mmdefmamba convert-released)"
         )
     if broken := not_finite(module, entries):
         raise ValueError(

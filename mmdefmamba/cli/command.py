@@ -18,6 +18,8 @@ COMMANDS = {
     'quickstart': ('quickstart', 'train and test a small model on data that needs no download'),
     'doctor': ('doctor', 'say whether this environment is complete and fast'),
     'check-data': ('check_data', 'read the data of a config without training, and report problems'),
+    'get-flops': ('get_flops', 'count parameters and FLOPs of a config'),
+    'convert-released': ('convert_released', "convert a checkpoint of the authors' code"),
     'openmmlab': ('openmmlab', 'run a tool of mmpretrain, mmdet or mmseg'),
 }
 USAGE = 2
@@ -55,7 +57,7 @@ def main(argv=None):
 
 def help_text():
     """Return the text of ``mmdefmamba --help``."""
-    lines = [f'  {name:<12}{what}' for name, (_, what) in COMMANDS.items()]
+    lines = [f'  {name:<18}{what}' for name, (_, what) in COMMANDS.items()]
     folder = project_folder()
     return '\n'.join(
         [

@@ -7,7 +7,7 @@ import sys
 from ..converters import convert_file
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', help="the authors' file, of classification, detection or segmentation")
     parser.add_argument('target', help='the checkpoint to write')
@@ -15,7 +15,7 @@ def main():
     parser.add_argument(
         '--trust', action='store_true', help='run code that is pickled in the file; default: such a file is refused'
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         checkpoint = convert_file(args.source, args.target, ema=args.ema, trust=args.trust)
     except (ValueError, OSError, RuntimeError, pickle.UnpicklingError) as error:

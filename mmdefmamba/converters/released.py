@@ -264,7 +264,7 @@ def _authors_file():
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(
             f"{error} In the authors' classification files the weights are under 'model': re-save that, or, trusting "
-            'the file, convert it with `tools/model_converters/convert_released.py --trust`.'
+            'the file, convert it with `mmdefmamba convert-released --trust`.'
         ) from error
 
 

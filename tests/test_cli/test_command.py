@@ -13,7 +13,7 @@ from mmdefmamba.cli import command, program
 ROOT = Path(__file__).parents[2]
 TOOLS = command.project_folder() / 'tools'
 #: The commands whose tools exist.
-NAMES = [name for name, (module, _) in command.COMMANDS.items() if (TOOLS / f'{module}.py').is_file()]
+NAMES = [name for name, (module, _) in command.COMMANDS.items() if [*TOOLS.rglob(f'{module}.py')]]
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -28,8 +28,8 @@ def test_each_command_has_a_help_with_its_own_name(name, capsys, monkeypatch):
 @pytest.mark.parametrize('name', NAMES)
 def test_each_command_is_the_function_of_a_tool(name):
     module = command.COMMANDS[name][0]
-    tool = runpy.run_path(str(TOOLS / f'{module}.py'))
-    assert tool['main'] is import_module(f'mmdefmamba.cli.{module}').main
+    (tool,) = TOOLS.rglob(f'{module}.py')
+    assert runpy.run_path(str(tool))['main'] is import_module(f'mmdefmamba.cli.{module}').main
 
 
 def test_documentation_names_commands_that_exist():
@@ -56,7 +56,7 @@ def test_unknown_command_is_refused_with_the_nearest_and_the_list(capsys):
     printed = capsys.readouterr()
     assert printed.out == ''
     assert "there is no command 'trian', did you mean 'train'?" in printed.err and 'a command is missing' in printed.err
-    assert printed.err.count('check-data  read the data') == 2
+    assert printed.err.count('check-data        read the data') == 2
 
 
 def test_config_that_does_not_exist_ends_the_command_with_one_line(capsys, monkeypatch):
