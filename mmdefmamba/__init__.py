@@ -22,6 +22,7 @@ _ROOMS = (
     'compat',
     'converters',
     'datasets',
+    'doctor',
     'engine',
     'export',
     'guards',

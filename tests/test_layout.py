@@ -26,6 +26,7 @@ ORDER = (
     ('paper',),
     ('report',),
     ('app', 'quickstart'),
+    ('doctor',),
     ('cli',),
     ('__main__',),
 )
