@@ -1,7 +1,6 @@
 """The computations behind the page: what it shows of a model and an image. They need no browser."""
 
 import math
-import pickle
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from mmengine.device import get_device
 
 from ..analysis.trace import find_backbone, trace_blocks
 from ..apis.predictors import BAD_IMAGE, get_predictor
+from ..files import shorten
 from ..visualization import draw_activation_map_to_edge, draw_points_to_edge, figure_to_rgb
 from ..visualization.animation import animate_scan
 from ..visualization.enlarge import enlarge_image, zoom_for
@@ -178,20 +178,25 @@ class Explorer:
         """
         failed = {}
         with self._lock:
-            for name in list(self.models)[:MODELS_IN_MEMORY]:
+            for name in list(self.models):
+                if len(self._predictors) == MODELS_IN_MEMORY:
+                    break
                 try:
                     self._predictor(name)
-                except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-                    failed[name] = str(error)
+                except UploadError as error:
+                    failed[name] = str(error.__cause__ or error)
                     del self.models[name]
         return failed
 
     def _predictor(self, name):
         if name not in self._predictors:
             model = self.models[name]
-            if len(self._predictors) == MODELS_IN_MEMORY:
+            try:
+                self._predictors[name] = get_predictor(model.config, model.checkpoint, self.device)
+            except (Exception, SystemExit) as error:  # a config is a program, which can raise anything
+                raise UploadError(f'The model {name} cannot be loaded: {shorten(error)}') from error
+            if len(self._predictors) > MODELS_IN_MEMORY:
                 self._predictors.popitem(last=False)
-            self._predictors[name] = get_predictor(model.config, model.checkpoint, self.device)
         self._predictors.move_to_end(name)
         return self._predictors[name]
 

@@ -5,9 +5,12 @@ from typing import NamedTuple
 
 import gradio as gr
 import numpy as np
+from starlette.middleware import Middleware
 
+from ..files import shown, shown_lines
 from .examples import example_image
 from .explorer import Analysis, Explorer
+from .hosts import AllowedHosts, allowed_names, is_everywhere
 from .html import CLICK_JS, CSS, PAD, PAD_JS, message, picture, shares
 from .uploads import FORMATS, MAX_BYTES, UploadError, load_drawing, load_upload
 
@@ -199,7 +202,7 @@ class Page:
         return picture(image, f'Activation map of the token in row {row + 1}, column {column + 1}', caption, True)
 
 
-def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False, block=True):
+def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False, block=True, allow_hosts=()):
     """Load the models and serve the page.
 
     Args:
@@ -208,6 +211,7 @@ def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False,
         host, port: address to listen at; port 0 takes a free port.
         open_browser: whether to open the page in a browser.
         block: whether to serve until interrupted; with False the function returns at once.
+        allow_hosts: further names that the page answers to, see :func:`~mmdefmamba.app.hosts.allowed_names`.
 
     Returns:
         The served ``gradio.Blocks``, which the caller closes, and the address of the page.
@@ -218,10 +222,11 @@ def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False,
     """
     explorer = Explorer(models, device)
     for name, reason in explorer.load_all().items():
-        print(f'skipped {name}: {reason}', file=sys.stderr)
+        print(f'skipped {shown(name)}: {shown_lines(reason)}', file=sys.stderr)
     if not explorer.models:
         raise ValueError('no model can be loaded: the lines above give the reasons')
     page = Page(explorer).build()
+    guard = Middleware(AllowedHosts, names=allowed_names(host, allow_hosts), any_address=is_everywhere(host))
     _, url, _ = page.launch(
         server_name=host,
         server_port=port or None,
@@ -229,6 +234,7 @@ def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False,
         quiet=True,
         prevent_thread_lock=True,
         max_file_size=MAX_BYTES,
+        app_kwargs={'middleware': [guard]},
         state_session_capacity=SESSIONS,
         # nothing is sent to other machines, whatever the environment variables say
         share=False,

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+MAX_NOTE = 10_000  # characters of the file last_checkpoint
+
 
 class TrainedModel(NamedTuple):
     """A trained model.
@@ -37,10 +39,15 @@ def find_models(folder):
         last = work_dir / 'last_checkpoint'
         if not last.is_file():
             continue
-        named = Path(last.read_text().strip())
-        # the folder may have been moved after the run
-        checkpoint = next((path for path in (work_dir / named.name, named) if path.is_file()), None)
-        configs = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
+        try:
+            with open(last, encoding='utf-8') as file:
+                named = Path(file.read(MAX_NOTE).strip())
+            # the folder may have been moved after the run
+            checkpoint = next((path for path in (work_dir / named.name, named) if path.is_file()), None)
+            configs = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
+        except (OSError, ValueError) as error:  # not a text, or no name that a file can have
+            skipped.append(f'{work_dir}: its last_checkpoint cannot be read: {error}')
+            continue
         if checkpoint is None:
             skipped.append(f'{work_dir}: its last checkpoint, {named.name}, does not exist')
         elif not configs:

@@ -31,6 +31,14 @@ def app_parser():
     parser.add_argument(
         '--host', default='127.0.0.1', help='address to listen at; default: %(default)s, only this machine'
     )
+    parser.add_argument(
+        '--allow-host',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='answer to this name as well, such as that of a proxy; may be repeated; default: the loopback names, and '
+        'those of --host',
+    )
     parser.add_argument('--port', type=int, default=7860, help='default: %(default)s; 0 takes a free port')
     parser.add_argument('--open', action='store_true', help='open the page in a browser')
     return parser
@@ -53,7 +61,7 @@ def main(argv=None):
         models = collect_models(args.checkpoint_dir or ['work_dirs'], args.model)
         from ..app.gradio_page import serve
 
-        serve(models, args.device, args.host, args.port, args.open)
+        serve(models, args.device, args.host, args.port, args.open, allow_hosts=args.allow_host)
     except (OSError, ValueError) as error:  # for example a port that is in use, or no model
         print(f'error: {shown_lines(error)}', file=sys.stderr)
         return 2

@@ -6,7 +6,8 @@ names no file, and ``LoadImageFromFile(ignore_empty=True)``, mmcv's switch to le
 Seen in: mmcv-lite 2.1.0, with OpenCV 4.10 and 5.0 (which decodes no cut JPEG).
 Can go: when ``mmcv.imfrombytes`` raises an error for such files.
 
-The guard finds files whose end is missing. It does not find damage in the middle of a file that still decodes.
+The guard finds files whose end is missing. It does not find damage in the middle of a file that still decodes. It also
+refuses images with more pixels than a limit, which a file of a few kilobytes can have.
 """
 
 import functools
@@ -14,10 +15,13 @@ import logging
 import re
 from collections import Counter
 
+import cv2
 import mmcv
 from mmengine.logging import print_log
 
-from .loading import guarded
+from ..files import shorten, shown
+from .image_size import check_pixels
+from .loading import guarded, max_pixels
 
 _NAME = 'damaged_images'
 _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
@@ -87,8 +91,14 @@ def _is_cut_png(content):
 
 def _refusing_damage(imfrombytes):
     def decoded(content, *args, **kwargs):
-        damage = image_damage(bytes(content))
-        image = None if damage else imfrombytes(content, *args, **kwargs)
+        content = bytes(content)
+        damage, image = image_damage(content), None
+        if not damage:
+            check_pixels(content, max_pixels(), all_pages=kwargs.get('backend') == 'tifffile')
+            try:
+                image = imfrombytes(content, *args, **kwargs)
+            except (cv2.error, MemoryError) as error:
+                damage = f'the decoder ends with {shorten(error) or "too little memory"}'
         if image is None:
             raise OSError(damage or f'no decoder can read these {len(content)} bytes as an image')
         return image
@@ -109,13 +119,13 @@ def _naming_the_file(transform):
             # of other kinds, such as urllib's HTTPError, the constructor takes more than a text
             kind = type(error) if type(error).__module__ == 'builtins' else OSError
             raise kind(
-                f'{path} could not be loaded: {error}. LoadImageFromFile(ignore_empty=True) in the training pipeline '
-                'leaves such images out'
+                f'{shown(path)} could not be loaded: {error}. LoadImageFromFile(ignore_empty=True) in the training '
+                'pipeline leaves such images out'
             ) from error
         if loaded is None:
             _skipped[path] += 1
             if _skipped[path] == 1:
-                text = f'{path} could not be loaded and is left out, {len(_skipped)} so far in this process'
+                text = f'{shown(path)} could not be loaded and is left out, {len(_skipped)} so far in this process'
                 print_log(text, 'current', logging.WARNING)
         return loaded
 

@@ -14,6 +14,7 @@ from .config_keys import ConfigKeysHook
 from .custom_keys import CustomKeysHook
 from .every_image import EveryImageHook
 from .finite_loss import FiniteLossHook
+from .image_size import MAX_DATA_PIXELS
 from .label_values import LabelValuesHook
 from .metric_names import MetricNamesHook
 from .resumed_schedule import ResumedScheduleHook
@@ -44,19 +45,22 @@ class GuardsHook(Hook):
 
     Args:
         leave_out: names of guards to leave out, of ``GUARDS``.
+        max_pixels: the largest image that the guard ``damaged_images`` lets a data pipeline decode; None for no limit.
 
     Raises:
-        ValueError: ``leave_out`` names a guard that does not exist.
+        ValueError: ``leave_out`` names a guard that does not exist, or ``max_pixels`` is no positive number.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook takes the parameters of a checkpoint that does not fit
 
-    def __init__(self, leave_out=()):
+    def __init__(self, leave_out=(), max_pixels=MAX_DATA_PIXELS):
+        if max_pixels is not None and (not isinstance(max_pixels, int) or max_pixels < 1):
+            raise ValueError(f'max_pixels must be a positive number of pixels or None, got {max_pixels!r}')
         self.leave_out = check_names([leave_out] if isinstance(leave_out, str) else leave_out or ())
         self.hooks = [hook() for name, hook in HOOK_GUARDS.items() if name not in self.leave_out]
         self._loading = tuple(name for name in loading.LOADING_GUARDS if name not in self.leave_out)
         # already here: an iteration-based loop starts its data workers when it is built
-        loading.activate(self._loading)
+        loading.activate(self._loading, max_pixels)
         # not at the end of a run: the next one of the same runner starts its data workers before its hooks are asked
         weakref.finalize(self, loading.deactivate, self._loading)
 

@@ -13,6 +13,7 @@ from collections import Counter
 from ..compat.data_workers import set_up_workers
 from ..compat.marks import replace
 from ..on_import import call_after_import
+from .image_size import MAX_DATA_PIXELS
 
 #: The guards by name: the module after whose import each is put into place. Each is a module of this package with a
 #: function ``install(module)``.
@@ -26,6 +27,7 @@ LOADING_GUARDS = {
     'sample_errors': 'mmengine.dataset.base_dataset',
 }
 _active = Counter()  # how many runs ask for each guard
+_limits = {'max_pixels': MAX_DATA_PIXELS}
 _installed = set()
 
 
@@ -34,12 +36,19 @@ def is_active(name):
     return _active[name] > 0
 
 
-def activate(names):
+def max_pixels():
+    """Return how many pixels an image of a data pipeline may have; None for no limit. The last run sets it."""
+    return _limits['max_pixels']
+
+
+def activate(names, max_pixels=MAX_DATA_PIXELS):
     """Let guards hold, here and in the data workers that start from now on, until as many calls of :func:`deactivate`.
 
     Args:
         names: names of ``LOADING_GUARDS``.
+        max_pixels: see :func:`max_pixels`.
     """
+    _limits['max_pixels'] = max_pixels
     for name in names:
         _active[name] += 1
         if name not in _installed:
@@ -93,4 +102,4 @@ def _install(name, module):
 
 def _tell_workers():
     names = tuple(name for name in LOADING_GUARDS if is_active(name))
-    set_up_workers('guards', functools.partial(activate, names) if names else None)
+    set_up_workers('guards', functools.partial(activate, names, max_pixels()) if names else None)
