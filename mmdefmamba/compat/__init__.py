@@ -71,7 +71,8 @@ MENDS = {
     ),
     'safe_loading': Mend(
         ('mmengine.runner.checkpoint',),
-        'MMEngine loads checkpoints with weights_only=True and an allow-list; its own loaders run code from the file',
+        'MMEngine loads checkpoints with weights_only=True and an allow-list, and downloads them within limits; '
+        'its own loaders run code from the file, wait for ever and keep half a file',
     ),
     'thin_images': Mend(
         ('mmcv.image.geometric', 'mmcv.transforms.processing'),

@@ -20,7 +20,7 @@ import pathlib
 import pickle
 import re
 import zipfile
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from mmengine.runner.checkpoint import (
 )
 
 from ..files import shorten, shown
+from .downloads import fetch
 
 # First bytes of what torch.save wrote before its zip format.
 LEGACY_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
@@ -268,36 +269,29 @@ def load_from_local(filename, map_location=None):
 
 
 def load_from_http(filename, map_location=None, model_dir=None, progress=True):
-    """Load a checkpoint from a URL through PyTorch's download cache; see :func:`load_safely`.
+    """Load a checkpoint from a URL, see :func:`~mmdefmamba.compat.downloads.fetch` and :func:`load_safely`.
 
     Args:
         filename: the URL.
         map_location: as in :func:`torch.load`.
         model_dir: folder of the cache, PyTorch's own by default.
-        progress: whether to show the download.
+        progress: whether to say that a download begins.
 
     Raises:
         OSError: the download failed.
     """
     folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
-    path = osp.join(folder, osp.basename(urlsplit(filename).path))
-
-    def download():
-        if osp.isfile(path):
-            return
-        os.makedirs(folder, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(filename, path, progress=progress)
-        except OSError as error:
-            raise OSError(f'{filename} could not be downloaded: {error}') from error
-
     try:
         if is_main_process():
-            download()
+            fetch(filename, folder, progress)
     finally:
         barrier()  # other ranks wait, then read what rank 0 fetched; on other machines they fetch the file themselves
-    download()
-    return load_safely(path, map_location, source=filename)
+    path = fetch(filename, folder, progress)
+    try:
+        return load_safely(path, map_location, source=filename)
+    except RuntimeError:  # damaged, although it is complete as far as the server says: do not find it there next time
+        Path(path).unlink(missing_ok=True)
+        raise
 
 
 def load_from_ceph(filename, map_location=None, backend='petrel'):

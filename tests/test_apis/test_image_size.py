@@ -1,0 +1,104 @@
+"""Images that are too large, their limit, and names of files that a terminal would obey."""
+
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdefmamba.apis import predictors
+from mmdefmamba.cli import infer
+from mmdefmamba.files import shown, shown_lines
+from mmdefmamba.guards.image_size import MAX_PIXELS, check_pixels, image_size
+from mmdefmamba.visualization.enlarge import MAX_DRAWN, shrink_image, stride_for
+
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
+
+
+def encoded(kind, size=(123, 45), mode='RGB', **options):
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, kind, **options)
+    return file.getvalue()
+
+
+def bomb(width, height):
+    """A PNG of a few bytes that claims any size."""
+
+    def chunk(name, data):
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n' + header + chunk(b'IDAT', zlib.compress(b'\0' * 100)) + chunk(b'IEND', b'')
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_size_is_read_from_the_header_of_every_format(kind):
+    content = encoded(kind)
+    assert image_size(content)[:2] == (123, 45)
+    check_pixels(content, 123 * 45)
+    check_pixels(content, None)
+    with pytest.raises(OSError, match=r'the image has 123 x 45 pixels, the limit is 5,534 \(max_pixels\)'):
+        check_pixels(content, 123 * 45 - 1)
+
+
+def test_sizes_of_special_kinds():
+    assert image_size(encoded('WEBP', lossless=True)) == (123, 45, 1)
+    frames = dict(save_all=True, append_images=[Image.new('RGB', (123, 45), 'red')] * 3)
+    assert image_size(encoded('WEBP', **frames)) == image_size(encoded('GIF', **frames)) == (123, 45, 1)
+    # OpenCV reads the first page of a TIFF, tifffile all
+    assert image_size(encoded('TIFF', **frames)) == (123, 45, 1)
+    assert image_size(encoded('TIFF', **frames), all_pages=True) == (123, 45, 4)
+    assert image_size(b'no image') is None
+    assert image_size(bomb(2**31 - 1, 2**31 - 1)).pixels == (2**31 - 1) ** 2
+    for kind in ('PNG', 'TIFF', 'WEBP', 'BMP', 'GIF'):
+        with pytest.raises(OSError, match=f'the header of this {kind} is damaged'):
+            image_size(encoded(kind)[:12])
+
+
+def test_infer_skips_large_images_and_goes_on(pico_checkpoints, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    (folder / 'a.png').write_bytes(bomb(16_000, 16_000))
+    for name in ('b.png', 'c.png', 'd\x1b[2J\u202e\nerror.png'):
+        (folder / name).write_bytes(encoded('PNG', (20, 30)))
+    describe = predictors.Predictor.prepare
+
+    def prepare(self, images):
+        if images[0].shape[0] == 30 and not failed:
+            failed.append(1)
+            raise MemoryError
+        return describe(self, images)
+
+    failed = []
+    monkeypatch.setattr(predictors.Predictor, 'prepare', prepare)
+    name, path = pico_checkpoints['classification']
+    args = [str(folder), '--config', name, '--checkpoint', str(path), '--out-dir', str(tmp_path / 'out')]
+    assert infer.main([*args, '--device', 'cpu']) == infer.SKIPPED
+    document = json.loads((tmp_path / 'out/predictions.json').read_text())
+    assert len(document['images']) == 3 and len(document['skipped']) == 1
+    assert f'16,000 x 16,000 pixels, the limit is {MAX_PIXELS:,}' in document['skipped'][0]['error']
+    assert document['images'][-1]['path'] == str(folder / 'd\x1b[2J\u202e\nerror.png')  # exact in data
+    out = capsys.readouterr()
+    assert r'd\x1b[2J\u202e\nerror.png: ' in out.out and not set('\x1b\u202e') & set(out.out + out.err)
+    # a limit of one's own
+    assert infer.main([*args, '--device', 'cpu', '--max-pixels', '599', '--no-pictures']) == infer.SKIPPED
+    assert len(json.loads((tmp_path / 'out/predictions.json').read_text())['skipped']) == 4
+
+
+def test_control_characters_in_names_are_shown_as_escapes():
+    assert shown('a\nb\x1b[31m\x7f\x9b\u202e\u200b\u2028.png') == r'a\nb\x1b[31m\x7f\x9b\u202e\u200b\u2028.png'
+    assert shown('Bäume 樹 🌳 é.png') == 'Bäume 樹 🌳 é.png'
+    assert shown('\udcff') == r'\udcff'
+    assert shown_lines('one\ntwo\r') == 'one\ntwo\\r'
+
+
+def test_pictures_are_drawn_at_a_bounded_size():
+    for size in ((1, 1), (4096, 4096), (4097, 10), (4000, 5000), (1, 20_000_000)):
+        stride = stride_for(*size)
+        assert max(-(-side // stride) for side in size) <= MAX_DRAWN
+        assert stride == 1 or max(size) > MAX_DRAWN
+    image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    assert shrink_image(image, 2).shape == (3, 4, 3)
