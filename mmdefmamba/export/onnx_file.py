@@ -24,6 +24,7 @@ def import_onnx():
     """
     try:
         import onnx
+        import onnx.inliner
         import onnxscript
     except ImportError as error:
         raise ImportError(f"{error}. The export needs more packages: pip install 'mmdefmamba[export]'") from error

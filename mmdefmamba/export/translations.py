@@ -15,13 +15,19 @@ def translation_table(functions, domain):
     """
     opset = Opset(domain, 1)
     table = {operator: _call(opset, operator, name) for operator, name in functions.items()}
+    table[torch.ops.aten.softplus.default] = softplus(_function(opset, 'Softplus', ['x']))
+    sampling = sample_points(_function(opset, 'SamplePoints', ['x', 'grid']))
+    table.update({torch.ops.aten.grid_sampler.default: sampling, torch.ops.aten.grid_sampler_2d.default: sampling})
     table[torch.ops.aten._adaptive_avg_pool2d.default] = adaptive_average_pool
     table[torch.ops.aten.adaptive_avg_pool2d.default] = adaptive_average_pool
     return table
 
 
 def _call(opset, operator, name):
-    inputs = [argument.name for argument in operator._schema.arguments]
+    return _function(opset, name, [argument.name for argument in operator._schema.arguments])
+
+
+def _function(opset, name, inputs):
     schema = onnx.defs.OpSchema(
         name,
         opset.domain,
@@ -35,6 +41,36 @@ def _call(opset, operator, name):
     )
     function = Op(opset, name, schema)
     return lambda *args: function(*args)
+
+
+def softplus(function):
+    """Return the translation of softplus, to a function of the file where the arguments are the usual ones."""
+
+    def translate(x, beta=1.0, threshold=20.0):
+        if (beta, threshold) == (1, 20):
+            return function(x)
+        scaled = op.Mul(x, op.CastLike(op.Constant(value_float=float(beta)), x))
+        smooth = op.Div(op.Softplus(scaled), op.CastLike(op.Constant(value_float=float(beta)), x))
+        return op.Where(op.Greater(scaled, op.CastLike(op.Constant(value_float=float(threshold)), x)), x, smooth)
+
+    return translate
+
+
+def sample_points(function):
+    """Return the translation of grid_sample, to a function of the file for the way in which scans read a map."""
+
+    def translate(x, grid, interpolation_mode, padding_mode, align_corners):
+        if (interpolation_mode, padding_mode, bool(align_corners)) == (0, 0, True):
+            return function(x, grid)
+        return op.GridSample(
+            x,
+            grid,
+            align_corners=int(align_corners),
+            mode=('linear', 'nearest', 'cubic')[interpolation_mode],
+            padding_mode=('zeros', 'border', 'reflection')[padding_mode],
+        )
+
+    return translate
 
 
 def adaptive_average_pool(x, output_size):
