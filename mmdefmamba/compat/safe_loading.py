@@ -228,7 +228,7 @@ def _explain(error, filename, source, trusted):
     is_torch = is_zip or head == LEGACY_MAGIC
     offender = re.search(r'GLOBAL (\S+)', str(error))
     if isinstance(error, pickle.UnpicklingError) and not trusted and (offender or (is_torch and not is_cut)):
-        reason = re.sub(r'(?s).*WeightsUnpickler error:|Check the documentation.*', '', str(error)).strip()
+        reason = str(error).rpartition('WeightsUnpickler error:')[2].partition('Check the documentation')[0].strip()
         need = f'it needs {shorten(offender[1], 200)}' if offender else f'its pickle is not plain ({shorten(reason)})'
         return pickle.UnpicklingError(
             f'{shown(source)} was not loaded: {need}. Only tensors and plain data are loaded, because anything else '
