@@ -1,4 +1,4 @@
-"""Print the rows of DefMamba in tables 1-5, B2 and C3 of the paper, with our parameters, FLOPs and measured scores."""
+"""Print tables 1-5, B2 and C3 of the paper. DefMamba's rows have our parameters, FLOPs and measured scores."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""DefMamba's rows of the paper's tables, next to what this code counts and measures."""
+"""The paper's tables of results, with what this code counts and measures in DefMamba's rows."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from ..analysis.config_complexity import config_complexity
 from ..analysis.markdown import markdown_table
+from .published import published_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +34,7 @@ class Row(NamedTuple):
 
 _CLASSIFICATION, _DETECTION, _SEGMENTATION = (
     'configs/classification/defmamba_{}_in1k.py',
-    'configs/detection/mask_rcnn_defmamba_{}_1x.py',
+    'configs/detection/mask_rcnn_defmamba_{}_ms_1x.py',  # the paper trains at several scales
     'configs/segmentation/upernet_defmamba_{}_160k.py',
 )
 _ABLATION = 'configs/classification/ablation/tiny_in1k/{}.py'
@@ -71,7 +72,7 @@ PAPER = (
 )
 HEADER = (
     'Table',
-    'Arch',
+    'Network',
     'Params: paper',
     'here',
     'FLOPs: paper',
@@ -93,8 +94,9 @@ def paper_tables(tables=None, root=ROOT, count=config_complexity):
             segmentation.
 
     Returns:
-        The text. FLOPs are multiply-adds at the paper's image sizes: without the selective scan, as the paper counts,
-        and with it. Measured scores come from the ``Results`` of the metafiles; '-' if there is no result.
+        The text. The rows of other methods are there as the paper prints them, and marked 'published'. FLOPs are
+        multiply-adds at the paper's image sizes: without the selective scan, as the paper counts, and with it. Measured
+        scores come from the ``Results`` of the metafiles; '-' if there is no result.
 
     Raises:
         ValueError: an unknown table.
@@ -103,24 +105,39 @@ def paper_tables(tables=None, root=ROOT, count=config_complexity):
     for table in tables or ():
         if table not in known:
             raise ValueError(f'table must be one of {known}, got {table!r}')
-    root = Path(root)
     lines = [HEADER]
-    for row in PAPER:
-        if tables and row.table not in tables:
-            continue
-        counts, _ = count(Config.fromfile(root / row.config))
-        costs = (
-            row.params or '-',
-            f'{counts["params"] / 1e6:.2f}M',
-            row.flops,
-            f'{counts["flops_without_scan"] / 1e9:.2f}G',
-            f'{counts["flops"] / 1e9:.2f}G',
-        )
-        measured = measured_scores(root, row.config)
-        for i, (name, score) in enumerate(row.scores.items()):
-            first = (row.table, row.arch, *costs) if i == 0 else ('',) * 7
-            lines.append((*first, name, f'{score:.1f}', measured.get(name, '-')))
+    for table in known:
+        if not tables or table in tables:
+            lines += _table_lines(table, Path(root), count)
     return markdown_table(lines)
+
+
+def _table_lines(table, root, count):
+    own = {row.arch: row for row in PAPER if row.table == table}
+    published = published_rows(table)
+    for row in published or [(arch,) for arch in own]:
+        if len(row) == 1:
+            yield from _own_lines(own[row[0]], 'DefMamba ' if published else '', root, count)
+        else:
+            method, params, flops, scores = row
+            for i, (name, score) in enumerate(zip(next(iter(own.values())).scores, scores, strict=True)):
+                first = (table, method, params, '-', flops, '-', '-') if i == 0 else ('',) * 7
+                yield (*first, name, score, 'published')
+
+
+def _own_lines(row, prefix, root, count):
+    counts, _ = count(Config.fromfile(root / row.config))
+    costs = (
+        row.params or '-',
+        f'{counts["params"] / 1e6:.2f}M',
+        row.flops,
+        f'{counts["flops_without_scan"] / 1e9:.2f}G',
+        f'{counts["flops"] / 1e9:.2f}G',
+    )
+    measured = measured_scores(root, row.config)
+    for i, (name, score) in enumerate(row.scores.items()):
+        first = (row.table, prefix + row.arch, *costs) if i == 0 else ('',) * 7
+        yield (*first, name, f'{score:.1f}', measured.get(name, '-'))
 
 
 def measured_scores(root, config):
