@@ -46,7 +46,7 @@ class DefMamba(BaseModule):
         arch: 'tiny', 'small', 'base', or a dict of ``embed_dims`` and ``depths`` with one number per stage each. The
             first of ``embed_dims`` must be even.
         formulation: 'paper' follows the text of the paper, 'released' follows the released code of the authors and is
-            needed for their checkpoints. They differ in five points of the deformable scan, see docs/concepts.md.
+            needed for their checkpoints. They differ in five points of the deformable scan, see docs/fidelity.md.
         scans: the scans of each block. Each is a registered name or a dict with ``type`` and arguments.
         dw_conv: whether each DSSM has a depthwise convolution before its scans. Without it only the scans mix the
             tokens of a block, which makes the effect of scan orders visible. The other parameters keep their names.

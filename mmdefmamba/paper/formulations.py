@@ -1,6 +1,6 @@
 """The differences between the paper's formulation and the released one, measured point by point.
 
-docs/fidelity.md describes the five points. While a released model runs, some methods of its scans are replaced by those
+docs/fidelity.md describes the points. While a released model runs, some methods of its scans are replaced by those
 of the paper's formulation. :func:`parity` compares a model with recorded outputs of the released code.
 """
 

@@ -12,6 +12,10 @@ BASES = {'pico_digits': 'ablation/pico_digits/base.py', 'tiny_in1k': 'defmamba_t
 #: rows of the paper's tables 4 and 5; the last row of both is tiny_in1k's base
 ROWS = {'fb', 'db', 'fb_continuous', 'fb_local', 'fb_raster', 'fb_points', 'fb_order'}
 ROWS |= {'fb_points_order', 'fb_points_order_bias'}
+AS_IN_THE_TEXT = {
+    'fb_gelu_first': dict(norm_first=False),
+    'fb_attention_convolution': dict(attention_input='convolution'),
+}
 PARTS = ('points', 'order', 'offset_bias', 'channel_attention')
 
 
@@ -48,6 +52,8 @@ def test_ablation_config_names_match_their_scans(folder):
             assert (*first, last) == ('raster', 'raster_reverse')
         elif name == 'db':
             assert (*first, last) == ('deformable',)
+        elif name in AS_IN_THE_TEXT:
+            assert last == dict(type='deformable', **AS_IN_THE_TEXT[name])
         elif '_gradient_' in name:
             assert last == dict(type='deformable', order_gradient=name.split('_')[-1])
         else:

@@ -16,6 +16,11 @@ table_scans = dict(
     fb_points_order=(*raster_pair, dict(type='deformable', offset_bias=False, channel_attention=False)),
     # Table 5 (5): points, order and offset bias.
     fb_points_order_bias=(*raster_pair, dict(type='deformable', channel_attention=False)),
+    # Not in a table: the offset network as the text of the paper has it, and not the authors' code. GELU comes before
+    # LayerNorm.
+    fb_gelu_first=(*raster_pair, dict(type='deformable', norm_first=False)),
+    # The channel attention pools the map after the depthwise convolution.
+    fb_attention_convolution=(*raster_pair, dict(type='deformable', attention_input='convolution')),
     # Table 5 (1): no part of the deformable scan, which leaves a second forward branch. Control for every third branch.
     fb_raster=(*raster_pair, 'raster'),
 )
