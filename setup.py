@@ -137,6 +137,7 @@ setup(
         'openmmlab': requirements('openmmlab'),  # the three tasks
         'app': ['gradio>=6'],  # tools/app.py
         'docs': ['mkdocs', 'mkdocstrings[python]'],
+        'export': ['onnx', 'onnxscript', 'onnxruntime'],  # tools/export.py
         # setuptools: a test builds the wheel
         'dev': ['hypothesis', 'playwright', 'pytest', 'pytest-xdist', 'ruff', 'setuptools>=77.0.3'],
         'mamba': ['mamba-ssm'],  # `make mamba-recipe` tells how to build its kernels

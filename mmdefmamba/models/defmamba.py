@@ -27,6 +27,7 @@ from ..scans import ScanContext
 from ..scans.base import FORMULATIONS
 from .bias_tables import fit_bias_tables
 from .dm_block import DMBlock
+from .refuse_trace import refuse_jit_trace
 from .stem import ConvNorm, Stem
 from .unused_stages import leave_out_unused_stages
 
@@ -160,9 +161,10 @@ class DefMamba(BaseModule):
 
         Raises:
             ValueError: ``x`` is not a tensor, does not have four dimensions, does not have ``in_channels`` channels, or
-                is empty.
+                is empty; or torch.jit.trace runs.
         """
         self.check_images(x)
+        refuse_jit_trace()
         return self.stage_maps(self.stem(x.permute(0, 2, 3, 1)), x)
 
     def stage_maps(self, x, images):
