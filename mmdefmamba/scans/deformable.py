@@ -120,6 +120,21 @@ def reference_points(height, width, formulation, dtype, device):
     return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
 
 
+def _linspace(start, end, count, dtype, device):
+    """Return ``torch.linspace``; in an exported graph of operations for which ``count`` may be free.
+
+    PyTorch's translation to ONNX would make a constant of it, for the traced size. As PyTorch does, this counts from
+    the nearer end.
+    """
+    if not torch.compiler.is_exporting():
+        return torch.linspace(start, end, count, dtype=dtype, device=device)
+    i = torch.arange(count, device=device)
+    ends = i.new_full((), end, dtype=dtype)
+    step = (ends - start) / i.new_full((), intervals(count), dtype=dtype)
+    forwards, backwards = start + step * i.to(dtype), ends - step * (count - 1 - i).to(dtype)
+    return torch.where((i < count // 2) | (i == 0), forwards, backwards)
+
+
 def bias_keys(height, width, dtype, device):
     """Return the points from which the released formulation measures displacements: linspace(0, H, H), (H, W, 2).
 
@@ -127,7 +142,7 @@ def bias_keys(height, width, dtype, device):
     """
 
     def axis(size):
-        return torch.linspace(0, size, size, dtype=dtype, device=device) / intervals(size) * 2 - 1
+        return _linspace(0, size, size, dtype, device) / intervals(size) * 2 - 1
 
     return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
 
@@ -138,7 +153,7 @@ def reference_index(length, formulation, dtype, device):
     'paper': 2 k / (L-1) - 1 for index k. 'released': the same formula with linspace(0.5, L-0.5, L) instead of k.
     """
     if formulation == 'released':
-        index = torch.linspace(0.5, length - 0.5, length, dtype=dtype, device=device)
+        index = _linspace(0.5, length - 0.5, length, dtype, device)
     else:
         index = torch.arange(length, dtype=dtype, device=device)
     return index / intervals(length) * 2 - 1
