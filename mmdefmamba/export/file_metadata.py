@@ -30,7 +30,7 @@ STEPS = {
 # Steps that are left out of a description: the runtime packs the image itself, and there are no annotations.
 _PACKS = {'PackInputs', 'PackSegInputs', 'PackDetInputs', 'LoadAnnotations'}
 # Arguments that change no pixel, or only where a file is read from.
-_LEFT_OUT = {'type', 'backend_args', 'file_client_args', 'ignore_empty'}
+_LEFT_OUT = {'type', '_scope_', 'backend_args', 'file_client_args', 'ignore_empty'}
 # The data preprocessors that are described, with the keys that move pixels.
 _PREPROCESSOR = {
     'ClsDataPreprocessor': ('pad_size_divisor', 'pad_value'),
@@ -124,6 +124,9 @@ def _pipeline(cfg):
         kind = type_name(step)
         if kind in _PACKS:
             continue
+        scope = step.get('_scope_', library_of(cfg))
+        if scope != library_of(cfg):
+            return None, f'the test pipeline of the config has {kind} of {scope}, which is another library'
         step = {'type': kind, **{key: _plain(value) for key, value in step.items() if key not in _LEFT_OUT}}
         wrong = _wrong_in_step(step)
         if wrong:

@@ -8,7 +8,7 @@ import onnx.parser
 DOMAIN = 'mmdefmamba'
 OPSET = 20
 # Tokens that one step of the selective scan takes. A step costs the runtime several microseconds beside its numbers.
-# Measured with benchmarks/onnx.py: 5 to 10 are equal, and 7 divides the maps of a 224 x 224 image.
+# Measured with benchmarks/onnx_files.py: 5 to 10 are equal, and 7 divides the maps of a 224 x 224 image.
 TOKENS = 7
 
 
