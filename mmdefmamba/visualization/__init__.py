@@ -1,7 +1,7 @@
 """All figures: functions that take images, traces or measurements and return a matplotlib Figure."""
 
 from ..analysis.trace import BlockTrace, trace_blocks
-from .activation_figure import draw_activation_map, draw_activation_map_to_edge
+from .activation_figure import draw_activation_map, draw_activation_map_to_edge, draw_activation_maps
 from .canvas import figure_to_rgb, map_to_image, token_at
 from .digit_rows import draw_digits
 from .fields import draw_receptive_fields
@@ -14,6 +14,7 @@ __all__ = [
     'BlockTrace',
     'draw_activation_map',
     'draw_activation_map_to_edge',
+    'draw_activation_maps',
     'draw_digits',
     'draw_limitation_cases',
     'draw_offset_statistics',

@@ -18,6 +18,8 @@ from .canvas import (
 )
 
 COLOURS = 'magma'
+# Of the tokens of one figure, from Okabe and Ito's palette: the paper marks two, in red and orange.
+TOKEN_COLOURS = (ACCENT, '#E69F00', '#56B4E9', '#009E73', '#F0E442', '#CC79A7')
 
 
 def draw_activation_map(image, trace, token, index=0):
@@ -48,8 +50,42 @@ def draw_activation_map(image, trace, token, index=0):
         axis.set_title(name, fontsize=9)
     for axis in axes[0]:
         _mark_token(axis, trace.map_size, image.shape[:2], token, 7, 1.2)
-    bar = figure.colorbar(shown, ax=axes[0], shrink=0.8, pad=0.01, aspect=25)
-    bar.set_ticks([0, 0.1, 0.5, 1], labels=['0', '10 %', '50 %', 'most'])
+    _add_bar(figure, axes[0], shown)
+    return figure
+
+
+def draw_activation_maps(image, activation, columns=4):
+    """Draw the activation maps of several tokens on one colour scale, beside the image with these tokens.
+
+    Args:
+        image: what the network was given, (height, width) or (height, width, 3), uint8, RGB.
+        activation: an :class:`~mmdefmamba.analysis.ActivationMaps`, from
+            :func:`~mmdefmamba.analysis.activation_maps` or :func:`~mmdefmamba.analysis.layer_activation_maps`.
+        columns: the largest number of panels in a row.
+
+    Returns:
+        A matplotlib Figure: the image with a numbered dot on each token, then a panel per token with a dot of the same
+        colour. All maps are relative to the largest value of all of them, on a square root scale.
+    """
+    image = as_rgb(image)
+    shares = relative(activation.maps.float()).numpy()
+    count = 1 + len(shares)
+    columns = min(columns, count)
+    figure, axes = image_panels(image, -(-count // columns), columns, bar=True)
+    first, *panels = axes.flat
+    show(first, image, activation.label)
+    centres = token_centres(activation.map_size, image.shape[:2])
+    for i, (token, share) in enumerate(zip(activation.tokens, shares, strict=True)):
+        colour = TOKEN_COLOURS[i % len(TOKEN_COLOURS)]
+        shown = _show_map(panels[i], image, share, 0.75)
+        panels[i].set_title(f'{i + 1}: token ({token[0]}, {token[1]})', fontsize=9)
+        y, x = centres[place_of_token(token, activation.map_size)]
+        first.annotate(str(i + 1), (x, y), xytext=(4, 4), textcoords='offset points', fontsize=8, color=colour)
+        for axis in (first, panels[i]):
+            _mark_token(axis, activation.map_size, image.shape[:2], token, 7, 1.2, colour)
+    for unused in panels[len(shares) :]:
+        unused.set_axis_off()
+    _add_bar(figure, axes, shown)
     return figure
 
 
@@ -86,7 +122,12 @@ def _show_map(axis, image, shares, opacity):
     return show(axis, shares, size=image.shape[:2], cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), alpha=opacity)
 
 
-def _mark_token(axis, map_size, image_size, token, dot, rim):
+def _add_bar(figure, axes, shown):
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.01, aspect=25)
+    bar.set_ticks([0, 0.1, 0.5, 1], labels=['0', '10 %', '50 %', 'most'])
+
+
+def _mark_token(axis, map_size, image_size, token, dot, rim, colour=ACCENT):
     """Draw a dot of ``dot`` points with a white rim of ``rim`` points on a token."""
     y, x = token_centres(map_size, image_size)[place_of_token(token, map_size)]
-    axis.plot(x, y, 'o', color=ACCENT, markeredgecolor='white', markeredgewidth=rim, markersize=dot)
+    axis.plot(x, y, 'o', color=colour, markeredgecolor='white', markeredgewidth=rim, markersize=dot)

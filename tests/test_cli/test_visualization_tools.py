@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmdefmamba import get_model
 from mmdefmamba.scans import SCANS
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,70 @@ def test_invalid_scan_figures_option_is_an_error(options, message, run, files, i
     with pytest.raises(SystemExit, match='2'):
         run('scan_figures', *files('classification'), image, *first, *options, '--out-dir', tmp_path)
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+# Swin and ConvNeXt of mmpretrain on the digits, whose images have 32 pixels: maps of 16 x 16, 8 x 8 and so on.
+SWIN = """
+_base_ = {base!r}
+model = dict(backbone=dict(
+    _delete_=True, type='SwinTransformer', img_size=32, patch_size=2, window_size=4, pad_small_map=True,
+    arch=dict(embed_dims=16, depths=[1, 2, 1, 1], num_heads=[2, 2, 2, 2])), head=dict(in_channels=128))
+"""
+CONVNEXT = """
+_base_ = {base!r}
+model = dict(backbone=dict(
+    _delete_=True, type='ConvNeXt', stem_patch_size=2, out_indices=(3,),
+    arch=dict(depths=[1, 2, 1, 1], channels=[12, 24, 48, 96])),
+    neck=None, head=dict(in_channels=96))
+"""
+
+
+@pytest.fixture(scope='module', params=[SWIN, CONVNEXT], ids=['swin', 'convnext'])
+def other_network(request, files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('other')
+    config, checkpoint = folder / 'other.py', folder / 'other.pth'
+    config.write_text(request.param.format(base=str(files('classification')[0])))
+    torch.save(get_model(config).state_dict(), checkpoint)
+    return config, checkpoint, 'backbone.stages.1.' + ('blocks.1.attn' if request.param is SWIN else '1')
+
+
+def test_activation_maps_of_other_networks_are_drawn(other_network, run, image, tmp_path, capsys):
+    *network, layer = other_network
+    tokens = ['--token', 1, 2, '--token', -1, 0]
+    run('scan_figures', *network, image, '--layer', layer, *tokens, '--out-dir', tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['noise_activation.png']
+    assert is_picture(tmp_path / 'noise_activation.png')
+    block = layer.removesuffix('.attn')
+    wrong = {
+        f'need the name of a layer (--layer), such as backbone.stages.0.{"blocks.0" if "attn" in layer else "0"}, ': [],
+        f'no layer {layer[9:]!r}, did you mean {layer!r}? The names are those of': ['--layer', layer[9:]],
+        'must be (row, column) on a map of 8 x 8 tokens, counted from 0, got (0, 8)': [
+            '--token',
+            0,
+            8,
+            '--layer',
+            block,
+        ],
+        '--block, --zoom cannot be used with --layer': ['--layer', layer, '--block', 0, '--zoom', 0, 0, 1, 1],
+        '--layout cannot be used without --layer': ['--layout', 'channels_last'],
+    }
+    for message, options in wrong.items():
+        with pytest.raises(SystemExit, match='2'):
+            run('scan_figures', *network, image, *options, '--out-dir', tmp_path)
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_several_tokens_of_a_block_are_drawn_in_one_figure(run, files, image, tmp_path):
+    network = files('classification')
+    widths = []
+    for tokens in ([(1, 2)], [(1, 2), (3, 3)]):
+        options = [part for token in tokens for part in ('--token', *token)]
+        run('scan_figures', *network, image, *options, '--out-dir', tmp_path)
+        widths.append(cv2.imread(str(tmp_path / 'noise_activation.png')).shape[1])
+    # one token: the image, all scans, and three scans. Two tokens: the image and two maps
+    assert widths[0] == pytest.approx(5 * 280 + 70, abs=2) and widths[1] == pytest.approx(3 * 280 + 70, abs=2)
+    run('scan_figures', *network, image, '--layer', 'backbone.stages.1.0.dssm', '--token', 1, 2, '--out-dir', tmp_path)
+    assert cv2.imread(str(tmp_path / 'noise_activation.png')).shape[1] == pytest.approx(2 * 280 + 70, abs=2)
 
 
 def test_checkpoint_of_another_model_is_refused(run, files, image, tmp_path, capsys):

@@ -14,7 +14,7 @@ from mmdefmamba.engine import ScanVisualizationHook
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/visualization.md').read_text()
-EXAMPLE, HOOK, GRAD_CAM = (block.partition('```')[0] for block in PAGE.split('```python\n')[1:])
+LAYER, EXAMPLE, HOOK, GRAD_CAM = (block.partition('```')[0] for block in PAGE.split('```python\n')[1:])
 
 
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
@@ -31,6 +31,14 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     assert names['first'].points[0, 4, 4].shape == (2,)
     height, width, _ = names['pixels'].shape
     assert cv2.imread('order.png').shape == (height, width, 3)
+
+
+def test_the_example_of_another_network_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite('photo.png', load_digits_split('test')[0][0])
+    exec(LAYER, {})
+    assert '(28, 28) torch.Size([2, 28, 28])' in capsys.readouterr().out
+    assert cv2.imread('activation.png').std() > 5
 
 
 def test_the_grad_cam_example_runs():

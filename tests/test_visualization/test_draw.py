@@ -6,12 +6,13 @@ import torch
 from matplotlib.collections import LineCollection
 from matplotlib.quiver import Quiver
 
-from mmdefmamba.analysis import activation_map, offset_statistics, trace_blocks
+from mmdefmamba.analysis import activation_map, activation_maps, offset_statistics, trace_blocks
 from mmdefmamba.models import DefMamba
 from mmdefmamba.scans import SCANS, ContentScan, ScanContext, StaticScan, build_scan
 from mmdefmamba.visualization import (
     draw_activation_map,
     draw_activation_map_to_edge,
+    draw_activation_maps,
     draw_digits,
     draw_limitation_cases,
     draw_offset_statistics,
@@ -153,6 +154,27 @@ def test_activation_maps_are_relative_to_their_maximum(traces, image):
     # the centre of the token, x then y
     assert np.allclose([line.get_xydata() for line in figure.axes[2].lines], [[[6 * 4 + 1.5, 2 * 4 + 1.5]]])
     assert is_drawn(figure)
+
+
+def test_activation_maps_of_tokens_share_one_scale(traces, image):
+    tokens = [(0, 0), (2, -1), (4, 3), (1, 1)]
+    activation = activation_maps(traces[0], tokens, image=1)
+    figure = draw_activation_maps(image, activation)
+    first, *panels = figure.axes[:5]
+    most = max(activation_map(traces[0], token, 1).max() for token in tokens)
+    marks = [[0, 0], [2, 6], [4, 3], [1, 1]]
+    for axis, token, mark in zip(panels, tokens, marks, strict=True):
+        shown = axis.get_images()[1]
+        np.testing.assert_allclose(shown.get_array(), activation_map(traces[0], token, 1) / most, rtol=1e-6)
+        assert (shown.norm.vmin, shown.norm.vmax) == (0, 1)
+        assert np.allclose([line.get_xydata() for line in axis.lines], [[[mark[1] * 4 + 1.5, mark[0] * 4 + 1.5]]])
+    # the image has a dot for each token, in the colour of the token's panel
+    assert [line.get_color() for line in first.lines] == [axis.lines[0].get_color() for axis in panels]
+    assert len({line.get_color() for line in first.lines}) == 4
+    assert np.allclose([line.get_xydata()[0] for line in first.lines], [[c * 4 + 1.5, r * 4 + 1.5] for r, c in marks])
+    assert [text.get_text() for text in first.texts] == ['1', '2', '3', '4']
+    assert [axis.get_title() for axis in figure.axes[:3]] == ['stages.0.0', '1: token (0, 0)', '2: token (2, 6)']
+    assert (figure_to_rgb(figure) != 255).any()
 
 
 def test_every_registered_static_scan_is_drawn():
