@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.colors import PowerNorm
+from matplotlib.patheffects import withStroke
 
 from ..analysis.activation import activation_map, place_of_token
 from .canvas import (
@@ -80,7 +81,10 @@ def draw_activation_maps(image, activation, columns=4):
         shown = _show_map(panels[i], image, share, 0.75)
         panels[i].set_title(f'{i + 1}: token ({token[0]}, {token[1]})', fontsize=9)
         y, x = centres[place_of_token(token, activation.map_size)]
-        first.annotate(str(i + 1), (x, y), xytext=(4, 4), textcoords='offset points', fontsize=8, color=colour)
+        number = first.annotate(
+            str(i + 1), (x, y), xytext=(4, 4), textcoords='offset points', fontsize=9, color='white'
+        )
+        number.set_path_effects([withStroke(linewidth=2, foreground='black')])  # readable on any image
         for axis in (first, panels[i]):
             _mark_token(axis, activation.map_size, image.shape[:2], token, 7, 1.2, colour)
     for unused in panels[len(shares) :]:
