@@ -221,7 +221,7 @@ def test_a_zip_that_claims_more_than_it_has_is_refused(tmp_path):
 
 def test_a_long_error_of_the_unpickler_takes_no_long_time(tmp_path):
     """Found among 10,000 mutated files: a pattern with a star, searched in an error that prints what was unpickled."""
-    text = b'x' * 1_000_000
+    text = b'x ' * 500_000
     with zipfile.ZipFile(tmp_path / 'x.pth', 'w') as file:
         file.writestr('x/data.pkl', b'\x80\x02X' + len(text).to_bytes(4, 'little') + text + b')R.')
         file.writestr('x/version', '3\n')
