@@ -5,6 +5,7 @@ More kinds of trainings: `python -m pytest tests/test_engine/test_preemption.py 
 """
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -64,11 +65,15 @@ class SignalHook(Hook):
 
 
 class BatchNumbers(Hook):
-    """Keep the number of each batch within its epoch."""
+    """Keep the number of each batch within its epoch, and the iteration and the score of each validation."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         with open(Path(runner.work_dir) / f'batches{runner.rank}.txt', 'a') as file:
             file.write(f'{runner.iter + 1}:{batch_idx} ')
+
+    def after_val_epoch(self, runner, metrics=None):
+        with open(Path(runner.work_dir) / f'batches{runner.rank}.txt', 'a') as file:
+            file.write(f'{runner.iter}:{metrics} ')
 
 
 @pytest.fixture(scope='module')
@@ -209,6 +214,6 @@ def test_a_resumed_epoch_goes_on_behind_the_same_images_with_another_batch(train
     run = tmp_path / 'run'
     assert train(config, run, hooks=[SignalHook(signal.SIGTERM, 7)]) == [INTERRUPTED]  # 2 of 5 batches of 8
     assert train(config, run, '--cfg-options', 'train_dataloader.batch_size=4') == [0]
-    done = (run / 'batches0.txt').read_text().split()
-    assert done[7:9] == ['15:4', '16:5']  # one epoch of 10 batches, and 4 batches of 4 images
-    assert done[-1] == '30:9'
+    done = re.findall(r'\d+:\d+ ', (run / 'batches0.txt').read_text())
+    assert done[7:9] == ['15:4 ', '16:5 ']  # one epoch of 10 batches, and 4 batches of 4 images
+    assert done[-1] == '30:9 '
