@@ -90,7 +90,7 @@ $(STAMP): setup.py pyproject.toml $(wildcard requirements/*.txt) $(wildcard mmde
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	$(PIP_INSTALL) -e '.[openmmlab,app,dev,docs,export]'
+	$(PIP_INSTALL) -e '.[openmmlab,app,dev,docs,export,timm]'
 ifneq ($(FORKS),)
 	@# they have other names than the originals, so pip would keep both, one over the files of the other
 	$(BIN)/python -m pip uninstall -q -y mmcv-lite mmdet mmengine mmpretrain mmsegmentation

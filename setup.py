@@ -138,6 +138,8 @@ setup(
         'app': ['gradio>=6'],  # tools/app.py
         'docs': ['mkdocs', 'mkdocstrings[python]'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],  # tools/export.py
+        'timm': ['safetensors>=0.4', 'timm>=1.0.31'],  # mmdefmamba.timm
+        'safetensors': ['safetensors>=0.4'],
         # setuptools: a test builds the wheel
         'dev': ['hypothesis', 'playwright', 'pytest', 'pytest-xdist', 'ruff', 'setuptools>=77.0.3'],
         'mamba': ['mamba-ssm'],  # `make mamba-recipe` tells how to build its kernels

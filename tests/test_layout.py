@@ -17,6 +17,7 @@ ORDER = (
     ('checkpoints',),
     ('models',),  # DefMamba loads its pretrained weights through checkpoints
     ('converters',),
+    ('timm',),  # a file: within it `import timm` is the library
     ('datasets',),
     ('guards',),
     ('analysis',),

@@ -1,9 +1,8 @@
 """The last step of a DSSM: the mean of its scans, multiplied by a gate."""
 
-import torch
 import torch.nn.functional as F
 
-from .precision import saturate
+from .precision import saturate, without_autocast
 from .sequence_scan.interface import choose_backend
 from .triton_scan import merge_scans_triton
 
@@ -33,6 +32,6 @@ def merge_scans(y, z, *, backend='auto'):
             f'got {tuple(y.shape)} and {tuple(z.shape)}'
         )
     if choose_backend(backend, y) == 'triton':
-        with torch.autocast(y.device.type, enabled=False):
+        with without_autocast(y.device.type):
             return saturate(merge_scans_triton(y, z))
     return saturate(y.mean(1) * F.silu(z))

@@ -12,7 +12,7 @@ def at_least_float32(x):
 
 def without_autocast(device_type):
     """Return a context without autocast on a kind of device. In an exported graph it would be a graph of its own."""
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or device_type == 'meta':  # PyTorch has no autocast for tensors without memory
         return contextlib.nullcontext()
     return torch.autocast(device_type, enabled=False)
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from .native import sample_native
+from .precision import without_autocast
 from .sequence_scan.interface import prefers_native
 
 
@@ -49,7 +50,7 @@ def sample_points(x, points, table=None, table_points=None):
             f'got {tuple(table.shape)} and {tuple(table_points.shape)}'
         )
     if prefers_native(x) and x.numel() and points.numel() and points.dtype == torch.float32:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             return sample_native(x, points, table, table_points).permute(0, 3, 1, 2).to(x.dtype)
     sampled = _sample(x, points)
     if table is None:

@@ -4,7 +4,7 @@ import torch
 
 from ..merge import merge_scans
 from ..native import gated_multi_scan_native
-from ..precision import saturate
+from ..precision import saturate, without_autocast
 from ..sequence_scan.interface import choose_backend
 from .multi import check_maps, multi_scan
 
@@ -60,7 +60,7 @@ def gated_multi_scan(maps, projected, dt_weight, A, D, delta_bias, z, orders, *,
     keys = torch.is_grad_enabled() and any(order is not None and order.keys is not None for order in orders)
     if choose_backend(backend, maps[0], states) == 'native' and not keys:
         dtype = torch.promote_types(maps[0].dtype, z.dtype)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device.type):
             out = gated_multi_scan_native(maps, projected, dt_weight, A, D, delta_bias, z, orders)
             return saturate(out.to(dtype))
     delta, B, C = split_projections(projected, dt_weight, states)

@@ -17,7 +17,7 @@ import os
 import torch
 import torch.nn.functional as F
 
-from ..precision import at_least_float32
+from ..precision import at_least_float32, without_autocast
 
 # Elements of one work buffer (tokens x rows x states x channels), so that it stays in the cache of a core. Measured
 # with benchmarks/selective_scan.py.
@@ -174,7 +174,7 @@ class _BlockwiseScan(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_y):
-        with torch.autocast(grad_y.device.type, enabled=False), _threads_that_pay():
+        with without_autocast(grad_y.device.type), _threads_that_pay():
             return _backward(ctx, grad_y)
 
 
