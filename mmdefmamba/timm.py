@@ -352,8 +352,8 @@ default_cfgs = generate_default_cfgs(
 def _create(name, arch, formulation, pretrained, kwargs):
     if 'feature_cls' in kwargs and kwargs['feature_cls'] not in ('getter', FeatureGetterNet, DefMambaFeatures):
         raise ValueError(
-            f"feature_cls must be 'getter' for DefMamba, got {kwargs['feature_cls']!r}: inside the network the maps are "
-            '(batch, height, width, channels), which the other classes would pass on as they are'
+            f"feature_cls must be 'getter' for DefMamba, got {kwargs['feature_cls']!r}: inside the network the maps "
+            'are (batch, height, width, channels), which the other classes would pass on as they are'
         )
     if kwargs.pop('output_stride', 32) != 32:
         raise ValueError('output_stride must be 32 for DefMamba: it has no dilated convolutions to keep a map larger')

@@ -9,7 +9,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'mmdefmamba'
 #: The rooms from the lowest to the highest. A room may import itself and the rooms in the lines above its own.
 ORDER = (
-    ('version', 'names', 'files', 'project', 'config_tree', 'layers', 'log', 'model_wrappers', 'on_import'),
+    (
+        'version',
+        'names',
+        'files',
+        'project',
+        'config_tree',
+        'layers',
+        'log',
+        'model_wrappers',
+        'on_import',
+        'tensor_files',
+    ),
     ('installed',),
     ('ops',),
     ('scans',),

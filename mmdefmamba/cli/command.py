@@ -20,6 +20,7 @@ COMMANDS = {
     'check-data': ('check_data', 'read the data of a config without training, and report problems'),
     'get-flops': ('get_flops', 'count parameters and FLOPs of a config'),
     'convert-released': ('convert_released', "convert a checkpoint of the authors' code"),
+    'convert-safetensors': ('convert_safetensors', 'convert a checkpoint from .pth to .safetensors, or back'),
     'openmmlab': ('openmmlab', 'run a tool of mmpretrain, mmdet or mmseg'),
 }
 USAGE = 2

@@ -36,6 +36,7 @@ from mmengine.runner.checkpoint import (
 )
 
 from ..files import shorten, shown
+from ..tensor_files import is_tensor_file, read_tensor_file
 from .downloads import fetch
 
 # First bytes of what torch.save wrote before its zip format.
@@ -171,6 +172,7 @@ def load_safely(filename, map_location=None, *, source=None):
         FileNotFoundError: there is no such file.
         pickle.UnpicklingError: the file contains more than tensors and plain data, and is not trusted.
         RuntimeError: the file is damaged, or is not a checkpoint.
+        ImportError: it is a file of safetensors, and this package is not installed.
     """
     filename = osp.expanduser(filename)
     source = source or filename
@@ -179,6 +181,8 @@ def load_safely(filename, map_location=None, *, source=None):
     trusted = not {_key(source), _key(filename)}.isdisjoint(_trusted)
     if trusted:
         print_log(f'{shown(source)} is trusted: code in it will run', logger='current', level=logging.WARNING)
+    if is_tensor_file(filename):
+        return _load_tensor_file(filename, map_location, source)
     if not trusted:
         _refuse_claims(filename, source)
     try:
@@ -187,6 +191,18 @@ def load_safely(filename, map_location=None, *, source=None):
             return torch.load(filename, map_location=map_location, weights_only=not trusted)
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise _explain(error, filename, source, trusted) from error
+
+
+def _load_tensor_file(filename, map_location, source):
+    try:
+        return read_tensor_file(filename, map_location)
+    except ImportError as error:
+        raise ImportError(f'{shown(source)} was not loaded. {error}') from error
+    except Exception as error:  # safetensors has an error class of its own
+        raise RuntimeError(
+            f'{shown(source)} cannot be read as a file of safetensors ({osp.getsize(filename)} bytes): '
+            f'{shorten(error)}. Copy or download it again.'
+        ) from error
 
 
 def _refuse_claims(filename, source):

@@ -97,8 +97,8 @@ class StaticScan(Scan):
         """
         key = (height, width, device)
         if key not in self._cached_orders:
-            # Outside of inference mode: a tensor made there cannot be saved for the backward of a later training. On the
-            # CPU: a caller's `with torch.device('meta')` must not make an order without numbers.
+            # Outside of inference mode: a tensor made there cannot be saved for the backward of a later training.
+            # On the CPU: a caller's `with torch.device('meta')` must not make an order without numbers.
             with torch.inference_mode(False), torch.device('cpu'):
                 order = self._checked_order(height, width, device)
             if len(self._cached_orders) >= MAX_CACHED_ORDERS:

@@ -15,6 +15,7 @@ from PIL import Image
 
 timm = pytest.importorskip('timm')
 
+from timm import data, optim  # noqa: E402
 from timm.models._manipulate import group_parameters  # noqa: E402
 
 import mmdefmamba.timm  # noqa: E402
@@ -152,7 +153,7 @@ def test_groups_and_weight_decay_are_those_of_the_configs(model):
     coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert coarse['backbone.downsamples.0.conv.weight'] == coarse['backbone.stages.1.1.norm1.weight'] == 2
     assert (coarse['backbone.stem.0.conv.weight'], coarse['head.fc.weight']) == (0, 5)
-    groups = timm.optim.param_groups_layer_decay(model, 0.05, layer_decay=0.5)
+    groups = optim.param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
     names = {parameter: name for name, parameter in model.named_parameters()}
     decayed = {names[p] for group in groups if group['weight_decay'] for p in group['params']}
     scale = {names[p]: group['lr_scale'] for group in groups for p in group['params']}
@@ -167,8 +168,8 @@ def test_preprocessing_is_that_of_the_config():
 
     pixels = np.random.default_rng(0).integers(0, 256, (300, 411, 3), dtype=np.uint8)
     for name, interpolation in (('defmamba_tiny', 'bicubic'), ('defmamba_tiny_released', 'bilinear')):
-        cfg = timm.data.resolve_data_config(model=timm.create_model(name, device='meta'))
-        image = timm.data.create_transform(**cfg)(Image.fromarray(pixels))
+        cfg = data.resolve_data_config(model=timm.create_model(name, device='meta'))
+        image = data.create_transform(**cfg)(Image.fromarray(pixels))
         resized = ResizeEdge(scale=256, edge='short', backend='pillow', interpolation=interpolation)({'img': pixels})
         crop = CenterCrop(crop_size=224)(resized)['img'].astype(np.float32)
         expected = (crop - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
