@@ -21,6 +21,7 @@ COMMANDS = {
     'get-flops': ('get_flops', 'count parameters and FLOPs of a config'),
     'convert-released': ('convert_released', "convert a checkpoint of the authors' code"),
     'convert-safetensors': ('convert_safetensors', 'convert a checkpoint from .pth to .safetensors, or back'),
+    'publish-model': ('publish_model', 'write the public form of a checkpoint, with a model card'),
     'openmmlab': ('openmmlab', 'run a tool of mmpretrain, mmdet or mmseg'),
 }
 USAGE = 2
