@@ -1,6 +1,8 @@
 """Predictions with exported files against those of config and checkpoint, and files that are refused."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -180,3 +182,21 @@ def test_every_config_of_the_package_that_classifies_or_segments_is_described():
                 continue  # pretraining has no test
             pipeline, reason = _pipeline(load_config(name))
             assert reason is None and {step['type'] for step in pipeline} <= STEPS.keys(), name
+
+
+def test_code_of_the_page_runs(images, tmp_path, pico_checkpoints, monkeypatch):
+    name, checkpoint = pico_checkpoints['classification']
+    text = describe_model(load_config(name), mmdefmamba.get_model(name, checkpoint), part='model', preprocessing=True)
+    write_file(tmp_path / 'model.onnx', {KEY: text})
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite('photo.jpg', cv2.imread(str(images / 'a.png')))
+    page = (Path(__file__).parents[2] / 'docs/howto/export.md').read_text()
+    blocks = [block.partition('```')[0] for block in page.split('```python\n')[1:]]
+    assert len(blocks) >= 4
+    names = {}
+    for block in blocks:
+        if 'import openvino' not in block or importlib.util.find_spec('openvino'):
+            exec(compile(block, 'page', 'exec'), names)
+    assert names['logits'].shape == (1, CLASSES) and names['predictor'].task == 'classification'
+    # the quantiser keeps the description
+    assert onnx_predictor.get_onnx_predictor('model_int8.onnx', 'cpu').classes == tuple('0123456789')
