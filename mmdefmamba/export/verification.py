@@ -148,9 +148,10 @@ class ProgramFile:
     """
 
     def __init__(self, path):
-        program = torch.export.load(path)
-        self.module = program.module()
-        self.names = json.loads(program.module_call_graph and _names_of(path))
+        texts = {'names': ''}
+        with open(path, 'rb') as file:
+            self.module = torch.export.load(file, extra_files=texts).module()
+        self.names = json.loads(texts['names'])
 
     def run(self, images):
         """As :meth:`OnnxFile.run`."""
@@ -158,12 +159,6 @@ class ProgramFile:
         with torch.no_grad():
             results = walk.run(images)
         return dict(zip(self.names, results, strict=True)), walk.orders, walk.blocks
-
-
-def _names_of(path):
-    extra = {'names': ''}
-    torch.export.load(path, extra_files=extra)
-    return extra['names']
 
 
 class _Recorder(torch.fx.Interpreter):

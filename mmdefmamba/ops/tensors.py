@@ -17,14 +17,27 @@ def intervals(size):
     return torch.sym_max(size - 1, 1) if torch.compiler.is_exporting() else max(size - 1, 1)
 
 
-def guards_of(*sizes):
-    """Return the list to which PyTorch adds each decision about a free size of an exported graph; None if none is free.
+def decisions_about(*sizes):
+    """Return the decisions that PyTorch has noted about free sizes of an exported graph; None if no size is free.
+
+    Whether a side is 1 is left out: PyTorch asks for that to choose strides, which changes no number.
 
     Args:
         *sizes: integers, or the symbols that stand for free sizes while torch.export runs.
+
+    Returns:
+        A list of conditions as text.
     """
     free = [size for size in sizes if not isinstance(size, int)]
-    return free[0].node.shape_env.guards if free else None
+    if not free:
+        return None
+    conditions = (guard.expr for guard in free[0].node.shape_env.guards)
+    return [str(condition) for condition in conditions if not _compares_with_one(condition)]
+
+
+def _compares_with_one(condition):
+    sides = condition.args
+    return len(sides) == 2 and any(side.is_number and side <= 1 for side in sides) and 'Mod' not in str(condition)
 
 
 def distinct(tensors):

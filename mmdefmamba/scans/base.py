@@ -7,7 +7,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from ..names import unknown_name
-from ..ops.tensors import guards_of
+from ..ops.tensors import decisions_about
 from ..ops.token_order import TokenOrder
 
 SCANS = Registry('scan', scope='mmdefmamba', locations=['mmdefmamba.scans'])
@@ -130,12 +130,11 @@ class StaticScan(Scan):
         direction = -self.row_major if self.reverse else self.row_major
         if direction == 1:
             return None
-        guards = guards_of(height, width)
-        if guards is not None and self.one_size:
+        decisions = decisions_about(height, width)
+        if decisions is not None and self.one_size:
             raise ValueError(self._not_for_any_size())
-        known = len(guards or ())
         order = self.order(height, width).to(device)
-        if len(guards or ()) > known:  # a branch or a loop depended on a size
+        if decisions_about(height, width) != decisions:  # a branch or a loop depended on a size
             raise ValueError(self._not_for_any_size())
         order = order.flip(0) if self.reverse else order
         return TokenOrder.from_order(order, backwards=direction == -1)

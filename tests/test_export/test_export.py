@@ -1,0 +1,326 @@
+"""Exported files give what their network gives, and a file that does not is never left."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine import Config
+
+from mmdefmamba.export.export_model import WrongFileError, export_model
+from mmdefmamba.export.graph import ExportedPart, output_names, trace
+from mmdefmamba.export.verification import SIZES, Comparison, OnnxFile, ProgramFile, Verification, verify
+from mmdefmamba.models import DefMamba
+from mmdefmamba.ops import use_backend
+from mmdefmamba.ops.sequence_scan.reference import selective_scan_reference
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxscript')
+pytest.importorskip('onnxruntime')
+ANY_SIZE = ('raster', 'raster_reverse', 'column', 'column_reverse', 'zigzag', 'deformable', 'quadtree')
+OPTIONS = (
+    dict(type='local', window=3, reverse=True),
+    dict(type='atrous', stride=2, start=1),
+    dict(type='continuous', corner='bottom_left', transposed=True),
+    dict(type='raster', reverse=True),
+    dict(type='deformable', points=False, offset_bias=False),
+    dict(type='deformable', order=False, channel_attention=False),
+)
+CFG = Config(
+    dict(
+        default_scope='mmpretrain',
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(type='DefMamba', arch=dict(embed_dims=(8,), depths=(1,)), pretrain_img_size=16),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=8),
+            data_preprocessor=dict(mean=[120, 110, 100], std=[60, 55, 50], to_rgb=True),
+        ),
+        data_preprocessor=dict(mean=[120, 110, 100], std=[60, 55, 50], to_rgb=True),
+    )
+)
+
+
+def small_backbone(lively, scans=('deformable',), formulation='paper', **kwargs):
+    arch = dict(embed_dims=(8,), depths=(1,))
+    model = DefMamba(arch, formulation, scans, pretrain_img_size=16, **kwargs)
+    return ExportedPart(lively(model), part='backbone').eval()
+
+
+def to_file(network, path, shape=None, batch=None):
+    from mmdefmamba.export.onnx_file import to_onnx
+
+    program = trace(network, shape, batch)
+    onnx.save(to_onnx(program, output_names(network, program)), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def classifier():
+    from mmdefmamba import get_model
+
+    from .conftest import make_lively
+
+    torch.manual_seed(0)
+    model = make_lively(get_model(CFG))
+    model.dataset_meta['classes'] = ('a', 'b', 'c')
+    return model
+
+
+@pytest.fixture(scope='module')
+def exported(classifier, tmp_path_factory):
+    """The classifier's network, its file and what the check found."""
+    path = tmp_path_factory.mktemp('export') / 'classifier.onnx'
+    verification = export_model(CFG, classifier, path, shape=(40, 56), preprocessing=True)
+    return ExportedPart(classifier, 'mmpretrain', preprocessing=True).eval(), path, verification
+
+
+def test_a_classifier_is_exported_for_any_size_and_says_what_it_is(exported):
+    _, path, verification = exported
+    model = onnx.load(path)
+    assert [value.name for value in (*model.graph.input, *model.graph.output)] == ['images', 'logits']
+    sides = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    assert sides == ['batch', 3, 'height', 'width']
+    # no library is needed: each operator is a standard one or a function that the file has
+    assert {opset.domain for opset in model.opset_import} <= {'', 'mmdefmamba'}
+    assert {node.op_type for node in model.graph.node if node.domain} <= {f.name for f in model.functions}
+    description = json.loads({entry.key: entry.value for entry in model.metadata_props}['mmdefmamba'])
+    assert (description['mean'], description['std'], description['preprocessing']) == (
+        [120, 110, 100],
+        [60, 55, 50],
+        True,
+    )
+    assert [c.size for c in verification.comparisons] == [(1, 40, 56), *SIZES]
+    assert (1, 1, 1) in SIZES
+    assert verification.problems == []
+    assert [path.name] == [file.name for file in path.parent.iterdir()]
+
+
+def test_raw_images_are_normalised_in_the_file(exported, classifier):
+    _, path, _ = exported
+    raw = torch.randint(0, 256, (2, 3, 20, 24)).float()
+    bgr = [image.flip(0) for image in raw.byte()]  # as images are read
+    expected = classifier(**classifier.data_preprocessor(dict(inputs=bgr)), mode='tensor')
+    actual, _, _ = OnnxFile(path).run(raw)
+    torch.testing.assert_close(actual['logits'], expected, rtol=1e-5, atol=1e-5)
+
+
+def without_state(u, delta, A, B, C, D, delta_bias, delta_softplus):
+    """A scan that forgets: exp(delta * A) is 0."""
+    return selective_scan_reference(u, delta, torch.full_like(A, -1e4), B, C, D, delta_bias, delta_softplus)
+
+
+@pytest.mark.parametrize('formulation', ['paper', 'released'])
+@pytest.mark.parametrize('scans', [('deformable',), (*ANY_SIZE, *OPTIONS)], ids=['deformable', 'all'])
+def test_the_state_matters_in_these_networks(scans, formulation, lively):
+    torch.manual_seed(0)
+    network = small_backbone(lively, scans, formulation)
+    images = torch.randn(2, 3, 40, 56)
+    with torch.no_grad():
+        (maps,) = network(images)
+        with use_backend(without_state):
+            (other,) = network(images)
+    assert float((maps - other).abs().max() / maps.abs().max()) > 0.05
+
+
+def _scale_state(model):
+    (scan,) = (function for function in model.functions if function.name == 'SelectiveScan')
+    for node in scan.node:
+        for attribute in node.attribute:
+            if attribute.name == 'body':
+                for inner in attribute.g.node:
+                    if inner.op_type == 'Exp':
+                        inner.op_type = 'Neg'  # instead of a decay between 0 and 1
+
+
+def _forget_state(model):
+    (scan,) = (function for function in model.functions if function.name == 'SelectiveScan')
+    for node in scan.node:
+        for attribute in node.attribute:
+            if attribute.name == 'body':
+                for inner in attribute.g.node:
+                    if inner.op_type == 'Exp':
+                        inner.op_type = 'Relu'  # of a negative number: the decay is 0
+
+
+def _sort_backwards(model):
+    (sort,) = (function for function in model.functions if function.name == 'ArgSort')
+    for node in sort.node:
+        for attribute in node.attribute:
+            if attribute.name == 'largest':
+                attribute.i = 1
+
+
+def _change_weight(model):
+    weight = max(model.graph.initializer, key=lambda x: len(x.raw_data))
+    values = onnx.numpy_helper.to_array(weight) * 1.001
+    weight.CopyFrom(onnx.numpy_helper.from_array(values.astype('float32'), weight.name))
+
+
+BROKEN = [_scale_state, _forget_state, _sort_backwards, _change_weight]
+
+
+@pytest.mark.parametrize('damage', BROKEN)
+def test_the_check_finds_a_broken_file(damage, exported, tmp_path):
+    network, path, _ = exported
+    model = onnx.load(path)
+    damage(model)
+    onnx.save(model, tmp_path / 'broken.onnx')
+    found = verify(OnnxFile(tmp_path / 'broken.onnx'), network, [(1, 40, 56), (1, 33, 47)], raw=True)
+    assert found.problems, found.table()
+
+
+def test_a_missing_state_is_found_with_initial_weights(tmp_path):
+    """The logits hardly change then: the check looks at the blocks."""
+    torch.manual_seed(0)
+    network = ExportedPart(DefMamba(dict(embed_dims=(8,), depths=(1,)), pretrain_img_size=16).eval(), part='backbone')
+    path = to_file(network, tmp_path / 'initial.onnx')
+    assert verify(OnnxFile(path), network, [(2, 40, 56)]).problems == []
+    model = onnx.load(path)
+    _forget_state(model)
+    onnx.save(model, path)
+    (comparison,) = verify(OnnxFile(path), network, [(2, 40, 56)]).comparisons
+    assert max(comparison.differences.values()) < 2e-3
+    assert comparison.problem.startswith(('the block', 'map0'))
+
+
+def test_a_file_of_one_size_does_not_pass_for_one_of_any_size(lively, tmp_path):
+    network = small_backbone(lively)
+    path = to_file(network, tmp_path / 'static.onnx', (24, 40), 1)
+    assert verify(OnnxFile(path), network, [(1, 24, 40)]).problems == []
+    assert 'does not run' in verify(OnnxFile(path), network, [(1, 24, 48)]).problems[0]
+
+
+@pytest.mark.parametrize('formulation', ['paper', 'released'])
+def test_all_scans_of_any_size_in_one_block(formulation, lively, tmp_path):
+    network = small_backbone(
+        lively, (*ANY_SIZE, *OPTIONS), formulation, dw_conv=False, drop_path_rate=0.1, with_cp=True
+    )
+    found = verify(OnnxFile(to_file(network, tmp_path / 'all.onnx')), network, [*SIZES, (1, 40, 1), (1, 2, 3)])
+    assert found.problems == [], found.table()
+    assert found.comparisons[0].tokens > 3 * 16 * 24  # the deformable, content and exported orders were compared
+
+
+def test_scans_that_cannot_be_exported_are_named(lively, tmp_path):
+    with pytest.raises(ValueError, match="scan 'hilbert' cannot be exported for any size.* --static --shape"):
+        trace(small_backbone(lively, ('hilbert',)))
+    for shape in (None, (16, 24)):
+        with pytest.raises(ValueError, match="scan 'spanning_tree' cannot be exported"):
+            trace(small_backbone(lively, ('spanning_tree',)), shape)
+    network = small_backbone(lively, ('hilbert',))
+    path = to_file(network, tmp_path / 'hilbert.onnx', (20, 28), 2)
+    assert verify(OnnxFile(path), network, [(2, 20, 28)]).problems == []
+
+
+def test_an_order_that_looks_at_the_size_is_refused(lively):
+    from mmdefmamba.scans.base import SCANS, StaticScan
+
+    class Wider(StaticScan):
+        def order(self, height, width):
+            places = torch.arange(height * width)
+            return places.flip(0) if width > height else places
+
+    SCANS.register_module(name='wider', module=Wider)
+    try:
+        with pytest.raises(ValueError, match="scan 'wider' cannot be exported for any size"):
+            trace(small_backbone(lively, ('wider',)))
+    finally:
+        SCANS.module_dict.pop('wider')
+
+
+def test_programs_of_torch_export_load_with_the_operators_alone(lively, tmp_path):
+    network = small_backbone(lively, ('raster', 'deformable'), 'released')
+    path = tmp_path / 'network.pt2'
+    torch.export.save(trace(network), path, extra_files={'names': json.dumps(['map0'])})
+    found = verify(ProgramFile(path), network, SIZES)
+    assert found.problems == [], found.table()
+    assert found.comparisons[0].tokens == 2 * 16 * 24
+    code = (
+        'import sys, torch, mmdefmamba.ops\n'
+        f'maps = torch.export.load({str(path)!r}).module()(torch.ones(1, 3, 7, 9))\n'
+        'print(maps[0].shape == (1, 8, 2, 3), "mmengine" in sys.modules)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['True', 'False']
+
+
+def test_a_wrong_file_is_not_left(classifier, tmp_path, monkeypatch):
+    from mmdefmamba.export import onnx_functions
+
+    functions = onnx_functions.functions()
+    model = onnx.ModelProto(functions=functions)
+    _forget_state(model)
+    monkeypatch.setattr(onnx_functions, 'functions', lambda: list(model.functions))
+    (tmp_path / 'model.onnx').write_bytes(b'an older file')
+    with pytest.raises(WrongFileError, match='does not compute what the network computes') as error:
+        export_model(CFG, classifier, tmp_path / 'model.onnx', shape=(24, 40), static=True)
+    assert error.value.verification.problems
+    assert [file.name for file in tmp_path.iterdir()] == ['model.onnx']
+    assert (tmp_path / 'model.onnx').read_bytes() == b'an older file'
+
+
+def test_limits_are_those_of_flips():
+    def problem(difference, flips=(), block=0.0):
+        return Comparison((1, 8, 8), {'logits': difference}, dict(flips), 64, {'b': block}).problem
+
+    assert problem(4.9e-6) is None
+    assert problem(5.1e-6) == 'logits differs by 5.1e-06, the limit is 5e-06'
+    assert problem(1.9e-3, {'scan': 2}) is None
+    assert 'with 2 flipped tokens' in problem(2.1e-3, {'scan': 2})
+    assert 'block b' in problem(0.0, block=2e-4)
+    assert problem(float('nan')) is not None
+    flipped = Comparison((1, 8, 8), {'logits': 1e-6}, {'scan': 2}, 64)
+    assert 'sorts otherwise' in Verification([flipped], True).problems[0]
+    assert Verification([], False).problems == ['nothing was compared']
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(format='tflite'), 'format must be one of'),
+        (dict(static=True), 'give it with --shape HEIGHT WIDTH'),
+        (dict(shape=(0, 3)), 'both positive, got'),
+        (dict(batch=2), 'only for a static file'),
+        (dict(format='pt2', inline=True), 'inline is an option of the format onnx'),
+        (dict(part='head'), 'part must be one of'),
+    ],
+)
+def test_wrong_options_are_errors(options, message, classifier, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export_model(CFG, classifier, tmp_path / 'x.onnx', **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_is_refused(classifier, tmp_path):
+    import copy
+
+    with pytest.raises(ValueError, match=r'has dtype torch\.float16; only float32 is exported'):
+        export_model(CFG, copy.deepcopy(classifier).half(), tmp_path / 'x.onnx')
+
+
+def test_missing_packages_are_named(classifier, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(ImportError, match=r"pip install 'mmdefmamba\[export\]'"):
+        export_model(CFG, classifier, tmp_path / 'x.onnx')
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_traces_are_refused_with_the_name_of_the_tool(legacy, lively, tmp_path):
+    network, images = small_backbone(lively), torch.zeros(1, 3, 16, 16)
+    with pytest.raises(ValueError, match=r'tools/export\.py'):
+        if legacy:
+            torch.onnx.export(network, (images,), tmp_path / 'x.onnx', dynamo=False)
+        else:
+            torch.jit.trace(network, images)
+
+
+def test_the_backbone_compiles_for_free_sizes(lively):
+    torch._dynamo.reset()
+    network = small_backbone(lively, ('raster', 'deformable', 'local')).network
+    compiled = torch.compile(network, backend='aot_eager', dynamic=True)
+    with torch.no_grad():
+        for size in ((1, 3, 33, 40), (2, 3, 24, 16)):
+            images = torch.randn(size)
+            torch.testing.assert_close(compiled(images), network(images), rtol=1e-5, atol=1e-5)
+    torch._dynamo.reset()
