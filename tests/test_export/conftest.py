@@ -6,7 +6,7 @@ import torch
 
 @torch.no_grad()
 def make_lively(model, seed=0):
-    """Give every layer weights of its fan-in, decay rates from 0.4 to 12, and biases.
+    """Give every layer weights of its fan-in, decay rates from 0.14 to 2.7, and biases.
 
     With initial weights a block is a small part of its residual, and an error in it would be invisible.
     """
@@ -17,11 +17,13 @@ def make_lively(model, seed=0):
 
     for name, p in model.named_parameters():
         if name.endswith('A_log'):
-            p.copy_(torch.rand(p.shape, generator=generator) * 3.4 - 0.9)
+            p.copy_(torch.rand(p.shape, generator=generator) * 3 - 2)
         elif name.endswith('table'):
             normal(p, 0.1)
         elif name.endswith('dt_proj_bias'):
             normal(p, 0.5)  # time steps of about 0.7
+        elif name.endswith('x_proj_weight'):
+            normal(p, 2 * p.shape[-1] ** -0.5)
         elif p.ndim == 4:
             normal(p, p[0].numel() ** -0.5)
         elif p.ndim >= 2:

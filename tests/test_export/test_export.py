@@ -203,7 +203,7 @@ def test_all_scans_of_any_size_in_one_block(formulation, lively, tmp_path):
 
 
 def test_scans_that_cannot_be_exported_are_named(lively, tmp_path):
-    with pytest.raises(ValueError, match="scan 'hilbert' cannot be exported for any size.* --static --shape"):
+    with pytest.raises(ValueError, match=r"scan 'hilbert' cannot be exported for any size.* --static --shape"):
         trace(small_backbone(lively, ('hilbert',)))
     for shape in (None, (16, 24)):
         with pytest.raises(ValueError, match="scan 'spanning_tree' cannot be exported"):
