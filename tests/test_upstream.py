@@ -36,6 +36,9 @@ USED = {
     ('engine/step_seeds.py', '_indices_of_rank'): 'mmengine.dataset:InfiniteSampler',
     ('engine/step_seeds.py', '_iter'): 'set by mmengine.runner:IterBasedTrainLoop.__init__',
     ('engine/step_seeds.py', '_max_iters'): 'set by mmengine.runner:IterBasedTrainLoop.__init__',
+    ('export/graph.py', '_guards_code'): 'set by torch.export:ExportedProgram.__init__',
+    ('export/translations.py', '_adaptive_avg_pool2d'): 'torch:ops.aten',
+    ('export/translations.py', '_schema'): 'set by torch._ops:OpOverload.__init__',
     ('guards/class_folders.py', '_metainfo'): 'set by mmengine.dataset:BaseDataset.__init__',
     ('guards/config_errors.py', '_file2dict'): 'mmengine.config:Config',
     ('guards/resumed_schedule.py', '_global_step'): 'set by mmengine.optim:_ParamScheduler.__init__',
@@ -90,7 +93,7 @@ REPLACED = {
 #: Attributes of MMEngine's CheckpointHook that SafeCheckpointHook reads.
 STATE_OF_THE_CHECKPOINT_HOOK = ('last_ckpt', 'best_ckpt_path', 'best_ckpt_path_dict', 'file_backend')
 #: Names of the standard library and of gradio that begin with an underscore but are documented.
-DOCUMENTED = {'_replace', '_asdict', '_exit', '_data'}
+DOCUMENTED = {'_replace', '_asdict', '_exit', '_data', '_getframe'}
 #: Attributes that we set on our own models, because mmpretrain's inferencers read them.
 SET_BY_US = {('apis/zoo.py', '_config'), ('apis/zoo.py', '_metainfo')}
 
