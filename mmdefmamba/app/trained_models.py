@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from ..tensor_files import SUFFIX
+
 MAX_NOTE = 10_000  # characters of the file last_checkpoint
 
 
@@ -24,7 +26,7 @@ def find_models(folder):
     """Find the trained models in a folder and its direct subfolders.
 
     A work dir of MMEngine contains the config of the run (the newest ``.py`` is taken) and the name of the last
-    checkpoint.
+    checkpoint. Where no name is given, the newest file of safetensors beside a config is taken.
 
     Args:
         folder: a folder such as ``work_dirs``; it need not exist.
@@ -37,14 +39,16 @@ def find_models(folder):
     inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     for work_dir in [folder, *inside]:
         last = work_dir / 'last_checkpoint'
+        configs, published = _by_age(work_dir.glob('*.py')), _by_age(work_dir.glob(f'*{SUFFIX}'))
         if not last.is_file():
+            if configs and published:
+                found.append(TrainedModel(work_dir.name, str(configs[-1]), str(published[-1])))
             continue
         try:
             with open(last, encoding='utf-8') as file:
                 named = Path(file.read(MAX_NOTE).strip())
             # the folder may have been moved after the run
             checkpoint = next((path for path in (work_dir / named.name, named) if path.is_file()), None)
-            configs = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
         except (OSError, ValueError) as error:  # not a text, or no name that a file can have
             skipped.append(f'{work_dir}: its last_checkpoint cannot be read: {error}')
             continue
@@ -56,6 +60,10 @@ def find_models(folder):
             name = work_dir.name.removeprefix('quickstart_')
             found.append(TrainedModel(name, str(configs[-1]), str(checkpoint)))
     return found, skipped
+
+
+def _by_age(files):
+    return sorted(files, key=lambda path: path.stat().st_mtime)
 
 
 def with_unique_names(models):

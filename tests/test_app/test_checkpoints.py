@@ -47,6 +47,13 @@ def test_work_dirs_are_found_with_their_newest_config_and_last_checkpoint(work_d
     ]
     assert find_models(work_dirs / 'again')[0] == found[:1]
     assert find_models(work_dirs / 'nowhere') == ([], [])
+    # a file of safetensors is found without a note, and does not take the place of the one that a note names
+    for name in ('again', 'published', 'without_config'):
+        (work_dirs / name).mkdir(exist_ok=True)
+        (work_dirs / name / 'model.safetensors').touch()
+    (work_dirs / 'published/pico.py').touch()
+    published = TrainedModel('published', *(str(work_dirs / 'published' / n) for n in ('pico.py', 'model.safetensors')))
+    assert [model for model in find_models(work_dirs)[0] if model not in found] == [published]
 
 
 def test_models_with_the_same_name_get_numbers():

@@ -77,6 +77,14 @@ def test_get_model_reads_weights_and_classes(tmp_path):
     assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
 
 
+def test_authors_file_as_safetensors_is_converted(tmp_path):
+    theirs = ROOT / 'tests/data/released/checkpoint.pth'
+    file = tmp_path / 'theirs.safetensors'
+    write_tensor_file(file, load_safely(theirs)['model'])
+    found, expected = (CheckpointLoader.load_checkpoint(f'released://{path}')['state_dict'] for path in (file, theirs))
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ('damage', 'error', 'message'),
     [
