@@ -29,11 +29,6 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
-from mmengine.runner.checkpoint import (
-    _get_mmengine_home,
-    get_deprecated_model_names,
-    get_external_models,
-)
 
 from ..files import shorten, shown
 from ..tensor_files import is_tensor_file, read_tensor_file
@@ -322,6 +317,9 @@ def load_from_openmmlab(filename, map_location=None):
     Raises:
         KeyError: the list does not have this name.
     """
+    # not above: its import calls `apply`, which is defined here
+    from mmengine.runner.checkpoint import _get_mmengine_home, get_deprecated_model_names, get_external_models
+
     name = filename.split('://', 1)[1]
     name = get_deprecated_model_names().get(name, name)
     target = get_external_models()[name]

@@ -390,3 +390,10 @@ def test_what_other_code_loads_is_judged_as_without_us(tmp_path):
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(list(before))
     load_safely(tmp_path / 'x.pth')
+
+
+@pytest.mark.parametrize('first', ['mmdefmamba.compat', 'mmdefmamba.compat.safe_loading'])
+def test_trust_can_be_imported_before_everything_else(first, run_python):
+    """MMEngine's import applies the mend, which is in the module that imports MMEngine."""
+    code = f'from {first} import trust_checkpoints, load_safely; print(trust_checkpoints.__name__)'
+    assert run_python(code)[0].strip() == 'trust_checkpoints'
