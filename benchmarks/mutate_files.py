@@ -76,7 +76,7 @@ def run(args, folder):
             start_new_session=True,
             env={**os.environ, 'OMP_NUM_THREADS': '1'},
         )
-        limit = 120  # for the imports
+        limit = 600  # for the imports, on a busy machine
         while select.select([process.stdout], [], [], limit)[0]:
             line = process.stdout.readline().decode().rstrip('\n')
             if not line or line == 'end':
