@@ -35,8 +35,9 @@ def main(argv=None):
         environment = {
             **os.environ,
             NOTE: str(note),
-            # torchrun leaves SIGTERM to this program, which waits as long as the checkpoint takes
-            'TORCHELASTIC_SIGNALS_TO_HANDLE': os.environ.get('TORCHELASTIC_SIGNALS_TO_HANDLE', 'SIGINT,SIGQUIT'),
+            # torchrun leaves SIGTERM to this program, which waits as long as the checkpoint takes. Releases without the
+            # option end the processes half a minute after a SIGTERM that they get themselves.
+            'PET_SIGNALS_TO_HANDLE': os.environ.get('PET_SIGNALS_TO_HANDLE', 'SIGINT,SIGQUIT'),
         }
         received = []
         for number in FORWARDED:

@@ -395,24 +395,30 @@ def is_alive(pid):
         return False
 
 
-def test_signals_reach_the_training_and_nothing_outlives_torchrun(launch, processes, config, tmp_path):
-    arguments = [config, 1, '--work-dir', tmp_path / 'run', '--resume', '--cfg-options']
-    arguments += [
-        'train_cfg.max_epochs=1000',
-        'default_hooks.checkpoint.interval=1000',
-        'train_dataloader.num_workers=1',
-    ]
-    training = launch(*arguments)
-    log = tmp_path / 'log.txt'
+@pytest.fixture
+def endless(config, tmp_path):
+    """Return the arguments of a training that saves no checkpoint of its own."""
+    arguments = [config, 1, '--work-dir', tmp_path / 'run', '--cfg-options', 'train_dataloader.num_workers=1']
+    return [*arguments, 'train_cfg.max_epochs=1000', 'default_hooks.checkpoint.interval=1000']
+
+
+@pytest.mark.parametrize(('number', 'to_all'), [(signal.SIGUSR1, False), (signal.SIGTERM, True)])
+def test_signals_reach_the_training(number, to_all, launch, processes, endless, tmp_path):
+    """Slurm sends SIGTERM to all processes of a job, data workers and torchrun included."""
+    training, log = launch(*endless), tmp_path / 'log.txt'
     processes.wait_until(lambda: 'start of the training' in log.read_text())
+    processes.wait_until(lambda: len(descendants(training.pid)) == 3)
     time.sleep(1)
-    training.send_signal(signal.SIGUSR1)
+    for process in [training.pid, *descendants(training.pid)] if to_all else [training.pid]:
+        os.kill(process, number)
     assert training.wait(timeout=60) == 75, log.read_text()[-3000:]
     (saved,) = (tmp_path / 'run').glob('*.pth')
     assert re.fullmatch(r'interrupted_epoch_\d+_iter_\d+.pth', saved.name)
+    assert 'Traceback' not in log.read_text()
 
-    log.write_text('')
-    training = launch(*arguments)
+
+def test_nothing_outlives_torchrun(launch, processes, endless, tmp_path):
+    training, log = launch(*endless), tmp_path / 'log.txt'
     processes.wait_until(lambda: 'start of the training' in log.read_text())
     processes.wait_until(lambda: len(descendants(training.pid)) == 3)  # torchrun, the training, and its data worker
     all_of_them = descendants(training.pid)
