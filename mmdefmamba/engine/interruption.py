@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import multiprocessing
 import os
 import signal
 import sys
@@ -305,8 +306,27 @@ def guard_data_worker(loader):
 
 
 def _init_data_worker(init, worker_id):
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    _leave_sigterm_to_the_parent()
     end_with_parent()
     if init is not None:
         init(worker_id)
+
+
+def _leave_sigterm_to_the_parent():
+    """Have this data worker end by a SIGTERM of the process that started it, and by no other.
+
+    Python ends the processes that are left at its exit by SIGTERM, and waits for them: a worker that ignores all of
+    them would keep its training from ending.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, 'sigwaitinfo'):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+            pass
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=wait, name='SIGTERM of the parent', daemon=True).start()

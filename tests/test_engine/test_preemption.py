@@ -7,6 +7,8 @@ More kinds of trainings: `python -m pytest tests/test_engine/test_preemption.py 
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -217,3 +219,40 @@ def test_a_resumed_epoch_goes_on_behind_the_same_images_with_another_batch(train
     done = re.findall(r'\d+:\d+ ', (run / 'batches0.txt').read_text())
     assert done[7:9] == ['15:4 ', '16:5 ']  # one epoch of 10 batches, and 4 batches of 4 images
     assert done[-1] == '30:9 '
+
+
+LEFT_AT_EXIT = """
+import os, signal, sys, time
+import torch
+from mmdefmamba.engine.interruption import guard_data_worker
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, i):
+        return i
+
+if __name__ == '__main__':
+    loader = torch.utils.data.DataLoader(
+        Data(), num_workers=1, persistent_workers=True, multiprocessing_context=sys.argv[1])
+    batches = iter(guard_data_worker(loader))
+    next(batches)
+    [worker] = batches._workers
+    if not os.fork():  # any other process
+        os.kill(worker.pid, signal.SIGTERM)
+        os._exit(0)
+    os.wait()
+    time.sleep(0.5)
+    print(worker.is_alive(), flush=True)
+    keep = sys.modules['torch'].keep = batches  # alive until the very end
+"""
+
+
+@pytest.mark.parametrize('start', ['fork', 'spawn'])
+def test_a_data_worker_outlives_the_sigterm_of_others_and_ends_by_that_of_its_parent(start, tmp_path):
+    (tmp_path / 'script.py').write_text(LEFT_AT_EXIT)
+    process = [sys.executable, str(tmp_path / 'script.py'), start]
+    done = subprocess.run(
+        process, stdout=subprocess.PIPE, text=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'}
+    )
+    assert (done.returncode, done.stdout.split()[-1]) == (0, 'True')
