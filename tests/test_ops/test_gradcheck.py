@@ -88,6 +88,19 @@ def gated_multi_scan():
     return run, inputs
 
 
+def selective_scan_fn():
+    # as mamba-ssm's function: B constant, C per batch, with gate, bias, softplus and the last state
+    A = (-randn(CHANNELS, STATES).exp()).detach().requires_grad_()
+    inputs = [randn(BATCH, CHANNELS, LENGTH), randn(BATCH, CHANNELS, LENGTH), A, randn(CHANNELS, STATES)]
+    inputs += [randn(BATCH, STATES, LENGTH), randn(CHANNELS), randn(BATCH, CHANNELS, LENGTH), randn(CHANNELS)]
+
+    def run(*tensors):
+        result, last_state = ops.selective_scan_fn(*tensors, delta_softplus=True, return_last_state=True)
+        return torch.cat([result.flatten(), last_state.flatten()])
+
+    return run, inputs
+
+
 CASES = {
     'gated_multi_scan': gated_multi_scan,
     'learned_order': learned_order,
@@ -100,6 +113,7 @@ CASES = {
     'restore_tokens': lambda: permutation(ops.restore_tokens),
     'sample_points': sample_points,
     'selective_scan': selective_scan,
+    'selective_scan_fn': selective_scan_fn,
 }
 
 
@@ -109,7 +123,7 @@ def test_every_operator_has_a_case():
     names = [name.split('::') for name in torch._C._dispatch_get_all_op_names()]
     registered = {name for space, name in names if space == 'mmdefmamba'}
     checked_elsewhere = {'multi_scan', 'merge_scans'}  # test_triton_scan.py
-    assert registered == {*checked_elsewhere, *REGISTERED, *NATIVE}
+    assert registered == {*checked_elsewhere, *REGISTERED, *NATIVE, *EXPORTED}
 
 
 @pytest.mark.parametrize('deterministic', [False, True], ids=['', 'deterministic'])
@@ -250,3 +264,21 @@ def test_opcheck_of_sampling_without_a_table():
     inputs = of_native_sample(table=False)
     torch.library.opcheck(torch.ops.mmdefmamba.native_sample.default, inputs)
     torch.library.opcheck(torch.ops.mmdefmamba.native_sample_backward.default, backward_of('native_sample', inputs))
+
+
+#: The operators of an exported graph, which have no gradient.
+EXPORTED = {
+    'argsort': lambda: (torch.randn(BATCH, LENGTH),),
+    'selective_scan': lambda: (
+        torch.randn(BATCH, SCANS, LENGTH, CHANNELS),
+        torch.rand(BATCH, SCANS, LENGTH, CHANNELS),
+        -torch.rand(SCANS, STATES, CHANNELS),
+        torch.randn(BATCH, SCANS, LENGTH, STATES),
+        torch.randn(BATCH, SCANS, LENGTH, STATES),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', EXPORTED)
+def test_opcheck_of_the_operators_of_an_exported_graph(name):
+    torch.library.opcheck(getattr(torch.ops.mmdefmamba, name).default, EXPORTED[name]())
