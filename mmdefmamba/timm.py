@@ -258,12 +258,6 @@ class DefMambaClassifier(nn.Module):
     def _norm(self, x):
         return getattr(self.backbone, f'norm{self.backbone.out_indices[-1]}')(x)
 
-    def __prepare_scriptable__(self):
-        raise TypeError(
-            'DefMamba cannot be compiled by torch.jit.script: its scans are autograd functions, which TorchScript does '
-            'not know. Use torch.compile, or export the model with tools/export.py'
-        )
-
 
 class DefMambaFeatures(FeatureGetterNet):
     """What ``features_only=True`` returns: a list of the stages' maps. It loads checkpoints of classifiers, too."""

@@ -224,6 +224,13 @@ class DefMamba(BaseModule):
             return sum(self.depths[: int(rest.split('.')[0]) + 1]) + 1, num_layers
         return num_layers - 1, num_layers
 
+    def __prepare_scriptable__(self):
+        # torch.jit.script calls this, also for a part of another model; its own error would be about a line of a scan
+        raise TypeError(
+            'DefMamba cannot be compiled by torch.jit.script: its scans are autograd functions, which TorchScript does '
+            'not know. Use torch.compile, or export the model with tools/export.py'
+        )
+
     def _freeze_stages(self):
         frozen = [self.stem] if self.frozen_stages >= 0 else []
         for i in range(min(self.frozen_stages, len(self.stages))):

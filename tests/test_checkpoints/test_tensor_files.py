@@ -1,6 +1,5 @@
 """Files of safetensors beside ``.pth``."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmdefmamba import get_model
 from mmdefmamba.checkpoints import load_pretrained
+from mmdefmamba.cli.convert_safetensors import main
 from mmdefmamba.compat import load_safely
 from mmdefmamba.converters import convert_format
 from mmdefmamba.models import DefMamba
@@ -115,10 +115,9 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
         load_safely(file)
 
 
-def test_tool_converts_and_refuses_other_suffixes(tmp_path):
-    torch.save({'state_dict': STATE, 'meta': {}}, tmp_path / 'a.pth')
-    tool = [sys.executable, str(ROOT / 'tools/model_converters/convert_safetensors.py'), str(tmp_path / 'a.pth')]
-    run = subprocess.run([*tool, str(tmp_path / 'a.safetensors')], capture_output=True, text=True, check=True)
-    assert '6 tensors; left out: nothing' in run.stdout
-    run = subprocess.run([*tool, str(tmp_path / 'a.bin')], capture_output=True, text=True)
-    assert run.returncode == 1 and 'must end in .safetensors or .pth' in run.stderr
+def test_tool_converts_and_refuses_other_suffixes(tmp_path, capsys):
+    torch.save({'state_dict': STATE, 'meta': {}, 'optimizer': {}}, tmp_path / 'a.pth')
+    main([str(tmp_path / 'a.pth'), str(tmp_path / 'a.safetensors')])
+    assert '6 tensors; left out: optimizer' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r'error: the file to write must end in \.safetensors or \.pth, got .*a\.bin'):
+        main([str(tmp_path / 'a.pth'), str(tmp_path / 'a.bin')])
