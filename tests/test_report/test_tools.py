@@ -164,7 +164,7 @@ def test_only_configs_of_the_paper_have_a_row_of_the_paper():
     ]
     assert paper_rows(str(small.with_name('defmamba_pico_digits.py')), {'accuracy/top1': 99.0}, tta=False) == []
     assert paper_rows(None, {}, tta=False) == []
-    detector = ROOT / 'configs/detection/mask_rcnn_defmamba_s_1x.py'
+    detector = ROOT / 'configs/detection/mask_rcnn_defmamba_s_ms_1x.py'
     ((_, _, scores),) = paper_rows(str(detector), {'coco/bbox_mAP': 0.4567}, tta=False)
     assert scores[0] == ('box AP', '47.5', '45.7')
     assert scores[3] == ('mask AP', '42.8', '-')
