@@ -343,7 +343,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(name, arch, formulation, pretrained, kwargs):
+def _create(arch, formulation, pretrained, kwargs):
     if 'feature_cls' in kwargs and kwargs['feature_cls'] not in ('getter', FeatureGetterNet, DefMambaFeatures):
         raise ValueError(
             f"feature_cls must be 'getter' for DefMamba, got {kwargs['feature_cls']!r}: inside the network the maps "
@@ -356,7 +356,7 @@ def _create(name, arch, formulation, pretrained, kwargs):
         kwargs.setdefault('out_indices', tuple(range(len(ARCHITECTURES[arch]['depths']))))
     return build_model_with_cfg(
         DefMambaClassifier,
-        name,
+        f'defmamba_{arch}' + ('_released' if formulation == 'released' else ''),
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         arch=arch,
@@ -371,34 +371,34 @@ register_notrace_module(DefMamba)  # torch.fx takes the backbone as one step: it
 @register_model
 def defmamba_tiny(pretrained=False, **kwargs):
     """DefMamba-T in the formulation of the paper."""
-    return _create('defmamba_tiny', 'tiny', 'paper', pretrained, kwargs)
+    return _create('tiny', 'paper', pretrained, kwargs)
 
 
 @register_model
 def defmamba_small(pretrained=False, **kwargs):
     """DefMamba-S in the formulation of the paper."""
-    return _create('defmamba_small', 'small', 'paper', pretrained, kwargs)
+    return _create('small', 'paper', pretrained, kwargs)
 
 
 @register_model
 def defmamba_base(pretrained=False, **kwargs):
     """DefMamba-B in the formulation of the paper."""
-    return _create('defmamba_base', 'base', 'paper', pretrained, kwargs)
+    return _create('base', 'paper', pretrained, kwargs)
 
 
 @register_model
 def defmamba_tiny_released(pretrained=False, **kwargs):
     """DefMamba-T in the formulation of the authors' code."""
-    return _create('defmamba_tiny_released', 'tiny', 'released', pretrained, kwargs)
+    return _create('tiny', 'released', pretrained, kwargs)
 
 
 @register_model
 def defmamba_small_released(pretrained=False, **kwargs):
     """DefMamba-S in the formulation of the authors' code."""
-    return _create('defmamba_small_released', 'small', 'released', pretrained, kwargs)
+    return _create('small', 'released', pretrained, kwargs)
 
 
 @register_model
 def defmamba_base_released(pretrained=False, **kwargs):
     """DefMamba-B in the formulation of the authors' code."""
-    return _create('defmamba_base_released', 'base', 'released', pretrained, kwargs)
+    return _create('base', 'released', pretrained, kwargs)
