@@ -250,6 +250,8 @@ class DeformableScan(Scan):
         """
         height, width = raw.shape[-2:]
         raw = at_least_float32(raw)
+        # one tanh of all offsets, unless points and keys have different precisions
+        bounded = {dtype: _tanh(raw, dtype) for dtype in {self.point_dtype, self.key_dtype}}
         point_offset = index_offset = None
         if self.points:
             size = (height, width)
@@ -257,9 +259,9 @@ class DeformableScan(Scan):
                 size = (intervals(height), intervals(width))
             # filled on the device: a tensor copied from the host could not be part of a CUDA graph
             size = torch.stack([raw.new_full((), side) for side in size])
-            point_offset = rounded(_tanh(raw[:, :2], self.point_dtype).permute(0, 2, 3, 1) / size, self.point_dtype)
+            point_offset = rounded(bounded[self.point_dtype][:, :2].permute(0, 2, 3, 1) / size, self.point_dtype)
         if self.order:
-            index_offset = _tanh(raw[:, -1], self.key_dtype).flatten(1)
+            index_offset = bounded[self.key_dtype][:, -1].flatten(1)
         return point_offset, index_offset
 
     def sample(self, u, point_offset):
