@@ -1,8 +1,10 @@
 """Runs in processes that are forked from the test's process, because imports take longer than the runs themselves."""
 
+import contextlib
 import gc
 import importlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -113,3 +115,22 @@ def train(arguments, hooks=()):
         runner.register_hook(hook, priority='HIGHEST')
     runner.train()
     return runner
+
+
+@pytest.fixture
+def little_room():
+    """Return a context manager that limits the size of files to 4 KiB, which a program sees as a full disk.
+
+    Nothing else may write meanwhile.
+    """
+
+    @contextlib.contextmanager
+    def limited():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

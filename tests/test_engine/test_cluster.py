@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -18,12 +17,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mmdefmamba.cli import train as train_tool
 from mmdefmamba.cli.torchrun import check_address
 from mmdefmamba.compat import load_safely
-from mmdefmamba.engine.agreement import checksum
+from mmdefmamba.engine.agreement import checksum, plan
 from mmdefmamba.engine.rendezvous import START_TIMEOUT, use_reachable_interface
 from mmdefmamba.engine.work_dir_lock import NAME, WorkDirLock
 
@@ -310,24 +310,22 @@ def test_a_lock_of_another_machine_counts_while_that_machine_writes(tmp_path):
     writer.join()
 
 
+def test_the_averages_of_an_authors_file_are_another_start_than_its_raw_weights(tmp_path):
+    (tmp_path / 'theirs.pth').write_bytes(b'weights')
+    raw, averages = (
+        plan(Config(dict(load_from=f'released://{tmp_path}/theirs.pth{end}')))['starts from'] for end in ('', '?ema')
+    )
+    assert raw.startswith('loads theirs.pth, content ')
+    assert averages == f'{raw}, averages'
+
+
 def test_a_holder_writes_signs_of_life(tmp_path, processes):
     with WorkDirLock(tmp_path / 'run', beat=0.05):
         path = tmp_path / 'run' / NAME
         processes.wait_until(lambda: json.loads(path.read_text())['beat'] > 2, 10)
 
 
-@contextlib.contextmanager
-def little_room():
-    """Limit the size of files, which a program sees as a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_disk_that_is_full_before_the_start_is_named(tmp_path):
+def test_a_disk_that_is_full_before_the_start_is_named(tmp_path, little_room):
     message = rf'{tmp_path}/run/.room.*could not be written before the training started.*choose another --work-dir'
     with pytest.raises(OSError, match=message) as raised, little_room(), WorkDirLock(tmp_path / 'run'):
         pass

@@ -1,10 +1,8 @@
 """A training that is killed and resumed ends with the same weights as one that was not interrupted."""
 
-import contextlib
 import errno
 import os
 import random
-import resource
 import shutil
 import signal
 import zipfile
@@ -245,18 +243,7 @@ def test_a_legacy_file_of_torch_save_is_resumed_from(three_epochs, tmp_path):
         assert find_resumable_checkpoint(run) == str(run / 'epoch_2.pth'), end
 
 
-@contextlib.contextmanager
-def little_room():
-    """Limit the size of files to 4 KiB, which a program sees as a full disk. Nothing else may write meanwhile."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_full_disk_error_names_the_file_and_keeps_the_old_one(tmp_path):
+def test_full_disk_error_names_the_file_and_keeps_the_old_one(tmp_path, little_room):
     backend = AtomicLocalBackend()
     backend.put_text('first', tmp_path / 'new/epoch_1.pth')
     message = r'epoch_1.pth \(0.5 MiB\) could not be written.*Make room.*--resume'

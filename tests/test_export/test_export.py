@@ -124,24 +124,23 @@ def test_the_state_matters_in_these_networks(scans, formulation, lively):
     assert float((maps - other).abs().max() / maps.abs().max()) > 0.05
 
 
-def _scale_state(model):
+def _replace_decay(model, operator):
+    """Let another operator stand where the scan computes its decay exp(delta A), which is between 0 and 1."""
     (scan,) = (function for function in model.functions if function.name == 'SelectiveScan')
     for node in scan.node:
         for attribute in node.attribute:
             if attribute.name == 'body':
                 for inner in attribute.g.node:
                     if inner.op_type == 'Exp':
-                        inner.op_type = 'Neg'  # instead of a decay between 0 and 1
+                        inner.op_type = operator
+
+
+def _scale_state(model):
+    _replace_decay(model, 'Neg')
 
 
 def _forget_state(model):
-    (scan,) = (function for function in model.functions if function.name == 'SelectiveScan')
-    for node in scan.node:
-        for attribute in node.attribute:
-            if attribute.name == 'body':
-                for inner in attribute.g.node:
-                    if inner.op_type == 'Exp':
-                        inner.op_type = 'Relu'  # of a negative number: the decay is 0
+    _replace_decay(model, 'Relu')  # of a negative number: the decay is 0
 
 
 def _sort_backwards(model):
