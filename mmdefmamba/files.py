@@ -1,10 +1,17 @@
 """Files whose paths a user gives."""
 
+import contextlib
+import hashlib
+import os
+import socket
 import unicodedata
 from pathlib import Path
 
 #: Extensions of the image files that the tools read, in lower case.
 IMAGE_EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+
+#: ``released://FILE`` is a checkpoint of the authors, ``released://FILE?ema`` the averaged weights in it.
+RELEASED, AVERAGED = 'released://', '?ema'
 
 # What a terminal or a browser obeys instead of showing it: control characters, invisible characters (some turn the
 # direction of the text), and separators of lines. All else of Unicode is shown as it is.
@@ -66,3 +73,47 @@ def existing_file(path, what):
     if not file.is_file():
         raise FileNotFoundError(f'{what} {shown(path)} does not exist, seen from {shown(Path.cwd())}')
     return file
+
+
+def split_checkpoint(name):
+    """Return (path or URL, whether it is the authors', whether its averages are meant) of a checkpoint's name.
+
+    Args:
+        name: a str or Path, perhaps ``released://FILE`` or ``released://FILE?ema``.
+    """
+    name = str(name)
+    if not name.startswith(RELEASED):
+        return name, False, False
+    source = name.removeprefix(RELEASED)
+    return source.removesuffix(AVERAGED), True, source.endswith(AVERAGED)
+
+
+def sha256_of(path):
+    """Return the SHA-256 of a file as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def partial_path(path):
+    """Return where this process writes a file before it moves it to ``path``: two processes never write to one file."""
+    return path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.partial')
+
+
+@contextlib.contextmanager
+def unfinished_file(target):
+    """Give the path at which to write a file that is moved to its target only when it is whole.
+
+    The block moves it with ``os.replace``. What is still there at the end of the block is removed, so that an
+    incomplete file never has the target's name, and none is left.
+
+    Args:
+        target: str or Path of the file, whose folder exists.
+    """
+    part = partial_path(Path(target))
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)

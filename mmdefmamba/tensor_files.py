@@ -4,9 +4,7 @@ The package safetensors is optional. Its files cannot contain code.
 """
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
@@ -54,7 +52,7 @@ def read_tensor_file(path, map_location=None):
 
 
 def write_tensor_file(path, state, meta=None):
-    """Write weights as a file of safetensors. A file of that name is replaced when the new one is complete.
+    """Write weights as a file of safetensors; see :func:`mmdefmamba.files.unfinished_file` for one that is replaced.
 
     Args:
         path: path of the file.
@@ -72,15 +70,10 @@ def write_tensor_file(path, state, meta=None):
     if odd:
         raise TypeError(f'a file of safetensors holds tensors alone, got {type(state[odd[0]]).__name__} as {odd[0]!r}')
     header = {'format': 'pt'} | ({_KEY: json.dumps(meta, default=_plain)} if meta else {})
-    part = f'{path}.{os.getpid()}.part'
-    try:
-        copies = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
-        }
-        save_file(copies, part, header)
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
+    }
+    save_file(copies, path, header)
 
 
 def _plain(value):

@@ -1,6 +1,5 @@
 """A checkpoint as others get it: its weights and what they mean, without the state of the training."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..compat.safe_loading import load_safely
+from ..files import sha256_of, unfinished_file
 from ..tensor_files import SUFFIX, write_tensor_file
 from .fit import state_dict_of
 
@@ -50,23 +50,11 @@ def publish(source, target, keep_ema=False):
         public['ema_state_dict'] = entries['ema_state_dict']
     left_out = [name for name in entries if name not in public]
     left_out += [f'meta.{name}' for name in meta if name not in public['meta']]
-    part = target.with_name(f'{target.name}.{os.getpid()}.part')
-    try:
+    with unfinished_file(target) as part:
         if target.suffix == SUFFIX:
             write_tensor_file(part, state, public['meta'])
         else:
             torch.save(public, part)
         written = target.with_name(f'{target.stem}-{sha256_of(part)[:8]}{target.suffix}')
         os.replace(part, written)
-    finally:
-        part.unlink(missing_ok=True)
     return written, left_out
-
-
-def sha256_of(path):
-    """Return the SHA-256 of a file as 64 hex digits."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -15,12 +15,9 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
+from ..files import unfinished_file
+
 _PARTIAL = re.compile(r'\..+\.([^/]+)\.(\d+)\.partial')
-
-
-def partial_path(path):
-    """Return where this process writes a file before it moves it to ``path``: two processes never write to one file."""
-    return path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.partial')
 
 
 def remove_partial_files(folder):
@@ -42,16 +39,15 @@ class AtomicLocalBackend(LocalBackend):
         """
         filepath = Path(filepath)
         filepath.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(filepath)
         try:
-            with open(partial, 'wb') as file:
-                file.write(obj)
-                file.flush()
-                # without this a crash of the machine can leave an empty file under the final name
-                os.fsync(file.fileno())
-            os.replace(partial, filepath)
+            with unfinished_file(filepath) as partial:
+                with open(partial, 'wb') as file:
+                    file.write(obj)
+                    file.flush()
+                    # without this a crash of the machine can leave an empty file under the final name
+                    os.fsync(file.fileno())
+                os.replace(partial, filepath)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise OSError(
                 error.errno,
                 f'{filepath} ({len(obj) / 2**20:.1f} MiB) could not be written: {error.strerror}. '

@@ -25,7 +25,7 @@ import zlib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..files import shorten, shown
+from ..files import sha256_of, shorten, shown
 from ..version import __version__
 
 #: Environment variables: seconds without an answer or a byte; the largest file, in GiB.
@@ -59,11 +59,11 @@ def fetch(url, folder, progress=True):
     timeout, limit = _number(TIMEOUT, DEFAULT_TIMEOUT), int(_number(LIMIT, DEFAULT_LIMIT) * 2**30)
     path = Path(folder, cache_name(url))
     wanted = expected_hash(url)
-    if path.is_file() and (wanted is None or _sha256(path).startswith(wanted)):
+    if path.is_file() and (wanted is None or sha256_of(path).startswith(wanted)):
         return str(path)
     # what PyTorch downloaded: its name says nothing about the server, but a hash proves it
     other = Path(folder, os.path.basename(urlsplit(url).path))
-    if wanted is not None and other.is_file() and _sha256(other).startswith(wanted):
+    if wanted is not None and other.is_file() and sha256_of(other).startswith(wanted):
         return str(other)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=f'.{path.name[:100]}.', suffix='.part', dir=path.parent)
@@ -191,16 +191,8 @@ def _check_file(path, wanted):
         raise OSError('the server sends a web page instead of a file')
     if head.startswith(b'PK\x03\x04') and not zipfile.is_zipfile(path):
         raise OSError('the end of the file is missing')
-    if wanted is not None and not (found := _sha256(path)).startswith(wanted):
+    if wanted is not None and not (found := sha256_of(path)).startswith(wanted):
         raise OSError(f'its SHA-256 begins with {found[: len(wanted)]}, but its name says {wanted}')
-
-
-def _sha256(path):
-    found = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(2**20):
-            found.update(chunk)
-    return found.hexdigest()
 
 
 def _number(variable, default):

@@ -8,6 +8,7 @@ import torch
 
 from ..checkpoints.fit import state_dict_of
 from ..compat import load_safely
+from ..files import unfinished_file
 from ..tensor_files import SUFFIX, write_tensor_file
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -45,16 +46,13 @@ def convert_format(source, target):
             kept[name] = value
         else:
             left_out.append(f'meta.{name}')
-    if suffix == SUFFIX:
-        write_tensor_file(target, state, kept)
-    else:
-        part = f'{target}.{os.getpid()}.part'
-        try:
+    with unfinished_file(target) as part:
+        if suffix == SUFFIX:
+            write_tensor_file(part, state, kept)
+        else:
             with open(part, 'xb') as file:
                 torch.save({'meta': kept, 'state_dict': state}, file)
-            os.replace(part, target)
-        finally:
-            Path(part).unlink(missing_ok=True)
+        os.replace(part, target)
     return len(state), left_out
 
 

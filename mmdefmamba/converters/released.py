@@ -9,14 +9,12 @@ Source: names and shapes of the authors' implementation, https://github.com/leiy
 """
 
 import contextlib
-import hashlib
 import os
 import pickle
 import re
 import statistics
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -25,12 +23,10 @@ from mmengine.runner import CheckpointLoader
 
 from ..checkpoints.fit import Fit, some
 from ..compat import load_safely, trust_checkpoints
+from ..files import AVERAGED, RELEASED, sha256_of, split_checkpoint, unfinished_file
 from ..models import ARCHITECTURES, DefMamba
 from ..models.bias_tables import formulation_of_tables
 from ..version import __version__
-
-SCHEME = 'released://'
-AVERAGED = '?ema'
 
 # Pairs (our name, their name) without a final `.weight` or `.bias`; {i} is a stage, {j} a block of it.
 _BACKBONE = (
@@ -209,22 +205,18 @@ def convert_file(source, target, ema=False, trust=False):
     meta = network._asdict() | {
         'ema': ema,
         'source': os.path.basename(source),
-        'source_sha256': hashlib.sha256(Path(source).read_bytes()).hexdigest(),
+        'source_sha256': sha256_of(source),
         'mmdefmamba_version': __version__,
     }
     checkpoint = {'meta': meta, 'state_dict': state_dict}
-    # written beside the target and then moved: an incomplete file never has the target's name
-    part = f'{target}.{os.getpid()}.part'
-    try:
+    with unfinished_file(target) as part:
         with open(part, 'xb') as file:
             torch.save(checkpoint, file)
         os.replace(part, target)
-    finally:
-        Path(part).unlink(missing_ok=True)
     return checkpoint
 
 
-@CheckpointLoader.register_scheme(prefixes=SCHEME)
+@CheckpointLoader.register_scheme(prefixes=RELEASED)
 def load_from_released(filename, map_location=None):
     """Load a file of the authors wherever MMEngine takes a checkpoint: write ``released://`` before its path or URL.
 
@@ -238,15 +230,14 @@ def load_from_released(filename, map_location=None):
     Raises:
         ValueError: :func:`convert_released` refuses the file, or it has no averaged weights.
     """
-    source = filename.removeprefix(SCHEME)
-    ema = source.endswith(AVERAGED)
+    source, _, ema = split_checkpoint(filename)
     with _authors_file():
-        loaded = CheckpointLoader.load_checkpoint(source.removesuffix(AVERAGED), map_location)
+        loaded = CheckpointLoader.load_checkpoint(source, map_location)
     state_dict = convert_released(loaded, ema)
     network = infer_network(state_dict)
     which = 'its averaged weights' if ema else 'its raw weights'
     if not ema and isinstance(loaded, Mapping) and 'model_ema' in loaded:
-        which += f' ({SCHEME}...{AVERAGED} takes the averaged ones)'
+        which += f' ({RELEASED}...{AVERAGED} takes the averaged ones)'
     print_log(
         f"converted {source} from the authors' naming: arch {network.arch}, needs formulation='released', {which}",
         logger='current',

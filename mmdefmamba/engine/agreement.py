@@ -22,6 +22,7 @@ from mmengine.registry import HOOKS
 
 from ..checkpoints.resuming import fingerprint
 from ..config_tree import dicts_in
+from ..files import split_checkpoint
 from ..model_wrappers import plain_model
 from ..version import __version__
 
@@ -117,11 +118,11 @@ def _shown(values, hosts):
 def _file(path, verb):
     if path is None:
         return 'no checkpoint' if verb == 'resumes' else 'no file: a new start'
-    text = str(path).removeprefix('released://')
-    if '://' in text:
+    source, _, averaged = split_checkpoint(path)
+    if '://' in source:
         return f'{verb} {path}'
-    local = Path(text).expanduser()
-    return f'{verb} {local.name}, content {fingerprint(local)}'
+    local = Path(source).expanduser()
+    return f'{verb} {local.name}, content {fingerprint(local)}' + (', averages' if averaged else '')
 
 
 def _leaves(node, path=''):

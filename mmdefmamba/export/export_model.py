@@ -1,11 +1,11 @@
 """From a model to a file that was checked."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
 
+from ..files import unfinished_file
 from .graph import exported_part, output_names, trace
 from .verification import SIZES, OnnxFile, ProgramFile, verify
 
@@ -81,8 +81,7 @@ def export_model(
     program = trace(network, shape if static else None, batch)
     names = output_names(network, program)
     report(f'2/3 writing {", ".join(names)} as {format}')
-    unfinished = out.with_name(f'.{out.name}.{os.getpid()}.unfinished')
-    try:
+    with unfinished_file(out) as unfinished:
         description = _description(cfg, model, part, preprocessing, fixed)
         if format == 'onnx':
             import onnx
@@ -106,8 +105,6 @@ def export_model(
                     verification,
                 )
         unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return verification
 
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from ..config_tree import dicts_in
-
-_RELEASED, _AVERAGED = 'released://', '?ema'
+from ..files import split_checkpoint
 
 
 def check_checkpoint_files(cfg):
@@ -25,7 +24,6 @@ def check_checkpoint_files(cfg):
     for key, file in files.items():
         if not isinstance(file, str):
             continue
-        if file.startswith(_RELEASED):
-            file = file.removeprefix(_RELEASED).removesuffix(_AVERAGED)
+        file, *_ = split_checkpoint(file)
         if '://' not in file and not Path(file).expanduser().exists():
             raise FileNotFoundError(f'{key}: the checkpoint {file} does not exist, seen from {Path.cwd()}')

@@ -8,10 +8,9 @@ import jinja2
 from ..analysis import config_complexity
 from ..apis.zoo import load_config, task_of
 from ..checkpoints.contents import check_contents
-from ..checkpoints.publishing import sha256_of
 from ..compat import load_safely
 from ..config_tree import innermost_dataset
-from ..files import shown
+from ..files import sha256_of, shown
 
 HERE = Path(__file__).parent
 UNKNOWN = 'unknown'
