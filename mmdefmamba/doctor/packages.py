@@ -66,7 +66,8 @@ def packages(report):
 
 def _version(report, name):
     try:
-        version = importlib.metadata.version(name)
+        # not importlib.metadata.version: with the backport importlib_metadata it raises where there is no version
+        version = importlib.metadata.metadata(name).get('Version')
     except importlib.metadata.PackageNotFoundError:
         return None
     except Exception as error:  # metadata can be damaged in any way

@@ -1,6 +1,7 @@
 """A report never loses a finished test: ties, pictures that cannot be drawn, images that cannot be recorded."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -123,15 +124,13 @@ def test_maps_of_one_row_are_drawn(tmp_path):
 
 
 def test_what_fails_after_the_test_is_named_in_the_page(tmp_path, monkeypatch, run_test_tool, pico_checkpoints):
-    from mmdefmamba.apis.zoo import CLONE
-
     for name in ('scan_galleries', 'speed_facts', 'environment_facts', 'paper_rows'):
         monkeypatch.setattr(testing, name, lambda *args, name=name: 1 / 0)
     for name in ('matrix', 'tables', 'galleries', 'class_scores'):
         monkeypatch.setattr('mmdefmamba.report.classification_cases.ClassificationCases.' + name, lambda *args: 1 / 0)
     name, checkpoint = pico_checkpoints['classification']
     options = ['--cfg-options', 'test_dataloader.dataset.indices=3', 'test_dataloader.batch_size=3']
-    config = CLONE / f'configs/classification/{name}.py'
+    config = Path(__file__).parents[2] / f'configs/classification/{name}.py'
     run_test_tool(config, checkpoint, '--work-dir', tmp_path / 'work', '--report', tmp_path, *options)
     text = (tmp_path / 'test.html').read_text()
     assert text.count('ZeroDivisionError: division by zero') == 8
