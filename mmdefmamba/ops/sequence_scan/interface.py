@@ -126,6 +126,16 @@ def prefers_native(x):
     )
 
 
+def prefers_triton(x):
+    """Return whether operators beside the scans, which take no ``backend``, use the Triton kernels for ``x``.
+
+    They do so for CUDA tensors, unless :func:`use_backend` names a backend in plain PyTorch. In Triton's interpreter
+    they do so for CPU tensors too, but only within ``use_backend('triton')``: it is slow.
+    """
+    backends = (None, 'triton', 'mamba_ssm') if x.is_cuda else ('triton',)
+    return _forced_backend in backends and not torch.compiler.is_exporting() and unavailable_reason('triton', x) is None
+
+
 def choose_backend(backend, u, states=DEFAULT_STATES):
     """Return the backend that runs for a tensor like ``u`` when a caller asks for ``backend``.
 
