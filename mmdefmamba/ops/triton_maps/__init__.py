@@ -1,5 +1,6 @@
 """Triton kernels for what a block does to a channel-last map beside its scans.
 
-Each part has two files: NAME_kernels, which imports Triton, and NAME_op, which registers the operator with PyTorch (fake
-tensors, autograd) and imports NAME_kernels when it first runs. The plain path beside each operator is its definition.
+Each part has two files: NAME_kernels, which imports Triton, and NAME_op, which registers the operator with PyTorch
+(fake tensors, autograd) and imports NAME_kernels when it first runs. The plain path beside each operator is its
+definition.
 """
