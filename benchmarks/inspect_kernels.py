@@ -86,8 +86,8 @@ def record(batch, scans, length, channels, states, dtype, ordered=True, chunk_le
 
 def compile_launch(kernel, args, kwargs, capability):
     """Compile a kernel for the arguments of a launch, specialised as Triton does at run time."""
-    options = {'num_warps': kwargs['num_warps']}
-    values = dict(zip(kernel.arg_names, args, strict=False), **{k: v for k, v in kwargs.items() if k != 'num_warps'})
+    options = {k: v for k, v in kwargs.items() if k in ('num_warps', 'maxnreg')}
+    values = dict(zip(kernel.arg_names, args, strict=False), **kwargs)
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(kernel.params):
         value = values[parameter.name]

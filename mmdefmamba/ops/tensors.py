@@ -81,3 +81,19 @@ def check_offsets(name, x):
             f'{name} {tuple(x.shape)} is too large: the Triton kernels address at most 2^31 numbers of one scan of '
             "one image. Use smaller images or backend='blockwise'"
         )
+
+
+def grid_of(programs):
+    """Return the grid of a launch of Triton kernels: one dimension, with that many programs.
+
+    CUDA takes 2^31 - 1 programs in the first dimension of a grid, and 65,535 in the others. So the batch lies in the
+    first one, whatever else does.
+
+    Raises:
+        ValueError: there are more.
+    """
+    if programs >= 2**31:
+        raise ValueError(
+            f'{programs} programs are more than the 2^31 - 1 that a GPU takes at once. Use a smaller batch'
+        )
+    return (programs,)

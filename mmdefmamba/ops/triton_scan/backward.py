@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .blocks import LN_2, LOG2_E, row, scan_source, scan_walk, sigmoid_of, time_step, token_places
+from .blocks import LN_2, LOG2_E, program_place, row, scan_source, scan_walk, sigmoid_of, time_step, token_places
 
 
 @triton.jit
@@ -97,6 +97,8 @@ def scan_backward(
     dD,
     dbias,
     walks,
+    scans,
+    chunks,
     length,
     channels,
     chunk_length,
@@ -141,12 +143,8 @@ def scan_backward(
     C_BLOCK: tl.constexpr = C_HIGH * C_LOW
     N_PADDED: tl.constexpr = N_HIGH * N_LOW
     blocks = tl.cdiv(channels, C_BLOCK)
-    block = tl.program_id(0) % blocks
-    chunk = tl.program_id(0) // blocks
-    chunks = tl.num_programs(0) // blocks
-    k = tl.program_id(1).to(tl.int64)
-    b = tl.program_id(2).to(tl.int64)
-    bk = b * tl.num_programs(1) + k
+    block, chunk, k, b = program_place(channels, scans, chunks, C_BLOCK)
+    bk = b * scans + k
     walk = scan_walk(walks, k)
 
     c = block * C_BLOCK + tl.arange(0, C_BLOCK)
@@ -181,8 +179,7 @@ def scan_backward(
     in_row = (n_row < N) & (c_row < channels)
     state_row = n_row * channels + c_row
 
-    program = bk * tl.num_programs(0) + tl.program_id(0)
-    tile_states = scratch + program * TILES * N_PADDED * C_BLOCK + element
+    tile_states = scratch + tl.program_id(0).to(tl.int64) * TILES * N_PADDED * C_BLOCK + element
 
     A_square = tl.reshape(tl.load(A + k * N * channels + state_row, mask=in_row, other=0.0), SQUARE) * LOG2_E
     D_c = tl.load(D + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_D else 0.0

@@ -12,6 +12,19 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def program_place(channels, scans, chunks, C_BLOCK: tl.constexpr):
+    """Return what a program works on: its block of channels, its chunk, and its scan and image in 64 bits.
+
+    All of it lies in the first dimension of the grid, which takes 2^31 programs; the others take 65,535.
+    """
+    program = tl.program_id(0)
+    blocks = tl.cdiv(channels, C_BLOCK)
+    row = program // blocks // chunks
+    # scans may lie further apart than 32 bits reach
+    return program % blocks, program // blocks % chunks, (row % scans).to(tl.int64), (row // scans).to(tl.int64)
+
+
+@triton.jit
 def scan_walk(walks, k):
     """Return the walk of scan ``k``, eight bits: 0 and 1 its source, 2 backwards, 3 to 7 one plus its row of order."""
     return (walks.to(tl.int64) >> (8 * k)).to(tl.int32) & 255

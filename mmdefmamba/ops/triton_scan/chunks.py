@@ -9,7 +9,7 @@ All exponents are sums of delta * A, which are never above zero.
 import triton
 import triton.language as tl
 
-from .blocks import LOG2_E, row, scan_source, scan_walk, time_step, token_places
+from .blocks import LOG2_E, program_place, row, scan_source, scan_walk, time_step, token_places
 
 
 @triton.jit(
@@ -29,6 +29,8 @@ def chunk_ends(
     ends,
     delta_sums,
     walks,
+    scans,
+    chunks,
     length,
     channels,
     chunk_length,
@@ -57,15 +59,11 @@ def chunk_ends(
     Without ADJOINT this is the state at the end of the chunk, with W = B. With ADJOINT it is the gradient of the state
     at the start of the chunk: the kernel walks backwards, with W = C and the gradient of y in place of u.
     """
-    blocks = tl.cdiv(channels, C_BLOCK)
-    chunk = tl.program_id(0) // blocks
-    chunks = tl.num_programs(0) // blocks
-    k = tl.program_id(1).to(tl.int64)
-    b = tl.program_id(2).to(tl.int64)
-    bk = b * tl.num_programs(1) + k
+    block, chunk, k, b = program_place(channels, scans, chunks, C_BLOCK)
+    bk = b * scans + k
     walk = scan_walk(walks, k)
 
-    c = (tl.program_id(0) % blocks) * C_BLOCK + tl.arange(0, C_BLOCK)
+    c = block * C_BLOCK + tl.arange(0, C_BLOCK)
     n = tl.arange(0, N_PADDED)
     t_row = tl.arange(0, T)
     t_tile = t_row[:, None, None]
@@ -115,6 +113,7 @@ def pass_carries(
     ends,
     delta_sums,
     A,
+    scans,
     chunks,
     channels,
     N: tl.constexpr,
@@ -126,9 +125,9 @@ def pass_carries(
 
     With ADJOINT the chunks are processed from the last to the first.
     """
-    k = tl.program_id(1).to(tl.int64)
-    bk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + k
-    c = tl.program_id(0) * C_BLOCK + tl.arange(0, C_BLOCK)
+    block, _, k, b = program_place(channels, scans, 1, C_BLOCK)
+    bk = b * scans + k
+    c = block * C_BLOCK + tl.arange(0, C_BLOCK)
     n = tl.arange(0, N_PADDED)
     in_c = c < channels
     in_nc = (n < N)[:, None] & in_c[None, :]

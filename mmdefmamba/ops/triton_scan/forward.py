@@ -3,7 +3,18 @@
 import triton
 import triton.language as tl
 
-from .blocks import LOG2_E, dot_states, row, scan_source, scan_walk, time_step, token_places
+from .blocks import LOG2_E, dot_states, program_place, row, scan_source, scan_walk, time_step, token_places
+
+
+@triton.jit
+def carried(x, CARRY_FLOAT32: tl.constexpr):
+    """Return what was read ahead as the loop over tiles carries it.
+
+    What it carries passes through shared memory. As float32 it needs no conversion in every lane behind it.
+    """
+    if CARRY_FLOAT32:
+        x = x.to(tl.float32)
+    return x
 
 
 @triton.jit(
@@ -28,6 +39,8 @@ def scan_forward(
     y,
     states,
     walks,
+    scans,
+    chunks,
     length,
     channels,
     chunk_length,
@@ -56,16 +69,13 @@ def scan_forward(
     HAS_ORDER: tl.constexpr,
     HAS_STARTS: tl.constexpr,
     SAVE_STATES: tl.constexpr,
+    CARRY_FLOAT32: tl.constexpr,
 ):
-    blocks = tl.cdiv(channels, C_BLOCK)
-    chunk = tl.program_id(0) // blocks
-    k = tl.program_id(1).to(tl.int64)  # scans may lie further apart than 32 bits reach
-    b = tl.program_id(2).to(tl.int64)
-    scans = tl.num_programs(1)
+    block, chunk, k, b = program_place(channels, scans, chunks, C_BLOCK)
     bk = b * scans + k
     walk = scan_walk(walks, k)
 
-    c = (tl.program_id(0) % blocks) * C_BLOCK + tl.arange(0, C_BLOCK)
+    c = block * C_BLOCK + tl.arange(0, C_BLOCK)
     n = tl.arange(0, N_PADDED)
     t_row = tl.arange(0, T)
     t_tile = t_row[:, None, None]
@@ -87,7 +97,6 @@ def scan_forward(
     D_c = tl.load(D + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_D else 0.0
     bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
     if HAS_STARTS:
-        chunks = tl.num_programs(0) // blocks
         h = tl.load(starts + (bk * chunks + chunk) * N * channels + state_nc, mask=in_nc, other=0.0)
     else:
         h = tl.zeros([N_PADDED, C_BLOCK], tl.float32)
@@ -102,10 +111,10 @@ def scan_forward(
     place = token_places(walk, order, t, t < end, length, HAS_ORDER)
     in_tc = (t < end)[:, None] & in_c[None, :]
     in_tn = (t < end)[:, None] & in_n[None, :]
-    u_next = tl.load(u + place[:, None] * u_l, mask=in_tc, other=0.0)
-    delta_next = tl.load(delta + place[:, None] * delta_l, mask=in_tc, other=0.0)
-    B_next = tl.load(B + place[:, None] * B_l, mask=in_tn, other=0.0)
-    C_next = tl.load(C + place[:, None] * C_l, mask=in_tn, other=0.0)
+    u_next = carried(tl.load(u + place[:, None] * u_l, mask=in_tc, other=0.0), CARRY_FLOAT32)
+    delta_next = carried(tl.load(delta + place[:, None] * delta_l, mask=in_tc, other=0.0), CARRY_FLOAT32)
+    B_next = carried(tl.load(B + place[:, None] * B_l, mask=in_tn, other=0.0), CARRY_FLOAT32)
+    C_next = carried(tl.load(C + place[:, None] * C_l, mask=in_tn, other=0.0), CARRY_FLOAT32)
     place_next = token_places(walk, order, t + T, t + T < end, length, HAS_ORDER)
 
     for tile in range(begin, end, T):
@@ -120,10 +129,10 @@ def scan_forward(
         place = place_next
         in_tc = (t < end)[:, None] & in_c[None, :]
         in_tn = (t < end)[:, None] & in_n[None, :]
-        u_next = tl.load(u + place[:, None] * u_l, mask=in_tc, other=0.0)
-        delta_next = tl.load(delta + place[:, None] * delta_l, mask=in_tc, other=0.0)
-        B_next = tl.load(B + place[:, None] * B_l, mask=in_tn, other=0.0)
-        C_next = tl.load(C + place[:, None] * C_l, mask=in_tn, other=0.0)
+        u_read = tl.load(u + place[:, None] * u_l, mask=in_tc, other=0.0)
+        delta_read = tl.load(delta + place[:, None] * delta_l, mask=in_tc, other=0.0)
+        B_read = tl.load(B + place[:, None] * B_l, mask=in_tn, other=0.0)
+        C_read = tl.load(C + place[:, None] * C_l, mask=in_tn, other=0.0)
         place_next = token_places(walk, order, t + T, t + T < end, length, HAS_ORDER)
 
         if SAVE_STATES and tile % CHECKPOINT == 0:
@@ -142,3 +151,7 @@ def scan_forward(
             y_tc = tl.where(t_tile == i, y_c[None, None, :], y_tc)
         y_tc = tl.reshape(y_tc, [T, C_BLOCK]) + u_tc * D_c
         tl.store(y + here[:, None] * channels, y_tc.to(y.dtype.element_ty), mask=inside & in_c[None, :])
+
+        # only here, after the arithmetic, so that nothing waits for what was just read
+        u_next, delta_next = carried(u_read, CARRY_FLOAT32), carried(delta_read, CARRY_FLOAT32)
+        B_next, C_next = carried(B_read, CARRY_FLOAT32), carried(C_read, CARRY_FLOAT32)

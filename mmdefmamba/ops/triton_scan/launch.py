@@ -5,22 +5,19 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from ..tensors import channel_last, check_offsets
+from ..tensors import channel_last, check_offsets, grid_of
 from . import layout
 from .backward import scan_backward
 from .chunks import chunk_ends, pass_carries
 from .forward import scan_forward
+from .options import scan_options
 
 #: Whether Triton interprets the kernels on a CPU (TRITON_INTERPRET=1 when they were imported)
 INTERPRETED = not isinstance(scan_forward, triton.JITFunction)
 
-C_BLOCK = 32
 T = 4  # tokens of a tile
 # The lanes of the backward form a rectangle of 4 states by 8 channels. Each lane holds n / 4 states by 4 channels.
 N_LOW, C_LOW = 4, 8
-# One warp alone keeps about a quarter of its share of the special function units busy.
-WARPS_PER_MULTIPROCESSOR = 8
-MIN_CHUNK = 256
 
 
 @dataclass
@@ -33,20 +30,24 @@ class _Grid:
     channels: int
     states: int
     chunk_length: int
+    block: int
+    registers: int | None
 
     def __post_init__(self):
         self.states_padded = max(N_LOW, triton.next_power_of_2(self.states))
-        self.blocks = triton.cdiv(self.channels, C_BLOCK)
+        self.blocks = triton.cdiv(self.channels, self.block)
         self.chunks = triton.cdiv(self.length, self.chunk_length)
         # 16 numbers of a state per lane: the registers hold no more beside the other values
-        self.warps = max(1, self.states_padded * C_BLOCK // 512)
+        self.warps = max(1, self.states_padded * self.block // 512)
+        self.programs = self.blocks * self.chunks * self.scans * self.batch
 
     def __call__(self, chunks=None):
-        return (self.blocks * (self.chunks if chunks is None else chunks), self.scans, self.batch)
+        return grid_of(self.programs // self.chunks * (chunks or self.chunks))
 
     @property
-    def programs(self):
-        return self.blocks * self.chunks * self.scans * self.batch
+    def sizes(self):
+        """The sizes that every walk over the tokens takes."""
+        return self.scans, self.chunks, self.length, self.channels, self.chunk_length
 
 
 def choose_chunk_length(programs, length, device):
@@ -54,22 +55,35 @@ def choose_chunk_length(programs, length, device):
 
     With chunks, tokens are processed twice instead of once. So chunks must at least double the number of programs.
     """
+    options = scan_options()
+    if options.chunks:
+        return _whole_checkpoints(triton.cdiv(length, options.chunks), length)
     if device.type != 'cuda':
         return length
-    wanted = WARPS_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+    wanted = options.programs_per_multiprocessor * torch.cuda.get_device_properties(device).multi_processor_count
     if programs * 2 > wanted:
         return length
-    chunk_length = max(MIN_CHUNK, triton.cdiv(length, wanted // programs))
+    return _whole_checkpoints(max(options.min_chunk, triton.cdiv(length, wanted // programs)), length)
+
+
+def _whole_checkpoints(chunk_length, length):
     return min(length, triton.cdiv(chunk_length, layout.CHECKPOINT) * layout.CHECKPOINT)
 
 
-def _grid(delta, A, chunk_length):
+def _grid(delta, A, chunk_length, block, registers):
     batch, scans, length, channels = delta.shape
     if chunk_length % layout.CHECKPOINT:
         raise ValueError(f'chunk_length must be a multiple of {layout.CHECKPOINT}, got {chunk_length}')
-    programs = batch * scans * triton.cdiv(channels, C_BLOCK)
+    programs = batch * scans * triton.cdiv(channels, block)
     chunk_length = min(chunk_length, length) or choose_chunk_length(programs, length, delta.device)
-    return _Grid(batch, scans, length, channels, A.shape[1], chunk_length)
+    return _Grid(batch, scans, length, channels, A.shape[1], chunk_length, block, registers)
+
+
+def compiler_options(grid):
+    """Return the options of the compiler. The one for registers exists for NVIDIA's GPUs only."""
+    if grid.registers is None:
+        return dict(num_warps=grid.warps)
+    return dict(num_warps=grid.warps, maxnreg=grid.registers)
 
 
 def _packed(walks):
@@ -110,7 +124,7 @@ class _Inputs:
             SOFTPLUS=delta_softplus,
             HAS_BIAS=self.delta_bias is not None,
             HAS_ORDER=self.order is not None,
-            num_warps=grid.warps,
+            **compiler_options(grid),
         )
 
     @property
@@ -135,27 +149,28 @@ def _carries(grid, inputs, sources, u_strides, W, delta_softplus, adjoint):
     delta_sums = ends.new_empty(grid.batch, grid.scans, grid.chunks, grid.channels)
     chunk_ends[grid()](
         *x.pointers((x.delta, x.A, W, x.delta_bias, x.order, ends, delta_sums), sources),
-        *(x.walks_of_dy if adjoint else x.walks, grid.length, grid.channels, grid.chunk_length),
+        *(x.walks_of_dy if adjoint else x.walks, *grid.sizes),
         *(*u_strides, *_strides(x.delta), *_strides(W), *x.order_strides),
         N_PADDED=grid.states_padded,
-        C_BLOCK=C_BLOCK,
+        C_BLOCK=grid.block,
         ADJOINT=adjoint,
         **x.constants(grid, delta_softplus),
     )
     pass_carries[grid(chunks=1)](
-        *(ends, delta_sums, x.A, grid.chunks, grid.channels),
+        *(ends, delta_sums, x.A, grid.scans, grid.chunks, grid.channels),
         N=grid.states,
         N_PADDED=grid.states_padded,
-        C_BLOCK=C_BLOCK,
+        C_BLOCK=grid.block,
         ADJOINT=adjoint,
-        num_warps=grid.warps,
+        **compiler_options(grid),
     )
     return ends
 
 
 def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states):
     """Return y and the states at checkpoints; arguments as in the schema of the operator."""
-    grid = _grid(delta, A, chunk_length)
+    options = scan_options()
+    grid = _grid(delta, A, chunk_length, options.forward_block, options.forward_registers)
     y, states = layout.empty_results(sources, delta, A, save_states)
     x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
     check_offsets('y', y)
@@ -167,14 +182,15 @@ def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_s
             starts = _carries(grid, x, None, x.u_strides, x.B, delta_softplus, adjoint=False)
         scan_forward[grid()](
             *x.pointers((x.delta, x.A, x.B, x.C, x.D, x.delta_bias, x.order, starts, y, states)),
-            *(x.walks, grid.length, grid.channels, grid.chunk_length),
+            *(x.walks, *grid.sizes),
             *(*x.u_strides, *_strides(x.delta), *_strides(x.B), *_strides(x.C), *x.order_strides),
             N_PADDED=grid.states_padded,
-            C_BLOCK=C_BLOCK,
+            C_BLOCK=grid.block,
             CHECKPOINT=layout.CHECKPOINT,
             HAS_D=x.D is not None,
             HAS_STARTS=starts is not None,
             SAVE_STATES=save_states,
+            CARRY_FLOAT32=options.float32_carry,
             **x.constants(grid, delta_softplus),
         )
     return y, states
@@ -187,7 +203,8 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
     blocks of channels for B and C) are written in parts and added up here. There are no atomics, so every run gives the
     same bits.
     """
-    grid = _grid(delta, A, chunk_length)
+    options = scan_options()
+    grid = _grid(delta, A, chunk_length, options.backward_block, options.backward_registers)
     x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
     dy = channel_last(dy)
     check_offsets('the gradient of y', dy)
@@ -201,18 +218,18 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
     dD, dbias = (None if p is None else parts(*batch_scans, grid.chunks, grid.channels) for p in (D, delta_bias))
     dB, dC = (parts(*batch_scans, grid.blocks, grid.length, grid.states) for _ in range(2))
     tiles = triton.cdiv(min(layout.CHECKPOINT, grid.length), T)
-    scratch = parts(grid.programs, tiles, grid.states_padded, C_BLOCK)
+    scratch = parts(grid.programs, tiles, grid.states_padded, grid.block)
     with torch.cuda.device_of(du):
         after = None
         if grid.chunks > 1:
             after = _carries(grid, x, [dy], _strides(dy), x.C, delta_softplus, adjoint=True)
         scan_backward[grid()](
             *x.pointers((x.delta, x.A, x.B, x.C, x.D, x.delta_bias, x.order, dy, states, scratch, after)),
-            *(du, ddelta, dA, dB, dC, dD, dbias, x.walks, grid.length, grid.channels, grid.chunk_length),
+            *(du, ddelta, dA, dB, dC, dD, dbias, x.walks, *grid.sizes),
             *(*x.u_strides, *_strides(x.delta), *_strides(x.B), *_strides(x.C), *_strides(dy), *x.order_strides),
             N_HIGH=grid.states_padded // N_LOW,
             N_LOW=N_LOW,
-            C_HIGH=C_BLOCK // C_LOW,
+            C_HIGH=grid.block // C_LOW,
             C_LOW=C_LOW,
             TILES=tiles,
             CHECKPOINT=layout.CHECKPOINT,

@@ -7,6 +7,14 @@ from .blocks import sigmoid_of
 
 
 @triton.jit
+def _image_and_elements(size, BLOCK: tl.constexpr):
+    """Return the image of a program in 64 bits, and the elements of its block."""
+    blocks = tl.cdiv(size, BLOCK)
+    program = tl.program_id(0)
+    return (program // blocks).to(tl.int64), program % blocks * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
 def _total_and_gate(y, z, b, i, inside, size, channels, z_b, z_l, K: tl.constexpr, BLOCK: tl.constexpr):
     """Return the sum of y over scans, and z, for the elements ``i`` of image ``b``, in float32."""
     total = tl.zeros([BLOCK], tl.float32)
@@ -19,8 +27,7 @@ def _total_and_gate(y, z, b, i, inside, size, channels, z_b, z_l, K: tl.constexp
 @triton.jit
 def merge_forward(y, z, out, size, channels, z_b, z_l, K: tl.constexpr, BLOCK: tl.constexpr):
     """Compute out = (mean of y over scans) * SiLU(z) for a block of tokens x channels of one image."""
-    b = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b, i = _image_and_elements(size, BLOCK)
     inside = i < size
     total, gate = _total_and_gate(y, z, b, i, inside, size, channels, z_b, z_l, K, BLOCK)
     merged = total * (1.0 / K) * gate * sigmoid_of(gate)
@@ -30,8 +37,7 @@ def merge_forward(y, z, out, size, channels, z_b, z_l, K: tl.constexpr, BLOCK: t
 @triton.jit
 def merge_backward(dout, y, z, dy, dz, size, channels, z_b, z_l, K: tl.constexpr, BLOCK: tl.constexpr):
     """Compute the gradients of z and of y. The gradient of y is the same for each scan and is written once."""
-    b = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b, i = _image_and_elements(size, BLOCK)
     inside = i < size
     total, gate = _total_and_gate(y, z, b, i, inside, size, channels, z_b, z_l, K, BLOCK)
     sigmoid = sigmoid_of(gate)

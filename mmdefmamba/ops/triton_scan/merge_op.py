@@ -2,7 +2,7 @@
 
 import torch
 
-from ..tensors import channel_last, check_offsets
+from ..tensors import channel_last, check_offsets, grid_of
 
 BLOCK = 1024
 
@@ -19,7 +19,7 @@ def _merge(y, z):
     out = _empty_merged(y, z)
     size = length * channels
     with torch.cuda.device_of(y):
-        merge_forward[triton.cdiv(size, BLOCK), batch](
+        merge_forward[grid_of(triton.cdiv(size, BLOCK) * batch)](
             *(y, z, out, size, channels, z.stride(0), z.stride(1)), K=scans, BLOCK=BLOCK
         )
     return out
@@ -45,7 +45,7 @@ def _merge_backward(dout, y, z):
     dy, dz = y.new_empty(z.shape), z.new_empty(z.shape)
     size = length * channels
     with torch.cuda.device_of(y):
-        merge_backward[triton.cdiv(size, BLOCK), batch](
+        merge_backward[grid_of(triton.cdiv(size, BLOCK) * batch)](
             *(dout, y, z, dy, dz, size, channels, z.stride(0), z.stride(1)), K=scans, BLOCK=BLOCK
         )
     return dy, dz
