@@ -9,12 +9,8 @@ from timing import add_arguments, attempt, describe, peak_memory, report
 
 from mmdefmamba.analysis.timing import alternate
 from mmdefmamba.ops import BACKENDS, TokenOrder, multi_scan, selective_scan, unavailable_reason, use_backend
-from mmdefmamba.ops.sequence_scan import mamba_ssm
 
-FUNCTIONS = {
-    'materialising loop': materialising_loop,
-    'mamba_ssm, packed': functools.partial(mamba_ssm.selective_scan_mamba_ssm, pack=True),
-}
+FUNCTIONS = {'materialising loop': materialising_loop}
 
 
 def make_inputs(batch, groups, channels, states, length, device, dtype, requires_grad):
@@ -83,14 +79,13 @@ def main():
         if reason := unavailable_reason(name, probe):
             print(f'{name}: cannot run here: {reason}')
     backends = [name for name in backends if unavailable_reason(name, probe) is None]
-    methods = backends + [name for name in FUNCTIONS if name.partition(',')[0] in backends]
 
     rows, header = [], ['op', 'pass', 'method', 'ms', 'times faster than the first', 'peak GiB', 'error']
     tag = f'{args.dtype}_{"x".join(map(str, args.shape))}'
     for backward, loop in ((False, 'materialising loop'), (True, 'reference')):
         what = 'forward + backward' if backward else 'forward'
         inputs = make_inputs(*args.shape, args.device, dtype, requires_grad=backward)
-        names = [loop, *methods] if args.loops else methods
+        names = [loop, *backends] if args.loops else backends
         candidates = {name: functools.partial(run, name, inputs, backward) for name in names}
         rows += measure('selective_scan', what, candidates, args)
         if args.shape[1] in (1, 2, 3):

@@ -226,7 +226,10 @@ def logged_metrics():
 
 @pytest.fixture(scope='session')
 def quick_interpreter():
-    """Speed up Triton's interpreter.
+    """Speed up Triton's interpreter, and let it run with NumPy 2.4 and later.
+
+    The interpreter of Triton 3.6 makes an index of an array with one element by ``int(array)``, which NumPy 2.4
+    refuses: no kernel with a loop or a branch would run.
 
     The interpreter prepares its language again in each call of a device function, which takes a millisecond. Here it
     does so only if the language is not prepared yet. Without this, tests that run kernels give the same results, but
@@ -235,7 +238,7 @@ def quick_interpreter():
     import triton.language as tl
     from triton.runtime import interpreter
 
-    prepare = interpreter._patch_lang
+    prepare, prepare_tensor = interpreter._patch_lang, interpreter._patch_lang_tensor
     nothing_to_restore = SimpleNamespace(restore=lambda: None)
 
     def prepare_once(function):
@@ -244,9 +247,13 @@ def quick_interpreter():
             return prepare(function)
         return nothing_to_restore
 
-    interpreter._patch_lang = prepare_once
+    def prepare_tensor_and_index(tensor, *scope):
+        prepare_tensor(tensor, *scope)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    interpreter._patch_lang, interpreter._patch_lang_tensor = prepare_once, prepare_tensor_and_index
     yield
-    interpreter._patch_lang = prepare
+    interpreter._patch_lang, interpreter._patch_lang_tensor = prepare, prepare_tensor
 
 
 @pytest.fixture(scope='session')

@@ -10,6 +10,7 @@ import torch
 
 from mmdefmamba.ops import selective_scan
 from mmdefmamba.ops.sequence_scan import BACKENDS, blockwise, interface, mamba_ssm, unavailable_reason, use_backend
+from mmdefmamba.ops.triton_scan import op as triton_op
 
 # batch, groups, channels per group, states, length
 SHAPES = {
@@ -242,10 +243,9 @@ def test_auto_in_float64_on_a_cpu_is_blockwise_and_logged_once(monkeypatch, logg
 
 
 def test_blockwise_on_cuda_is_logged_as_a_warning(monkeypatch, logged):
-    """It is slow there. A stand-in for a CUDA tensor: the choice reads its device and dtype alone."""
     monkeypatch.setattr(interface, '_logged_choices', set())
     monkeypatch.setattr(mamba_ssm, 'INSTALLED', False)
-    on_cuda = types.SimpleNamespace(is_cuda=True, dtype=torch.float64, device=torch.device('cuda'))
+    on_cuda = OnCuda(dtype=torch.float64)
     assert [interface.choose_backend('auto', on_cuda) for _ in range(2)] == ['blockwise', 'blockwise']
     [(level, text)] = logged
     assert level == 'WARNING' and text.startswith('selective_scan: backend blockwise (slow on CUDA; ')
@@ -370,38 +370,60 @@ def test_mamba_ssm_adapter_refuses_too_many_states(kernel):
         mamba_ssm.selective_scan_mamba_ssm(*make_inputs((1, 1, 1, 300, 2), torch.float32).values(), True)
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
-def test_mamba_ssm_packs_short_sequences(kernel, dtype):
-    """Five images, three per sequence, one place empty: states and gradients of an image are its own."""
-    assert mamba_ssm.images_per_sequence(5, 30) == 3
-    inputs = make_inputs((5, 2, 3, 4, 30), dtype)
-    inputs['A'] = (inputs['A'].detach() * 1e-4).requires_grad_()  # slow decay: without a reset the images would mix
-    expected = selective_scan(**inputs, backend='reference')
-    actual = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True, pack=True)
-    tolerance = 16 * torch.finfo(dtype).eps
-    assert actual.shape == expected.shape and relative(actual, expected) < tolerance
-    expected_gradients = gradients(expected, inputs)
-    for name, gradient in gradients(actual, inputs).items():
-        assert relative(gradient, expected_gradients[name]) < tolerance, name
-    assert kernel == [(2, 128), (2, 128)]
+def test_mamba_ssm_keeps_the_nan_of_an_image_to_itself(kernel):
+    """Values and gradients of the other images are as without it: each image is a sequence of its own."""
+    inputs = make_inputs((3, 2, 2, 2, 9), torch.float32)
+    expected = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True)
+    wanted = torch.autograd.grad(expected.sum(), inputs['u'])[0]
+    with torch.no_grad():
+        inputs['u'][1, 0, 3] = float('nan')
+    actual = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True)
+    assert actual[1, 0, 3:].isnan().all() and torch.equal(actual[::2], expected[::2])
+    gradient = torch.autograd.grad(actual.sum(), inputs['u'])[0]
+    assert torch.equal(gradient[::2], wanted[::2])
 
 
-def test_mamba_ssm_does_not_pack_float16(kernel):
-    inputs = make_inputs((5, 1, 3, 4, 49), torch.float16)
-    mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True, pack=True)
-    assert kernel == [(5, 128)]
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize(
-    ('batch', 'length', 'images'),
-    [(128, 49, 5), (128, 196, 5), (128, 784, 1), (1, 49, 1), (5, 49, 5), (8, 3136, 1), (2, 127, 1)],
-)
-def test_images_are_packed_only_if_that_saves_tokens(batch, length, images):
-    packed = mamba_ssm.images_per_sequence(batch, length)
-    assert packed == images
-    if packed > 1:
-        walked = -(-batch // packed) * mamba_ssm.padded_length(packed * (length + 1))
-        assert walked < batch * mamba_ssm.padded_length(length)
+class OnCuda(types.SimpleNamespace):
+    """A stand-in for a CUDA tensor: the choice of a backend reads its device and dtype alone."""
+
+    is_cuda, device = True, torch.device('cuda')
+
+
+def test_auto_on_cuda_takes_what_is_preferred_and_can_run(monkeypatch):
+    monkeypatch.setattr(mamba_ssm, 'INSTALLED', True)
+    monkeypatch.setattr(triton_op, 'INSTALLED', True)
+    u = OnCuda(dtype=torch.bfloat16)
+    assert interface.auto_backend(u) == ('mamba_ssm', 'tensors on cuda')
+    monkeypatch.setattr(interface, 'ON_CUDA', ('triton', 'mamba_ssm'))
+    assert interface.auto_backend(u) == ('triton', 'tensors on cuda')
+    assert interface.auto_backend(OnCuda(dtype=torch.float64))[0] == 'blockwise'
+
+
+def test_auto_on_cuda_is_deterministic_where_that_is_asked_for(monkeypatch, deterministic):
+    monkeypatch.setattr(mamba_ssm, 'INSTALLED', True)
+    monkeypatch.setattr(triton_op, 'INSTALLED', True)
+    u = OnCuda(dtype=torch.bfloat16)
+    why = 'tensors on cuda; mamba_ssm cannot run: its gradients are not deterministic, and '
+    assert interface.auto_backend(u) == ('triton', why + 'torch.use_deterministic_algorithms is on')
+    monkeypatch.setattr(triton_op, 'INSTALLED', False)
+    assert interface.auto_backend(u)[0] == 'blockwise'
+
+
+def test_mamba_ssm_says_that_its_gradients_are_not_deterministic(kernel, deterministic):
+    inputs = make_inputs(SHAPES['L7'], torch.float32)
+    y = mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True)
+    with pytest.raises(RuntimeError, match=r"is not deterministic, it adds with atomics.*scan_backend='triton'"):
+        y.sum().backward()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with pytest.warns(UserWarning, match='the backward of mamba_ssm is not deterministic'):
+        mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True).sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -429,21 +451,3 @@ def test_backend_matches_reference_on_cuda(backend, dtype, shape):
     expected_gradients = gradients(expected, exact)
     for name, gradient in gradients(actual, inputs).items():
         assert relative(gradient.cpu(), expected_gradients[name]) < 4 * tolerance, name
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('length', [49, 196])
-def test_mamba_ssm_packs_on_cuda(length, dtype):
-    inputs = make_inputs((13, 3, 32, 16, length), dtype, 'cuda')
-    reason = mamba_ssm.unavailable_reason(inputs['u'])
-    if reason:
-        pytest.skip(reason)
-    assert mamba_ssm.images_per_sequence(13, length) > 1
-    packed, alone = (mamba_ssm.selective_scan_mamba_ssm(*inputs.values(), True, pack=pack) for pack in (True, False))
-    tolerance = 1e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
-    assert relative(packed, alone) < tolerance
-    expected = gradients(alone, inputs)
-    for name, gradient in gradients(packed, inputs).items():
-        assert relative(gradient, expected[name]) < 4 * tolerance, name

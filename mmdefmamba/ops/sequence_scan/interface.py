@@ -22,6 +22,11 @@ BACKENDS = {
     'mamba_ssm': (mamba_ssm.selective_scan_mamba_ssm, mamba_ssm.unavailable_reason),
     'triton': (triton.selective_scan_triton, triton.unavailable_reason),
 }
+#: What 'auto' takes for CUDA tensors, the first of them that can run. mamba-ssm's kernel has been in use for years. The
+#: Triton kernels have run on no GPU yet: they come second until one has measured both.
+ON_CUDA = ('mamba_ssm', 'triton')
+#: Backends whose gradients differ from run to run in their last bits: they add with atomics.
+NOT_DETERMINISTIC = ('mamba_ssm',)
 #: N of the network and of Mamba.
 DEFAULT_STATES = 16
 _logger = logging.getLogger('mmdefmamba')
@@ -52,8 +57,9 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, *, delta_softplus
         delta_softplus: whether delta passes through a softplus.
         backend: 'auto', or one of ``BACKENDS``: 'reference', 'blockwise', 'native', 'mamba_ssm', 'triton'. 'auto'
             takes native on a CPU: the C kernels that were compiled at installation. For CUDA tensors it takes
-            mamba_ssm if its kernel is installed, else triton. Where none of them can run it takes blockwise. It logs
-            each choice once, to the logger 'mmdefmamba'.
+            mamba_ssm if its kernel is installed, else triton; under ``torch.use_deterministic_algorithms`` it takes
+            triton, because mamba_ssm adds gradients in any order. Where none of them can run it takes blockwise. It
+            logs each choice once, to the logger 'mmdefmamba'.
 
     Returns:
         y, (batch, K*channels, length), dtype of ``u``. In float16 an overflow becomes 65504, not infinity.
@@ -106,11 +112,13 @@ def use_backend(backend):
 
 def auto_backend(u, states=DEFAULT_STATES):
     """Return what 'auto' chooses for a tensor like ``u``: the name of the backend, and the reason."""
-    # mamba-ssm's kernels have been in use for years. The Triton kernels come second until they are measured on GPUs.
-    names = ('mamba_ssm', 'triton') if u.is_cuda else ('native',)
+    names = ON_CUDA if u.is_cuda else ('native',)
     reasons = [f'tensors on {u.device.type}']
+    deterministic = torch.are_deterministic_algorithms_enabled()
     for name in names:
         reason = unavailable_reason(name, u, states)
+        if reason is None and deterministic and name in NOT_DETERMINISTIC:
+            reason = 'its gradients are not deterministic, and torch.use_deterministic_algorithms is on'
         if reason is None:
             return name, '; '.join(reasons)
         reasons.append(f'{name} cannot run: {reason}')
