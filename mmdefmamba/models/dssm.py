@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..ops import gated_multi_scan
@@ -12,6 +11,7 @@ from ..ops.map_scan import split_projections
 from ..ops.precision import at_least_float32
 from ..ops.tensors import distinct
 from ..scans import build_scan
+from ..scans.deformable import apply_depthwise
 from .linear_layers import apply_linear
 
 D_STATE = 16
@@ -63,7 +63,7 @@ class DSSM(nn.Module):
     def forward(self, x):
         """Return the gated mean of the scans: (B, H, W, C) -> (B, H, W, C)."""
         u, z = apply_linear(self.in_proj, x).chunk(2, dim=-1)
-        u = F.silu(self.conv(u.permute(0, 3, 1, 2)))
+        u = apply_depthwise(self.conv, u.permute(0, 3, 1, 2), silu=True)
         maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
         maps = tokens_of_maps(maps)
         A, bias = self.decay_rates(), self.dt_proj_bias.flatten()

@@ -1,9 +1,12 @@
-"""Depthwise convolution with a large kernel whose backward pass on a CPU is about as fast as its forward pass."""
+"""Depthwise convolution: Triton kernels for channel-last maps, and a faster gradient of large kernels on a CPU."""
 
 import torch
 import torch.nn.functional as F
 
-from .transforms import is_float32_on_cpu, is_transformed
+from .precision import result_dtype, without_autocast
+from .sequence_scan.interface import prefers_triton
+from .transforms import has_function_transforms, is_float32_on_cpu, is_transformed
+from .triton_maps import depthwise_conv_triton
 
 # Kernels of 3x3, and small maps, are fast in PyTorch.
 MIN_KERNEL, MIN_PIXELS = 5, 144
@@ -11,20 +14,24 @@ MIN_KERNEL, MIN_PIXELS = 5, 144
 ROWS_AT_ONCE = 8
 
 
-def depthwise_conv(x, weight, bias=None):
+def depthwise_conv(x, weight, bias=None, *, silu=False):
     """Convolve each channel with its own kernel, with stride 1 and a zero margin that keeps the size.
 
-    The result is that of ``F.conv2d(x, weight, bias, padding='same', groups=channels)``. In float32 on a CPU the
-    gradient of a kernel of 5x5 or larger is computed in another way, which takes a third of the time: see
+    The result is that of ``F.conv2d(x, weight, bias, padding='same', groups=channels)``, and of ``F.silu`` after it.
+    Where the Triton kernels run (see :func:`~mmdefmamba.ops.sequence_scan.interface.prefers_triton`), a map that is
+    stored channel-last is read where it lies, also as a part of the channels of a wider map, and the result is stored
+    channel-last. They compute in float32 and round once; gradients are the same bits in each run. In float32 on a CPU
+    the gradient of a kernel of 5x5 or larger is computed in another way, which takes a third of the time: see
     :func:`gradient_of_weight`.
 
     Args:
         x: (B, C, H, W), any dtype and device.
         weight: (C, 1, kernel height, kernel width), both sizes odd.
         bias: (C,), or None.
+        silu: whether SiLU follows.
 
     Returns:
-        (B, C, H, W).
+        (B, C, H, W), dtype of ``x``, or under autocast its dtype.
 
     Raises:
         ValueError: ``x`` is not a batch of maps, or the kernels do not fit it.
@@ -36,9 +43,12 @@ def depthwise_conv(x, weight, bias=None):
         )
     if any(size % 2 == 0 for size in weight.shape[2:]):
         raise ValueError(f'kernels must have odd sizes, got {weight.shape[2]} x {weight.shape[3]}')
-    if _has_slow_gradient(x, weight, bias):
-        return _DepthwiseConv.apply(x, weight, bias)
-    return _convolve(x, weight, bias)
+    dtype = result_dtype(x)
+    if _takes_triton(x, weight, bias, dtype):
+        with without_autocast(x.device.type):
+            return depthwise_conv_triton(x.permute(0, 2, 3, 1), weight, bias, silu, dtype).permute(0, 3, 1, 2)
+    y = _DepthwiseConv.apply(x, weight, bias) if _has_slow_gradient(x, weight, bias) else _convolve(x, weight, bias)
+    return F.silu(y) if silu else y
 
 
 def gradient_of_weight(grad, x, weight):
@@ -69,6 +79,19 @@ def gradient_of_weight(grad, x, weight):
 def _convolve(x, weight, bias=None):
     padding = weight.shape[2] // 2, weight.shape[3] // 2
     return F.conv2d(x, weight, bias, padding=padding, groups=len(weight))
+
+
+def _takes_triton(x, weight, bias, dtype):
+    parameters = [weight] if bias is None else [weight, bias]
+    return (
+        prefers_triton(x)
+        and not has_function_transforms()
+        and x.numel() > 0
+        and (bias is None or bias.shape == weight.shape[:1])
+        # F.conv2d serves what is left, or says what is wrong with it
+        and all(p.device == x.device and p.is_floating_point() and p.dtype != torch.float64 for p in parameters)
+        and (torch.is_autocast_enabled(x.device.type) or all(p.dtype == dtype for p in parameters))
+    )
 
 
 def _has_slow_gradient(x, weight, bias):

@@ -17,6 +17,17 @@ def without_autocast(device_type):
     return torch.autocast(device_type, enabled=False)
 
 
+def result_dtype(x):
+    """Return the dtype of a convolution or linear layer of ``x``: that of autocast where it is on, else that of ``x``.
+
+    Autocast leaves float64 alone.
+    """
+    kind = x.device.type
+    if x.dtype == torch.float64 or kind == 'meta' or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
+
+
 def saturate(x):
     """Clamp a float16 tensor to its largest number, 65504; return a tensor of another dtype unchanged.
 

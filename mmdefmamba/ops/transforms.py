@@ -14,9 +14,13 @@ def is_transformed():
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or has_function_transforms()
     )
+
+
+def has_function_transforms():
+    """Return whether torch.func or forward mode gradients are active. Our registered operators do not know them."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_float32_on_cpu(*tensors):

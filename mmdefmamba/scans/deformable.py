@@ -1,6 +1,7 @@
 """The deformable scan: it learns which points to read and in which order (DefMamba, section 3.3, figure 3)."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..layers import is_plain
@@ -36,12 +37,13 @@ class ChannelAttention(nn.Module):
         return self.fc2(self.act(self.fc1(u.mean((2, 3))))).sigmoid()[..., None, None]
 
 
-def apply_depthwise(layer, x):
+def apply_depthwise(layer, x, silu=False):
     """Return ``layer(x)``. A plain depthwise convolution that keeps the size is computed by :func:`.depthwise_conv`.
 
     Args:
         layer: an ``nn.Conv2d``, or what took its place.
         x: (B, C, H, W).
+        silu: whether SiLU follows.
     """
     keeps_size = is_plain(layer, nn.Conv2d) and (
         layer.groups == layer.in_channels == layer.out_channels
@@ -50,7 +52,9 @@ def apply_depthwise(layer, x):
         and layer.padding == tuple(size // 2 for size in layer.kernel_size)
         and layer.padding_mode == 'zeros'
     )
-    return depthwise_conv(x, layer.weight, layer.bias) if keeps_size else layer(x)
+    if keeps_size:
+        return depthwise_conv(x, layer.weight, layer.bias, silu=silu)
+    return F.silu(layer(x)) if silu else layer(x)
 
 
 class OffsetNetwork(nn.Module):

@@ -4,3 +4,7 @@ Each part has two files: NAME_kernels, which imports Triton, and NAME_op, which 
 (fake tensors, autograd) and imports NAME_kernels when it first runs. The plain path beside each operator is its
 definition.
 """
+
+from .depthwise_op import depthwise_conv_triton
+
+__all__ = ['depthwise_conv_triton']
