@@ -6,6 +6,7 @@ from .column import ColumnReverseScan, ColumnScan
 from .content import ContentScan
 from .continuous import ContinuousScan
 from .deformable import DeformableScan
+from .fixed_offsets import FixedOffsetScan
 from .hilbert import HilbertScan
 from .local import LocalScan
 from .quadtree import QuadtreeScan
@@ -21,6 +22,7 @@ __all__ = [
     'ContentScan',
     'ContinuousScan',
     'DeformableScan',
+    'FixedOffsetScan',
     'HilbertScan',
     'LocalScan',
     'QuadtreeScan',

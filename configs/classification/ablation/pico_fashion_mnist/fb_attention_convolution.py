@@ -1,0 +1,4 @@
+# Channel attention of the map after the depthwise convolution, as in the text of the paper.
+_base_ = ['base.py', '../../../_base_/classification/table_scans.py']
+
+model = dict(backbone=dict(scans=_base_.table_scans.fb_attention_convolution))

@@ -1,0 +1,4 @@
+# Table 5 (3): deformable token order.
+_base_ = ['base.py', '../../../_base_/classification/table_scans.py']
+
+model = dict(backbone=dict(scans=_base_.table_scans.fb_order))

@@ -1,0 +1,13 @@
+# DefMamba with forward and backward raster scans alone, as in Vim: as many parameters as DefMamba-nano.
+_base_ = '../../_base_/classification/fashion_mnist.py'
+
+model = dict(
+    backbone=dict(
+        in_channels=1,
+        arch=dict(embed_dims=(24, 48, 96, 204), depths=(1, 1, 3, 1)),
+        pretrain_img_size=_base_.image_size,
+        scans=('raster', 'raster_reverse'),
+        drop_path_rate=0.05,
+    ),
+    head=dict(in_channels=204),
+)
