@@ -18,7 +18,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --no-compile --only-binary :all: -c 
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help quickstart quickstart-detection quickstart-segmentation test test-oldest test-forks audit lint format clean \
-	dist docs mamba-recipe
+	dist docs docs-serve mamba-recipe
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -69,7 +69,10 @@ dist:  ## build the source archive and, from it, the wheel into dist/, and check
 	@echo; cd dist && sha256sum *
 
 docs: $(DEV_STAMP)  ## build the documentation as a site in site/
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(DEV_STAMP)  ## serve the documentation on this machine, and build it again when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
 
 clean:  ## remove the environment and caches; work_dirs stays
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache

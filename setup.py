@@ -136,7 +136,7 @@ setup(
     extras_require={
         'openmmlab': requirements('openmmlab'),  # the three tasks
         'app': ['gradio>=6'],  # tools/app.py
-        'docs': ['mkdocs', 'mkdocstrings[python]'],
+        'docs': ['mkdocs', 'mkdocs-material', 'mkdocstrings[python]'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],  # tools/export.py
         'timm': ['safetensors>=0.4', 'timm>=1.0.31'],  # mmdefmamba.timm
         'safetensors': ['safetensors>=0.4'],

@@ -8,7 +8,11 @@ import pytest
 from mmengine.config import Config
 
 CLASSIFICATION = Path(__file__).parents[2] / 'configs/classification'
-BASES = {'pico_digits': 'ablation/pico_digits/base.py', 'tiny_in1k': 'defmamba_t_in1k.py'}
+BASES = {
+    'pico_digits': 'ablation/pico_digits/base.py',
+    'pico_fashion_mnist': 'ablation/pico_fashion_mnist/base.py',
+    'tiny_in1k': 'defmamba_t_in1k.py',
+}
 #: rows of the paper's tables 4 and 5; the last row of both is tiny_in1k's base
 ROWS = {'fb', 'db', 'fb_continuous', 'fb_local', 'fb_raster', 'fb_points', 'fb_order'}
 ROWS |= {'fb_points_order', 'fb_points_order_bias'}
@@ -54,6 +58,8 @@ def test_ablation_config_names_match_their_scans(folder):
             assert (*first, last) == ('deformable',)
         elif name in AS_IN_THE_TEXT:
             assert last == dict(type='deformable', **AS_IN_THE_TEXT[name])
+        elif '_offsets_' in name:
+            assert last == dict(type='deformable_fixed', offsets=name.split('_')[-1])
         elif '_gradient_' in name:
             assert last == dict(type='deformable', order_gradient=name.split('_')[-1])
         else:

@@ -9,10 +9,16 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import mmdefmamba  # noqa: F401  before the libraries' models
+from mmdefmamba.analysis.config_complexity import config_complexity
+from mmdefmamba.analysis.trace import image_channels
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TREES = ('classification', 'detection', 'segmentation')
-FOLDERS = (*TREES, 'classification/ablation/pico_digits', 'classification/ablation/tiny_in1k')
+# pico_fashion_mnist has the scans of pico_digits, but for those with fixed offsets, which tests/test_scans has.
+FOLDERS = (
+    *TREES,
+    *(f'classification/{name}' for name in ('ablation/pico_digits', 'ablation/tiny_in1k', 'fashion_mnist_peers')),
+)
 NAMES = sorted(str(path.relative_to(CONFIGS)) for tree in FOLDERS for path in (CONFIGS / tree).glob('*.py'))
 SIDE = 64
 # The rows of an ablation differ in their scans, for which one block per stage is enough.
@@ -55,7 +61,8 @@ def batch(model, tree):
 
     Learning without labels takes two views of each image, or a mask.
     """
-    inputs = [torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
+    channels = image_channels(model)
+    inputs = [torch.randint(0, 256, (channels, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
     meta = dict(img_shape=(SIDE, SIDE), ori_shape=(SIDE, SIDE), scale_factor=(1.0, 1.0), batch_input_shape=(SIDE, SIDE))
     if tree == 'classification':
         from mmpretrain.structures import DataSample
@@ -116,6 +123,19 @@ def test_every_config_builds_and_learns(name):
     # MoCo v3 trains no parameter of its averaged encoder
     assert all('momentum_encoder.' in key for key, _ in model.named_parameters() if key not in trained)
     assert cfg.custom_imports['allow_failed_imports'] is False
+
+
+PEERS = sorted((CONFIGS / 'classification/fashion_mnist_peers').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', PEERS, ids=lambda path: path.stem)
+def test_peers_have_as_many_parameters_or_flops_as_the_network_that_they_are_named_after(path):
+    _, size, counted = path.stem.rsplit('_', 2)
+    ours, theirs = (
+        config_complexity(Config.fromfile(file), (32,))[0][counted]
+        for file in (CONFIGS / f'classification/defmamba_{size}_fashion_mnist.py', path)
+    )
+    assert abs(theirs / ours - 1) < 0.04
 
 
 DECAYED_BACKBONE_LEAVES = {

@@ -13,7 +13,8 @@ DOCS = ROOT / 'docs'
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     """Build the site and return its folder."""
-    pytest.importorskip('mkdocs', reason='mkdocs is not installed: pip install -e .[docs]')
+    for name in ('mkdocs', 'material'):
+        pytest.importorskip(name, reason=f'{name} is not installed: pip install -e .[docs]')
     pytest.importorskip('mkdocstrings_handlers.python', reason='mkdocstrings is not installed: pip install -e .[docs]')
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
@@ -54,6 +55,14 @@ def test_site_loads_nothing_from_other_hosts(site):
     for sheet in site.rglob('*.css'):
         fetched = re.findall(r'(?:@import\s+|url\()\s*[\'"]?((?:https?:)?//[^\'")]*)', sheet.read_text('utf-8'))
         assert fetched == [], f'{sheet.name} fetches {fetched}'
+
+
+def test_pages_have_search_copy_buttons_coloured_code_and_two_palettes(site):
+    text = (site / 'index.html').read_text('utf-8')
+    assert 'data-md-component="search"' in text
+    assert '"content.code.copy"' in text
+    assert {'default', 'slate'} == set(re.findall('data-md-color-scheme="([a-z]+)" data-md-color-primary', text))
+    assert re.search('<pre[^>]*>.*<span class="[a-z]+">', text, re.S)
 
 
 def test_links_to_repository_files_lead_to_copies(site):
