@@ -7,7 +7,8 @@ import torch
 
 from ..files import unfinished_file
 from .graph import exported_part, output_names, trace
-from .verification import SIZES, OnnxFile, ProgramFile, verify
+from .runners import OnnxFile, ProgramFile
+from .verification import SIZES, verify
 
 FORMATS = ('onnx', 'pt2')
 #: (height, width) at which a file of any size is checked, beside the sizes of ``verification.SIZES``.

@@ -1,26 +1,34 @@
 """The proof that an exported file computes what its network computes: both run on the same images, and are compared.
 
-A learned order may change where two keys nearly tie: the network does that to itself when an image changes by 1e-6. So
-the check counts the tokens that have another place in the order, per block, and has one limit for results without such
-a flip and one for results with flips. Two more rules keep a broken file from passing:
+Twice, because small differences may grow on their way through a network:
 
-- The result of every block is compared as well, relative to its own size. With weights as at initialisation a whole
-  scan changes the logits by less than the limits; it does change the result of its block.
-- At least one comparison must be without flips. A file that sorts wrongly has flips in each.
+- **The whole**: the results of the file against those of the network. Two keys of a learned order may nearly tie. A
+  change of 1e-6 in a feature exchanges their tokens then, and later blocks may exchange more. The network does that to
+  itself when an image changes by 1e-6. So the tokens with another place in their order are counted for each block, and
+  there is one limit for results without such a flip and one for results with flips. What exceeds it passes only if the
+  network itself changes by as much, within a factor of ten, when the image changes by 1e-6: its results have no more
+  digits then, in PyTorch as in the file.
+- **The parts**: each block, and what follows the last one, computes from what the *file* has before it
+  (:meth:`.runners.EagerNetwork.run_with`). Nothing grows here, so the limits hold for networks of any depth, a fault
+  shows in the block in which it is, and flips must be near ties.
 """
 
-import json
 from dataclasses import dataclass, field
 
 import torch
 
-from ..scans import Scan
-from .onnx_file import CHECKED_VALUES
+from ..scans import DeformableScan
+from .runners import EagerNetwork
 
 #: Largest difference of a result without a flip, and with flips, relative to max(1, the largest value of the result).
 LIMIT, LIMIT_WITH_FLIPS = 5e-6, 2e-3
-#: Largest difference of the result of a block without a flip, relative to its largest value.
-LIMIT_OF_BLOCK = 1e-4
+#: Largest difference of the result of a block that computes from what the file has, relative to its largest value.
+LIMIT_OF_BLOCK = 1e-5
+#: How far the keys of a learned order may fall from one token to the next in the order of the file.
+LIMIT_OF_FALL = 1e-5
+#: The change of an image, relative to the standard deviation of its values, after which a network is compared with
+#: itself. A difference beyond the limits is at most so many times what the network changes by.
+CHANGE, TIMES_OWN_CHANGE = 1e-6, 10
 #: (batch, height, width) beside the main size: odd ones, thin ones, one pixel, other batches.
 SIZES = ((2, 64, 96), (3, 33, 47), (1, 7, 90), (2, 50, 5), (1, 1, 1))
 
@@ -34,7 +42,11 @@ class Comparison:
         differences: name of a result -> its largest difference, divided by max(1, its largest value).
         flips: name of a scan -> number of tokens with another place in its order; scans with none are left out.
         tokens: number of tokens of all orders that were compared.
-        blocks: name of a block -> largest difference of its result, divided by its largest value.
+        parts: name of a result or block -> as ``differences``, but the network computes this part from what the file
+            has before it. Those of blocks are divided by their largest value alone.
+        falls: name of a deformable scan -> how far its keys fall, at most, in the order of the file.
+        own: name of a result -> the same difference of the network from itself, when the image changes by ``CHANGE``;
+            empty if nothing exceeds the limits.
         error: why the file gave no result, or wrong shapes; None if it gave results.
     """
 
@@ -42,26 +54,40 @@ class Comparison:
     differences: dict = field(default_factory=dict)
     flips: dict = field(default_factory=dict)
     tokens: int = 0
-    blocks: dict = field(default_factory=dict)
+    parts: dict = field(default_factory=dict)
+    falls: dict = field(default_factory=dict)
+    own: dict = field(default_factory=dict)
     error: str | None = None
+
+    @property
+    def limit(self):
+        """The largest difference of a result that passes without a look at the network's own changes."""
+        return LIMIT_WITH_FLIPS if self.flips else LIMIT
+
+    @property
+    def exceeds(self):
+        """Names of the results that differ by more than the limit."""
+        return [name for name, x in self.differences.items() if not x <= self.limit]  # not `x > limit`: NaN exceeds
 
     @property
     def problem(self):
         """What is wrong, or None."""
         if self.error:
             return self.error
-        limit = LIMIT_WITH_FLIPS if self.flips else LIMIT
-        # not `x > limit`: NaN must not pass
-        for name, difference in self.differences.items():
+        for name, difference in self.parts.items():
+            limit = LIMIT if name in self.differences else LIMIT_OF_BLOCK
             if not difference <= limit:
-                return f'{name} differs by {difference:.1e}, the limit is {limit:.0e}' + self._with_flips()
-        for name, difference in self.blocks.items():
-            if not self.flips and not difference <= LIMIT_OF_BLOCK:
-                return f'the block {name} differs by {difference:.1e} of its size, the limit is {LIMIT_OF_BLOCK:.0e}'
+                return f'{name} alone differs by {difference:.1e} of its size, the limit is {limit:.0e}'
+        for name, fall in self.falls.items():
+            if not fall <= LIMIT_OF_FALL:
+                return f'the order {name} is not sorted: a key is {fall:.1e} less than the one before it'
+        for name in self.exceeds:
+            own = self.own.get(name, 0.0)
+            if not self.differences[name] <= TIMES_OWN_CHANGE * own:
+                flips = f' with {sum(self.flips.values())} flipped tokens' if self.flips else ''
+                changes = f', and the network itself changes by {own:.1e} with an image' if self.own else ''
+                return f'{name} differs by {self.differences[name]:.1e}, the limit is {self.limit:.0e}{flips}{changes}'
         return None
-
-    def _with_flips(self):
-        return f' with {sum(self.flips.values())} flipped tokens' if self.flips else ''
 
 
 @dataclass
@@ -70,11 +96,11 @@ class Verification:
 
     Args:
         comparisons: a list of :class:`Comparison`.
-        learned_orders: whether the network has orders that depend on the image.
+        unproven_orders: names of the scans with orders that depend on the image, but not on keys that can be looked at.
     """
 
     comparisons: list
-    learned_orders: bool
+    unproven_orders: tuple = ()
 
     @property
     def problems(self):
@@ -82,8 +108,10 @@ class Verification:
         lines = [f'{_text(c.size)}: {c.problem}' for c in self.comparisons if c.problem]
         if not self.comparisons:
             lines.append('nothing was compared')
-        if self.learned_orders and all(c.flips for c in self.comparisons if not c.error):
-            lines.append('each comparison has flipped tokens: the file sorts otherwise than the network')
+        compared = [c for c in self.comparisons if not c.error]
+        for name in self.unproven_orders:
+            if compared and all(name in c.flips for c in compared):
+                lines.append(f'each comparison has flipped tokens in {name}: the file sorts otherwise than the network')
         return lines
 
     @property
@@ -93,123 +121,16 @@ class Verification:
 
     def table(self):
         """Return the comparisons as lines of text."""
-        lines = [f'{"batch x height x width":24} {"largest difference":34} flipped tokens']
+        lines = [f'{"batch x height x width":22} {"largest difference":26} {"of one part":11} flipped tokens']
         for c in self.comparisons:
             found = ', '.join(f'{name} {value:.1e}' for name, value in c.differences.items()) or '-'
+            part = f'{max(c.parts.values()):.1e}' if c.parts else '-'
             flips = ', '.join(f'{name}: {count}' for name, count in c.flips.items())
-            lines.append(f'{_text(c.size):24} {found:34} {flips or 0} of {c.tokens}')
+            lines.append(f'{_text(c.size):22} {found:26} {part:11} {flips or 0} of {c.tokens}')
+            if c.own:
+                own = ', '.join(f'{name} {value:.1e}' for name, value in c.own.items())
+                lines.append(f'{"":22} the network itself, when the image changes by {CHANGE:.0e}: {own}')
         return '\n'.join(lines)
-
-
-class OnnxFile:
-    """An ONNX file in onnxruntime, on the CPU.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        ImportError: onnx or onnxruntime is not installed.
-    """
-
-    def __init__(self, path):
-        try:
-            import onnx
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError(f"{error}. The check needs more packages: pip install 'mmdefmamba[export]'") from error
-        model = onnx.load(path)
-        self.names = [value.name for value in model.graph.output]
-        entries = {entry.key: entry.value for entry in model.metadata_props}
-        self.checked = json.loads(entries.get(CHECKED_VALUES, '{"orders": {}, "blocks": {}}'))
-        for name in {*self.checked['orders'].values(), *self.checked['blocks'].values()} - {*self.names}:
-            model.graph.output.append(onnx.ValueInfoProto(name=name))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, ['CPUExecutionProvider'])
-
-    def run(self, images):
-        """Return (results by name, orders by scan, results of blocks by block) for images, all as tensors."""
-        names = [*self.names, *self.checked['orders'].values(), *self.checked['blocks'].values()]
-        names = list(dict.fromkeys(names))
-        values = self.session.run(names, {'images': images.numpy()})
-        values = dict(zip(names, map(torch.from_numpy, values), strict=True))
-        return (
-            {name: values[name] for name in self.names},
-            *({module: values[name] for module, name in self.checked[kind].items()} for kind in ('orders', 'blocks')),
-        )
-
-
-class ProgramFile:
-    """A ``.pt2`` file, loaded with torch.export.
-
-    Args:
-        path: of the file.
-    """
-
-    def __init__(self, path):
-        texts = {'names': ''}
-        with open(path, 'rb') as file:
-            self.module = torch.export.load(file, extra_files=texts).module()
-        self.names = json.loads(texts['names'])
-
-    def run(self, images):
-        """As :meth:`OnnxFile.run`."""
-        walk = _Recorder(self.module)
-        with torch.no_grad():
-            results = walk.run(images)
-        return dict(zip(self.names, results, strict=True)), walk.orders, walk.blocks
-
-
-class _Recorder(torch.fx.Interpreter):
-    """Runs a graph, and keeps the orders of its scans and the results of its blocks."""
-
-    def __init__(self, module):
-        super().__init__(module)
-        self.orders, self.blocks = {}, {}
-
-    def run_node(self, node):
-        result = super().run_node(node)
-        for name, _ in node.meta.get('nn_module_stack', {}).values():
-            name = name.removeprefix("L['self'].")
-            parts = name.split('.')
-            if parts[-2:-1] == ['scans'] and node.target is torch.ops.mmdefmamba.argsort.default:
-                self.orders[name] = result
-            if parts[-1] == 'dssm' and isinstance(result, torch.Tensor):
-                self.blocks[name] = result
-        return result
-
-
-class _Network:
-    """The network itself, with its orders and the results of its blocks."""
-
-    def __init__(self, network):
-        self.network = network
-
-    def run(self, images):
-        orders, blocks, handles = {}, {}, []
-
-        def keep(name, kept):
-            def hook(module, args, result):
-                if kept is blocks:
-                    kept[name] = result
-                elif result[1] is not None and result[1].order.ndim == 2:
-                    kept[name] = result[1].order
-
-            return hook
-
-        try:
-            for name, module in self.network.named_modules():
-                if isinstance(module, Scan):
-                    handles.append(module.register_forward_hook(keep(name, orders)))
-                elif name.endswith('.dssm'):
-                    handles.append(module.register_forward_hook(keep(name, blocks)))
-            with torch.no_grad():
-                results = self.network(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return results, orders, blocks
 
 
 def random_images(size, channels, raw=False, seed=0):
@@ -236,7 +157,7 @@ def verify(file, network, sizes, raw=False, report=lambda line: None):
     """Compare a file with its network.
 
     Args:
-        file: an :class:`OnnxFile` or a :class:`ProgramFile`.
+        file: an :class:`~.runners.OnnxFile` or a :class:`~.runners.ProgramFile`.
         network: the :class:`~.graph.ExportedPart` that was exported.
         sizes: list of (batch, height, width); see ``SIZES``.
         raw: whether the images are raw, see :func:`random_images`.
@@ -248,25 +169,33 @@ def verify(file, network, sizes, raw=False, report=lambda line: None):
     Raises:
         RuntimeError, ValueError: the network itself cannot take images of a size.
     """
-    comparisons, learned_orders = [], False
-    eager = _Network(network)
+    comparisons, eager, learned = [], EagerNetwork(network), set()
     for seed, size in enumerate(sizes):
         images = random_images(size, network.channels, raw, seed)
         expected = eager.run(images)
-        learned_orders = learned_orders or bool(expected[1])
+        learned |= {*expected[1]}
         try:
             actual = file.run(images)
         except Exception as error:  # onnxruntime has classes of its own; whatever it is, the file gives no result
             comparison = Comparison(tuple(size), error=f'the file does not run: {str(error).splitlines()[0][:300]}')
         else:
             comparison = compare(tuple(size), expected, actual)
+            if not comparison.error:
+                _compare_parts(comparison, eager, images, actual)
+                if comparison.exceeds:
+                    comparison.own = own_changes(eager, images, expected[0], comparison.differences)
         comparisons.append(comparison)
         report(f'{_text(size)}: {comparison.problem or "equal"}')
-    return Verification(comparisons, learned_orders)
+    modules = dict(network.named_modules())
+    unproven = sorted(name for name in learned if not isinstance(modules[name], DeformableScan))
+    return Verification(comparisons, tuple(unproven))
 
 
 def compare(size, expected, actual):
-    """Return the :class:`Comparison` of what the network and the file gave, as :meth:`OnnxFile.run` returns it."""
+    """Return the :class:`Comparison` of what the network and the file gave, as :meth:`.OnnxFile.run` returns it.
+
+    It has no parts yet.
+    """
     results, orders, blocks = expected
     file_results, file_orders, file_blocks = actual
     comparison = Comparison(size)
@@ -297,8 +226,42 @@ def compare(size, expected, actual):
         if flipped:
             comparison.flips[name] = flipped
     for name, block in blocks.items():
-        comparison.blocks[name] = _difference(file_blocks[name].reshape(block.shape), block)
+        if file_blocks[name].numel() != block.numel():
+            comparison.error = f'the block {name} has another size in the file'
+            return comparison
     return comparison
+
+
+def _compare_parts(comparison, eager, images, actual):
+    """Fill in ``parts`` and ``falls`` of a comparison."""
+    file_results, file_orders, file_blocks = actual
+    results, _, blocks, comparison.falls = eager.run_with(images, file_orders, file_blocks)
+    for name, block in blocks.items():
+        comparison.parts[name] = _difference(file_blocks[name].reshape(block.shape), block)
+    for (name, found), wanted in zip(file_results.items(), results, strict=True):
+        comparison.parts[name] = _difference(found, wanted, at_least=1)
+
+
+def own_changes(eager, images, results, names, times=2):
+    """Return how much the results of a network change when its images change by ``CHANGE``.
+
+    Args:
+        eager: an :class:`~.runners.EagerNetwork`.
+        images: (batch, channels, height, width).
+        results: of the network for these images.
+        names: of the results.
+        times: number of changed images; the largest change counts.
+
+    Returns:
+        name -> largest change, divided by max(1, the largest value of the result).
+    """
+    changes = dict.fromkeys(names, 0.0)
+    for seed in range(times):
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+        changed = images + CHANGE * images.std(correction=0) * noise
+        for name, found, wanted in zip(names, eager.run(changed)[0], results, strict=True):
+            changes[name] = max(changes[name], _difference(found, wanted, at_least=1))
+    return changes
 
 
 def _difference(found, wanted, at_least=1e-30):

@@ -283,8 +283,8 @@ class DeformableScan(Scan):
             displacement = point_offset
         return sample_points(u, points, *self.offset_bias(displacement))
 
-    def token_order(self, index_offset):
-        """Return the :class:`TokenOrder` (B, L) that sorts reference index plus offset, ascending and stable."""
+    def sort_keys(self, index_offset):
+        """Return the keys (B, L) that are sorted: reference index plus index offset (B, L), see :meth:`constrain`."""
         length, dtype = index_offset.shape[-1], self.key_dtype or index_offset.dtype
         if self.key_dtype is not None and length > torch.finfo(self.key_dtype).max:
             raise ValueError(
@@ -292,7 +292,11 @@ class DeformableScan(Scan):
                 f"but the map has {length} tokens: use key_dtype='float32'"
             )
         reference = reference_index(length, self.context.formulation, dtype, index_offset.device)
-        keys = rounded(index_offset + reference.to(index_offset.dtype), self.key_dtype)
+        return rounded(index_offset + reference.to(index_offset.dtype), self.key_dtype)
+
+    def token_order(self, index_offset):
+        """Return the :class:`TokenOrder` (B, L) that sorts :meth:`sort_keys`, ascending and stable."""
+        keys = self.sort_keys(index_offset)
         order = TokenOrder.from_order(stable_argsort(keys.detach()))
         return order._replace(keys=keys) if self.order_gradient == 'swap' else order
 
