@@ -13,6 +13,7 @@ CHECKED_VALUES = 'mmdefmamba_checked_values'
 FUNCTIONS = {
     torch.ops.mmdefmamba.selective_scan.default: 'SelectiveScan',
     torch.ops.mmdefmamba.argsort.default: 'ArgSort',
+    torch.ops.mmdefmamba.sample_points.default: 'SamplePoints',
 }
 
 

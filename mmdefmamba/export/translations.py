@@ -16,8 +16,6 @@ def translation_table(functions, domain):
     opset = Opset(domain, 1)
     table = {operator: _call(opset, operator, name) for operator, name in functions.items()}
     table[torch.ops.aten.softplus.default] = softplus(_function(opset, 'Softplus', ['x']))
-    sampling = sample_points(_function(opset, 'SamplePoints', ['x', 'grid']))
-    table.update({torch.ops.aten.grid_sampler.default: sampling, torch.ops.aten.grid_sampler_2d.default: sampling})
     table[torch.ops.aten._adaptive_avg_pool2d.default] = adaptive_average_pool
     table[torch.ops.aten.adaptive_avg_pool2d.default] = adaptive_average_pool
     return table
@@ -52,23 +50,6 @@ def softplus(function):
         scaled = op.Mul(x, op.CastLike(op.Constant(value_float=float(beta)), x))
         smooth = op.Div(op.Softplus(scaled), op.CastLike(op.Constant(value_float=float(beta)), x))
         return op.Where(op.Greater(scaled, op.CastLike(op.Constant(value_float=float(threshold)), x)), x, smooth)
-
-    return translate
-
-
-def sample_points(function):
-    """Return the translation of grid_sample, to a function of the file for the way in which scans read a map."""
-
-    def translate(x, grid, interpolation_mode, padding_mode, align_corners):
-        if (interpolation_mode, padding_mode, bool(align_corners)) == (0, 0, True):
-            return function(x, grid)
-        return op.GridSample(
-            x,
-            grid,
-            align_corners=int(align_corners),
-            mode=('linear', 'nearest', 'cubic')[interpolation_mode],
-            padding_mode=('zeros', 'border', 'reflection')[padding_mode],
-        )
 
     return translate
 

@@ -1,10 +1,10 @@
 """Reads of a feature map at continuous positions."""
 
 import torch
-import torch.nn.functional as F
 
 from .native import sample_native
 from .precision import without_autocast
+from .sequence_scan.exported import grid_sample
 from .sequence_scan.interface import prefers_native
 
 
@@ -67,8 +67,7 @@ def _sample(x, points):
     if torch.are_deterministic_algorithms_enabled():
         return _sample_by_index(x.to(points.dtype), points).to(x.dtype)
     grid = points.flip(-1)  # grid_sample wants (x, y)
-    out = F.grid_sample(x.to(grid.dtype), grid, mode='bilinear', padding_mode='zeros', align_corners=True)
-    return out.to(x.dtype)
+    return grid_sample(x.to(grid.dtype), grid).to(x.dtype)
 
 
 def _sample_by_index(x, points):

@@ -1,8 +1,9 @@
-"""The selective scan and the stable sort as operators that an exported graph contains as one node each.
+"""The selective scan, the stable sort and the reading of a map as operators, each one node of an exported graph.
 
-torch.export follows every operation of a network. A loop over tokens would become a graph for one length, and the
-kernels take pointers. So the exported graph has these two operators of PyTorch instead. They compute with the backends
-of this package, and :mod:`mmdefmamba.export` writes them as ONNX functions of standard operators.
+torch.export follows every operation of a network. A loop over tokens would become a graph for one length, the kernels
+take pointers, and PyTorch takes a grid_sample apart into a hundred operations on free sizes each time it looks at the
+graph. So the graph has these operators instead. They compute with the backends of this package, and
+:mod:`mmdefmamba.export` writes them as ONNX functions of standard operators.
 
 ``torch.compiler.is_exporting()`` decides, and nothing else: whoever exports a network gets these operators, and no
 other call does. Their dtype is float32; an exported network has no gradients.
@@ -58,6 +59,31 @@ def _argsort(keys):
 @_argsort.register_fake
 def _(keys):
     return keys.new_empty(keys.shape, dtype=torch.int64)
+
+
+@torch.library.custom_op('mmdefmamba::sample_points', mutates_args=(), schema='(Tensor x, Tensor grid) -> Tensor')
+def _sample_points(x, grid):
+    return F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=True)
+
+
+@_sample_points.register_fake
+def _(x, grid):
+    return x.new_empty((*x.shape[:2], *grid.shape[1:3]))
+
+
+def grid_sample(x, grid):
+    """Return ``F.grid_sample``, bilinear, zero outside, with aligned corners.
+
+    Args:
+        x: (batch, channels, height, width), float32 in an exported graph.
+        grid: (x, y) in [-1, 1], (batch, out_height, out_width, 2), dtype of ``x``.
+
+    Returns:
+        (batch, channels, out_height, out_width).
+    """
+    if torch.compiler.is_exporting():
+        return torch.ops.mmdefmamba.sample_points(x, grid)
+    return F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=True)
 
 
 def scan_sequences(u, delta, A, B, C):
