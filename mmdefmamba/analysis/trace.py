@@ -247,7 +247,7 @@ def _state_space(dssm, maps):
 
 
 def _places(order, batch, length):
-    places = torch.arange(length) if order is None else order.order.cpu()
+    places = torch.arange(length) if order is None else order.order.cpu().long()
     return places.expand(batch, length).contiguous()
 
 

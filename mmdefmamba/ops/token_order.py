@@ -3,39 +3,72 @@
 A token order is a permutation of L places. It is (L,) if all images share it, or (B, L) with one order per image.
 """
 
-from typing import NamedTuple
-
 import torch
+
+from .sequence_scan.exported import stable_argsort
 
 GRADIENTS = ('paper', 'released')
 
 
-class TokenOrder(NamedTuple):
-    """A permutation and its inverse, int64, each (L,) or (B, L).
+class TokenOrder:
+    """A permutation and its inverse, integers, each (L,) or (B, L).
 
     Step ``i`` of a scan visits place ``order[i]``; place ``j`` of the map is visited at step ``inverse[j]``.
-    ``backwards`` is true for the reversed row-major order: a kernel then computes the places instead of reading them.
-    ``keys``, (B, L), are the numbers that were sorted. They are there only if :func:`~mmdefmamba.ops.multi_scan` is to
-    give them a gradient.
+
+    Args:
+        order: the permutation, int64 or int32. The kernels for GPUs read int32, those for CPUs int64; each converts
+            the other kind.
+        inverse: its inverse, of the same dtype, or None: it is then computed when it is first read. The kernels that
+            scan in any order never read it.
+        backwards: true for the reversed row-major order: a kernel then computes the places instead of reading them.
+        keys: the numbers that were sorted, (B, L). They are given only if :func:`~mmdefmamba.ops.multi_scan` is to
+            give them a gradient.
     """
 
-    order: torch.Tensor
-    inverse: torch.Tensor
-    backwards: bool = False
-    keys: torch.Tensor | None = None
+    def __init__(self, order, inverse=None, backwards=False, keys=None):
+        self.order, self.backwards, self.keys = order, backwards, keys
+        self._inverse = inverse
 
     @classmethod
     def from_order(cls, order, backwards=False):
-        """Return the token order of a permutation, integers (L,) or (B, L); its inverse is computed.
+        """Return the token order of a permutation, integers (L,) or (B, L). Other integers than int32 become int64.
 
         Raises:
             ValueError: the permutation does not hold integers.
         """
         if order.is_floating_point() or order.is_complex():
             raise ValueError(f'a permutation must hold integers, got {order.dtype}')
-        order = order.long()
-        places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-        return cls(order, torch.empty_like(order).scatter_(-1, order, places), backwards)
+        return cls(order if order.dtype == torch.int32 else order.long(), backwards=backwards)
+
+    @classmethod
+    def from_keys(cls, keys, with_gradient=False):
+        """Return the token order that sorts each row of keys in ascending order; equal keys stay in their order.
+
+        On CUDA it is one sort, whose result is converted to int32.
+
+        Args:
+            keys: (B, L), floating.
+            with_gradient: whether the token order has these ``keys``, so that they can get a gradient.
+        """
+        order = stable_argsort(keys.detach()).to(index_dtype(keys.device))
+        return cls(order, keys=keys if with_gradient else None)
+
+    @property
+    def inverse(self):
+        """The inverse of the permutation, in its shape and dtype."""
+        if self._inverse is None:
+            steps = torch.arange(self.order.shape[-1], dtype=self.order.dtype, device=self.order.device)
+            self._inverse = torch.empty_like(self.order).scatter_(-1, self.order.long(), steps.expand_as(self.order))
+        return self._inverse
+
+
+def index_dtype(device):
+    """Return the dtype in which the kernels of a device read a permutation: int32 on CUDA, int64 elsewhere.
+
+    In an exported graph it is int64, as the standard operators want it.
+    """
+    on_gpu = torch.device(device).type == 'cuda' and not torch.compiler.is_exporting()
+    return torch.int32 if on_gpu else torch.int64
 
 
 def _gather(tokens, index):
@@ -94,7 +127,7 @@ class _LearnedOrder(torch.autograd.Function):
     def backward(ctx, grad):
         (order,) = ctx.saved_tensors
         grad_place = grad.mean(1, dtype=ctx.offset_dtype).flatten(1)
-        grad_offset = grad_place.gather(1, order)
+        grad_offset = grad_place.gather(1, order.long())
         return grad, grad_offset - grad_place if ctx.released else grad_offset, None, None
 
 

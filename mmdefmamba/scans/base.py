@@ -8,7 +8,7 @@ from torch import nn
 
 from ..names import unknown_name
 from ..ops.tensors import decisions_about
-from ..ops.token_order import TokenOrder
+from ..ops.token_order import TokenOrder, index_dtype
 
 SCANS = Registry('scan', scope='mmdefmamba', locations=['mmdefmamba.scans'])
 
@@ -117,7 +117,9 @@ class StaticScan(Scan):
             )
         if torch.equal(order, row_major):
             return None
-        return TokenOrder.from_order(order.to(device), backwards=torch.equal(order, row_major.flip(0)))
+        backwards, inverse = torch.equal(order, row_major.flip(0)), TokenOrder.from_order(order).inverse
+        # Complete from the start: what is computed later may be a tensor of inference mode or of a CUDA graph.
+        return TokenOrder(*(x.to(device, index_dtype(device)) for x in (order, inverse)), backwards)
 
     def exported_order(self, height, width, device):
         """Return the :class:`~mmdefmamba.ops.TokenOrder` as part of an exported graph, for sizes that may be free.

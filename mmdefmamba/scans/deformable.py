@@ -8,7 +8,6 @@ from ..layers import is_plain
 from ..ops import TokenOrder, learned_order, sample_points
 from ..ops.depthwise_conv import depthwise_conv
 from ..ops.precision import at_least_float32
-from ..ops.sequence_scan.exported import stable_argsort
 from ..ops.tensors import intervals
 from .base import SCANS, Scan
 from .offset_bias import OffsetBias
@@ -296,9 +295,7 @@ class DeformableScan(Scan):
 
     def token_order(self, index_offset):
         """Return the :class:`TokenOrder` (B, L) that sorts :meth:`sort_keys`, ascending and stable."""
-        keys = self.sort_keys(index_offset)
-        order = TokenOrder.from_order(stable_argsort(keys.detach()))
-        return order._replace(keys=keys) if self.order_gradient == 'swap' else order
+        return TokenOrder.from_keys(self.sort_keys(index_offset), with_gradient=self.order_gradient == 'swap')
 
     def forward(self, x):
         point_offset, index_offset = self.offsets(x)

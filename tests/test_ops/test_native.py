@@ -351,7 +351,7 @@ def test_gradients_of_orders_are_those_of_the_reference():
     def run(keys_, projected, weight, A, D, bias, gate):
         parts, z = projected.chunk(2, dim=-1), gate[..., :6]
         tokens = [x.to(keys_.dtype) for x in maps]
-        return gated_multi_scan(tokens, parts, weight, A, D, bias, z, [None, order._replace(keys=keys_)])
+        return gated_multi_scan(tokens, parts, weight, A, D, bias, z, [None, TokenOrder(order.order, keys=keys_)])
 
     given = [x.clone().requires_grad_() for x in (keys, *others)]
     exact = [x.double().requires_grad_() for x in (keys, *others)]

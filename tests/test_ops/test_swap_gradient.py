@@ -69,7 +69,7 @@ def test_keys_receive_the_gradient_of_the_smoothed_loss(length):
     inputs, keys, grad = make(length)
     keys.requires_grad_()
     order = TokenOrder.from_order(keys.detach().argsort())
-    y = multi_scan(*inputs, [None, order._replace(keys=keys)])
+    y = multi_scan(*inputs, [None, TokenOrder(order.order, keys=keys)])
     assert torch.equal(y, multi_scan(*inputs, [None, order]))
     (received,) = torch.autograd.grad((y * grad).sum(), keys)
 
@@ -88,7 +88,7 @@ def test_keys_do_not_change_the_other_gradients():
         for leaf in leaves:
             leaf.requires_grad_()
         order = TokenOrder.from_order(keys.argsort())
-        order = order._replace(keys=keys.requires_grad_()) if with_keys else order
+        order = TokenOrder(order.order, keys=keys.requires_grad_()) if with_keys else order
         y = multi_scan(maps, *rest, [None, order])
         grads.append(torch.autograd.grad((y * grad).sum(), leaves))
     for without, with_keys in zip(*grads, strict=True):

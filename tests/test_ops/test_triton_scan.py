@@ -101,7 +101,7 @@ def test_keys_of_a_learned_order_get_their_gradient():
     for backend, dtype in (('triton', torch.float32), ('reference', torch.float64)):
         given = keys.to(dtype).requires_grad_()
         inputs = [x.detach().to(dtype) for x in maps + others]
-        y = multi_scan(inputs[:2], *inputs[2:], [None, order._replace(keys=given)], backend=backend)
+        y = multi_scan(inputs[:2], *inputs[2:], [None, TokenOrder(order.order, keys=given)], backend=backend)
         weight = torch.arange(y.numel(), dtype=dtype, device=DEVICE).view_as(y).sin()
         (received[backend],) = torch.autograd.grad((y * weight).sum(), given)
     assert received['reference'].abs().min() > 0

@@ -39,7 +39,7 @@ def swap_gradient(y, u, delta, A, B, C, delta_bias, order):
         ``y``.
     """
     inputs = [at_least_float32(x.detach()) for x in (u, delta, A, B, C, delta_bias)]
-    return _SwapGradient.apply(y, order.keys, order.order, order.inverse, *inputs)
+    return _SwapGradient.apply(y, order.keys, order.order.long(), order.inverse.long(), *inputs)
 
 
 class _SwapGradient(torch.autograd.Function):
