@@ -23,7 +23,7 @@ def draw_runs(results, metrics):
             axis.plot(values, [y] * len(values), 'o', color='tab:blue', alpha=0.5, markersize=4)
             axis.plot(mean(values), y, '|', color='black', markersize=12)
         axis.set_yticks(range(len(names)), names)
-        axis.invert_yaxis()
+        axis.set_ylim(len(names) - 0.5, -0.5)  # the first config on top; half a row of room at both ends
         axis.grid(axis='x', alpha=0.3)
         axis.set_xlabel(f'{metric}: each seed, and the mean')
     return figure

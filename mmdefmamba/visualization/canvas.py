@@ -31,6 +31,8 @@ def panels(rows, columns, width=PANEL, height=PANEL, **options):
         The Figure and its axes, an array (rows, columns).
     """
     figure = _figure(width * columns, height * rows, layout='constrained')
+    # Matplotlib's own padding, 0.04 inches, cuts off the upper edge of titles with two lines.
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -47,7 +49,7 @@ def image_panels(image, rows, columns, size=PANEL, lines=1, bar=False):
     height, width = image.shape[:2]
     scale = size / max(height, width)
     # a very thin image still needs room for its title, and the layout needs a panel of some size
-    width, height = max(scale * width, 0.6 * size), max(scale * height, 0.2 * size) + 0.13 + 0.16 * lines
+    width, height = max(scale * width, 0.9 * size), max(scale * height, 0.2 * size) + 0.17 + 0.17 * lines
     figure, axes = panels(rows, columns, width + (0.7 / columns if bar else 0), height)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])

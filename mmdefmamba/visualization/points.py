@@ -5,9 +5,15 @@ from matplotlib.patches import Rectangle
 
 from .canvas import ACCENT, SECOND, as_rgb, cell_size, edge_panel, faded, image_panels, map_to_image, show
 
+#: The largest number of arrows along a side of the map. More of them would be too small to see.
+MOST_ARROWS = 16
+
 
 def draw_points(image, trace, index=0, zoom=None):
     """Draw an arrow from the reference point of each token to the point where its features are read.
+
+    On a map with more than ``MOST_ARROWS`` tokens along a side, the panel of the whole image has the arrows of every
+    s-th token alone, s times as long, and its title says so.
 
     Args:
         image: what the network was given, (height, width) or (height, width, 3), uint8, RGB.
@@ -23,11 +29,13 @@ def draw_points(image, trace, index=0, zoom=None):
     """
     check_points(trace)
     image = as_rgb(image)
-    figure, axes = image_panels(image, 1, 2 if zoom is None else 3, size=3.6)
+    figure, axes = image_panels(image, 1, 2 if zoom is None else 3, size=3.6, lines=2)
     show(axes[0, 0], image, 'image')
     length = token_offsets(trace, index)
-    title = f'{trace.label}: points, moved by {length.mean():.2f} tokens (most: {length.max():.2f})'
-    draw_arrows(axes[0, 1], image, trace, index)
+    every = spacing(trace.map_size)
+    drawn = 'points' if every == 1 else f'points of every {ordinal(every)} token, {every} times as far'
+    title = f'{trace.label}: {drawn}\nmoved by {length.mean():.2f} tokens (most: {length.max():.2f})'
+    draw_arrows(axes[0, 1], image, trace, index, every=every)
     axes[0, 1].set_title(title, fontsize=9)
     if zoom is not None:
         top, left, bottom, right = _window(zoom, trace.map_size, image.shape[:2])
@@ -57,8 +65,18 @@ def draw_points_to_edge(image, trace, index=0):
     check_points(trace)
     image = as_rgb(image)
     figure, axis = edge_panel(image)
-    draw_arrows(axis, image, trace, index)
+    draw_arrows(axis, image, trace, index, every=spacing(trace.map_size))
     return figure
+
+
+def spacing(map_size):
+    """Return s: on a map of this size, (H, W), the arrow of every s-th token along each side is drawn."""
+    return -(-max(map_size) // MOST_ARROWS)
+
+
+def ordinal(number):
+    """Return '2nd', '3rd', '4th', ..., for numbers from 2 to 20."""
+    return f'{number}{ {2: "nd", 3: "rd"}.get(number, "th") }'
 
 
 def check_points(trace):
@@ -77,25 +95,29 @@ def token_offsets(trace, index=0):
     return np.linalg.norm(offset * (np.asarray(trace.map_size) - 1) / 2, axis=-1)
 
 
-def draw_arrows(axis, image, trace, index=0, magnified=1.0):
-    """Draw a pale image with an arrow for each token.
+def draw_arrows(axis, image, trace, index=0, magnified=1.0, every=1):
+    """Draw a pale image with an arrow for each token, or for every ``every``-th one and as many times as long.
 
     Args:
         axis: a matplotlib axis.
         image: (height, width, 3), uint8, RGB.
         trace, index: as for :func:`draw_points`.
         magnified: how many times larger than in a panel of the whole image a token appears.
+        every: distance of the drawn tokens along each side of the map, in tokens.
     """
     size = image.shape[:2]
     show(axis, faded(image))
-    start = map_to_image(trace.reference.numpy(), trace.map_size, size).reshape(-1, 2)
-    end = map_to_image(trace.points[index].numpy(), trace.map_size, size).reshape(-1, 2)
-    cell = cell_size(trace.map_size, size)
+    drawn = (slice(every // 2, None, every),) * 2  # the middle one of each group
+    start, end = (
+        map_to_image(points.numpy()[drawn], trace.map_size, size).reshape(-1, 2)
+        for points in (trace.reference, trace.points[index])
+    )
+    cell = every * cell_size(trace.map_size, size)
     # the diameter of a dot is an eighth of the cell's side; matplotlib wants the area, in points squared
     panel = axis.get_position().width * axis.figure.get_figwidth() * 72
     dot = max((magnified * panel * cell / size[1] / 8) ** 2, 0.3)
     axis.scatter(*start[:, ::-1].T, s=dot, color=SECOND, linewidths=0, zorder=2)
-    y, x = (end - start).T
+    y, x = every * (end - start).T
     axis.quiver(
         *start[:, ::-1].T,
         x,

@@ -5,6 +5,7 @@ import pytest
 import torch
 from matplotlib.collections import LineCollection
 from matplotlib.quiver import Quiver
+from matplotlib.text import Text
 
 from mmdefmamba.analysis import activation_map, activation_maps, offset_statistics, trace_blocks
 from mmdefmamba.models import DefMamba
@@ -305,3 +306,57 @@ def test_distances_have_one_panel_per_network_and_one_bar_per_stage():
     assert [bar.get_height() for bar in figure.axes[1].patches] == [0.5, 0.6]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ['offset range', 'all five']
     figure_to_rgb(figure)
+
+
+def outside(figure):
+    """Return the texts of a figure that do not lie within its canvas."""
+    figure_to_rgb(figure)
+    renderer, (width, height) = figure.canvas.get_renderer(), figure.canvas.get_width_height()
+    ticks = {tick for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()}
+    drawn = {tick for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()}
+    hidden = {label for tick in ticks - drawn for label in (tick.label1, tick.label2)}  # beyond the limits of an axis
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    texts = [text for text in texts if text not in hidden]
+    assert texts
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
+    return [text for text, box in boxes if min(box.x0, box.y0) < 0 or box.x1 > width or box.y1 > height]
+
+
+@pytest.mark.parametrize('size', [(32, 32), (20, 28), (64, 16), (16, 64), (72, 72)], ids=str)
+def test_no_text_is_cut_off(size):
+    torch.manual_seed(0)
+    model = network()
+    trace = trace_blocks(model, torch.randn(2, 3, *size), state_space=True)[1][0]
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    figures = {
+        'scan order': draw_scan_order(image, trace),
+        'points': draw_points(image, trace),
+        'points and a window': draw_points(image, trace, zoom=(0, 0, 2, 2)),
+        'static scans': draw_static_scans((8, 8), image=image),
+        'activation map': draw_activation_map(image, trace, (0, 0)),
+        'statistics': draw_offset_statistics(offset_statistics(model, torch.randn(2, 3, *size))),
+        'receptive fields': draw_receptive_fields({'before': torch.rand(size), 'after training': torch.rand(size)}),
+        'runs': draw_runs({'a config with a long name': [{'top-1': 1.0}], 'b': [{'top-1': 2.0}]}, ['top-1']),
+    }
+    assert {name: outside(figure) for name, figure in figures.items()} == {name: [] for name in figures}
+
+
+def test_a_large_map_has_the_arrows_of_some_tokens_enlarged():
+    trace = trace_blocks(network(), torch.randn(1, 3, 160, 160))[1][0]
+    assert trace.map_size == (40, 40)
+    image = np.zeros((160, 160, 3), np.uint8)
+    offset = torch.zeros(1, 40, 40, 2)
+    offset[0, 4, 7] = torch.tensor([0.01, -0.02])  # rows and columns 1, 4, 7, ... of the map are drawn
+    figure = draw_points(image, replace(trace, point_offset=offset))
+    start, length = arrows(figure.axes[1])
+    assert len(start) == 13**2
+    (moved,) = np.flatnonzero(length.any(1))
+    np.testing.assert_allclose(start[moved], [7 * 4 + 1.5, 4 * 4 + 1.5], atol=1e-4)
+    np.testing.assert_allclose(length[moved], 3 * np.array([-0.02, 0.01]) * 39 / 2 * 4, rtol=1e-4)
+    assert 'points of every 3rd token, 3 times as far' in figure.axes[1].get_title()
+
+
+def test_dots_of_two_configs_lie_within_the_panel():
+    figure = draw_runs({'first': [{'top-1': 1.0}, {'top-1': 2.0}], 'second': [{'top-1': 3.0}]}, ['top-1'])
+    bottom, top = figure.axes[0].get_ylim()
+    assert (bottom, top) == (1.5, -0.5)
