@@ -16,9 +16,11 @@ from mmdefmamba.analysis import effective_receptive_field, offset_statistics
 from mmdefmamba.apis import get_model
 from mmdefmamba.datasets.digit_scenes import DigitScenes
 from mmdefmamba.datasets.digits import load_digits_split
+from mmdefmamba.models import DefMamba
 from mmdefmamba.quickstart.classification import draw_predictions
 from mmdefmamba.visualization import (
     draw_activation_map,
+    draw_architecture,
     draw_offset_statistics,
     draw_points,
     draw_receptive_fields,
@@ -73,6 +75,7 @@ def last_checkpoint(task):
 def figures(models, folder):
     """Yield pairs of a name and a figure. Images are written to ``folder`` and read from there, as a user's images."""
     digit, (china, scene) = digit_file(folder), scene_files(folder)
+    yield 'architecture', draw_architecture(DefMamba('small'))
     yield 'static_scans', draw_static_scans((8, 8), image=cv2.imread(china)[..., ::-1])
     classifier, detector, segmentor = models.values()
     yield 'quickstart', draw_predictions(classifier, test_dataloader(classifier.cfg))[0]

@@ -2,6 +2,7 @@
 
 from ..analysis.trace import BlockTrace, trace_blocks
 from .activation_figure import draw_activation_map, draw_activation_map_to_edge, draw_activation_maps
+from .architecture import draw_architecture
 from .canvas import figure_to_rgb, map_to_image, token_at
 from .digit_rows import draw_digits
 from .fields import draw_receptive_fields
@@ -15,6 +16,7 @@ __all__ = [
     'draw_activation_map',
     'draw_activation_map_to_edge',
     'draw_activation_maps',
+    'draw_architecture',
     'draw_digits',
     'draw_limitation_cases',
     'draw_offset_statistics',

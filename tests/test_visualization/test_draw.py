@@ -14,6 +14,7 @@ from mmdefmamba.visualization import (
     draw_activation_map,
     draw_activation_map_to_edge,
     draw_activation_maps,
+    draw_architecture,
     draw_digits,
     draw_limitation_cases,
     draw_offset_statistics,
@@ -313,7 +314,8 @@ def outside(figure):
     figure_to_rgb(figure)
     renderer, (width, height) = figure.canvas.get_renderer(), figure.canvas.get_width_height()
     ticks = {tick for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()}
-    drawn = {tick for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()}
+    shown = [axes for axes in figure.axes if axes.axison]
+    drawn = {tick for axes in shown for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()}
     hidden = {label for tick in ticks - drawn for label in (tick.label1, tick.label2)}  # beyond the limits of an axis
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
     texts = [text for text in texts if text not in hidden]
@@ -360,3 +362,16 @@ def test_dots_of_two_configs_lie_within_the_panel():
     figure = draw_runs({'first': [{'top-1': 1.0}, {'top-1': 2.0}], 'second': [{'top-1': 3.0}]}, ['top-1'])
     bottom, top = figure.axes[0].get_ylim()
     assert (bottom, top) == (1.5, -0.5)
+
+
+def test_architecture_is_read_from_the_network():
+    figure = draw_architecture(DefMamba('small'))
+    assert outside(figure) == []
+    texts = {text.get_text() for text in figure.findobj(Text)}
+    # table 6 of the paper: 96 channels at a quarter of 224 pixels, blocks 2, 2, 6, 2
+    assert {'stage 1: 2 DM blocks\n56 x 56 x 96', 'stage 3: 6 DM blocks\n14 x 14 x 384'} < texts
+    assert {'raster\nraster_reverse\ndeformable', 'offset network', 'conv 3 x 3\nSiLU'} < texts
+    # an odd size is rounded up, and what a network lacks is not drawn
+    texts = {text.get_text() for text in draw_architecture(network(('raster',), dw_conv=False), (30, 20)).findobj(Text)}
+    assert {'stage 1: 1 DM block\n8 x 5 x 8', 'stage 2: 1 DM block\n4 x 3 x 16', 'raster', 'SiLU'} < texts
+    assert not {'offset network', 'conv 3 x 3\nSiLU'} & texts
