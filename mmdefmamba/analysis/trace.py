@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from ..models import DefMamba
 from ..models.dssm import tokens_of_maps
 from ..ops.precision import at_least_float32
+from ..ops.reference_points import reference_points
 from ..ops.tensors import distinct
 from ..scans import SCANS
-from ..scans.deformable import DeformableScan, reference_points
+from ..scans.deformable import DeformableScan
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,17 @@ def at_least_float32(x):
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def rounded(x, dtype):
+    """Round a tensor to the numbers of another dtype. It keeps its own dtype, and its gradient is not rounded.
+
+    Args:
+        x: any floating dtype.
+        dtype: such as torch.float16, or None, which changes nothing.
+    """
+    # exact: the rounded number and the difference of two neighbours can both be represented in the dtype of x
+    return x if dtype is None else x + (x.detach().to(dtype).to(x.dtype) - x.detach())
+
+
 def without_autocast(device_type):
     """Return a context without autocast on a kind of device. In an exported graph it would be a graph of its own."""
     if torch.compiler.is_exporting() or device_type == 'meta':  # PyTorch has no autocast for tensors without memory

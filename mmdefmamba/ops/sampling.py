@@ -4,8 +4,12 @@ import torch
 
 from .native import sample_native
 from .precision import without_autocast
+from .reference_points import bias_table, moved_points, sized_table
 from .sequence_scan.exported import grid_sample
-from .sequence_scan.interface import prefers_native
+from .sequence_scan.interface import prefers_native, prefers_triton
+from .triton_maps import sample_offsets_triton
+
+FORMULATIONS = ('paper', 'released')
 
 
 def sample_points(x, points, table=None, table_points=None):
@@ -60,6 +64,53 @@ def sample_points(x, points, table=None, table_points=None):
     rows = table_points.reshape(1, batch * height, width, 2)
     read = _sample(table.unsqueeze(0), rows).view(x.shape[1], batch, height, width).transpose(0, 1)
     return sampled + read.to(sampled.dtype)
+
+
+def sample_offsets(x, offsets, table=None, *, formulation='paper'):
+    """Read a feature map bilinearly at its own tokens' reference points plus offsets, and add an offset bias.
+
+    This computes ``sample_points(x, points, *bias_table(table, displacement))`` with the points and displacements of a
+    formulation, see :mod:`.reference_points`. On CUDA, in float32 or half precision, one kernel does it all in float32
+    and rounds once, and the gradient is summed in a fixed order without atomics. Offsets may have any size. Those of a
+    network keep a point within one pixel of its token on each axis; the gradient of an image with others is slow.
+
+    Args:
+        x: features, (batch, channels, height, width), any floating dtype. The kernel reads a map that is stored
+            channel-last where it lies, and copies any other.
+        offsets: (y, x) in normalised coordinates, where a map spans 2, (batch, height, width, 2), float32 or float64.
+        table: features of the offset bias that all images share, (channels, table height, table width), any floating
+            dtype, or None. The formulation 'released' resizes it to the map.
+        formulation: 'paper': reference points are the pixel centres, and the table is read at half the offset.
+            'released': reference points lie half a pixel after them, and the table is read at half the distance from a
+            point to its key.
+
+    Returns:
+        (batch, channels, height, width), dtype of ``x``; zero outside the map. The kernel stores it channel-last.
+
+    Raises:
+        ValueError: the shapes do not fit each other, a tensor is not floating point, or the formulation is unknown.
+
+    Source: DefMamba, section 3.3, point offset and offset bias.
+    """
+    if formulation not in FORMULATIONS:
+        raise ValueError(f'formulation must be one of {FORMULATIONS}, got {formulation!r}')
+    if x.ndim != 4 or tuple(offsets.shape) != (len(x), *x.shape[2:], 2):
+        raise ValueError(
+            'x must be (batch, channels, height, width) and offsets (batch, height, width, 2) of the same sizes, '
+            f'got {tuple(x.shape)} and {tuple(offsets.shape)}'
+        )
+    if table is not None and (table.ndim != 3 or len(table) != x.shape[1] or 0 in table.shape):
+        raise ValueError(f'table must be ({x.shape[1]}, height, width), got {tuple(table.shape)}')
+    for name, tensor in (('x', x), ('offsets', offsets), ('table', table)):
+        if tensor is not None and not tensor.is_floating_point():
+            raise ValueError(f'{name} must be a floating point tensor, got {tensor.dtype}')
+    if x.numel() and offsets.dtype == torch.float32 and prefers_triton(x):
+        with without_autocast(x.device.type):
+            table = None if table is None else sized_table(table.float(), x.shape[2:], formulation)
+            out = sample_offsets_triton(x.flatten(2).transpose(1, 2), offsets, table, formulation)
+        return out.transpose(1, 2).unflatten(2, x.shape[2:])
+    points, displacement = moved_points(offsets, formulation)
+    return sample_points(x, points, *(() if table is None else bias_table(table, displacement, formulation)))
 
 
 def _sample(x, points):

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from ..converters import convert_released, export_released, infer_network
 from ..models import DefMamba
 from ..ops import sample_points
+from ..ops.reference_points import bias_keys, reference_points
 from ..ops.sequence_scan import use_backend
 from ..scans import DeformableScan, ScanContext
-from ..scans.deformable import bias_keys, reference_points
 from ..scans.offset_bias import OffsetBias
 from .instances import attributes_replaced
 

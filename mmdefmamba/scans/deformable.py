@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..layers import is_plain
-from ..ops import TokenOrder, learned_order, sample_points
+from ..ops import TokenOrder, learned_order, sample_offsets, sample_points
 from ..ops.depthwise_conv import depthwise_conv
-from ..ops.precision import at_least_float32
+from ..ops.precision import at_least_float32, rounded
+from ..ops.reference_points import linspace, moved_points
 from ..ops.tensors import intervals
 from .base import SCANS, Scan
 from .offset_bias import OffsetBias
@@ -96,67 +97,13 @@ class OffsetNetwork(nn.Module):
         return self.proj(x.permute(0, 3, 1, 2))
 
 
-def rounded(x, dtype):
-    """Round a tensor to the numbers of another dtype. It keeps its own dtype, and its gradient is not rounded.
-
-    Args:
-        x: any floating dtype.
-        dtype: such as torch.float16, or None, which changes nothing.
-    """
-    # exact: the rounded number and the difference of two neighbours can both be represented in the dtype of x
-    return x if dtype is None else x + (x.detach().to(dtype).to(x.dtype) - x.detach())
-
-
-def reference_points(height, width, formulation, dtype, device):
-    """Return the point that each token reads without an offset: (y, x), (H, W, 2), in coordinates of ``sample_points``.
-
-    'paper': pixel centres, row i at 2 i / (H-1) - 1, so that a zero offset reads the token itself.
-    'released': 2 (i + 0.5) / (H-1) - 1, half a pixel below and to the right of the centres.
-    """
-    shift = 0.5 if formulation == 'released' else 0.0
-
-    def axis(size):
-        pixel = torch.arange(size, dtype=dtype, device=device) + shift
-        # With size 1 the formula gives -1. Along this axis all positions in [-1, 1] read the same pixel.
-        return pixel / intervals(size) * 2 - 1
-
-    return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
-
-
-def _linspace(start, end, count, dtype, device):
-    """Return ``torch.linspace``; in an exported graph of operations for which ``count`` may be free.
-
-    PyTorch's translation to ONNX would make a constant of it, for the traced size. As PyTorch does, this counts from
-    the nearer end.
-    """
-    if not torch.compiler.is_exporting():
-        return torch.linspace(start, end, count, dtype=dtype, device=device)
-    i = torch.arange(count, device=device)
-    ends = i.new_full((), end, dtype=dtype)
-    step = (ends - start) / i.new_full((), intervals(count), dtype=dtype)
-    forwards, backwards = start + step * i.to(dtype), ends - step * (count - 1 - i).to(dtype)
-    return torch.where((i < count // 2) | (i == 0), forwards, backwards)
-
-
-def bias_keys(height, width, dtype, device):
-    """Return the points from which the released formulation measures displacements: linspace(0, H, H), (H, W, 2).
-
-    They are normalised as the reference points are.
-    """
-
-    def axis(size):
-        return _linspace(0, size, size, dtype, device) / intervals(size) * 2 - 1
-
-    return torch.stack(torch.meshgrid(axis(height), axis(width), indexing='ij'), dim=-1)
-
-
 def reference_index(length, formulation, dtype, device):
     """Return the index of each token in the raster order, normalised to [-1, 1], (L,).
 
     'paper': 2 k / (L-1) - 1 for index k. 'released': the same formula with linspace(0.5, L-0.5, L) instead of k.
     """
     if formulation == 'released':
-        index = _linspace(0.5, length - 0.5, length, dtype, device)
+        index = linspace(0.5, length - 0.5, length, dtype, device)
     else:
         index = torch.arange(length, dtype=dtype, device=device)
     return index / intervals(length) * 2 - 1
@@ -269,18 +216,11 @@ class DeformableScan(Scan):
 
     def sample(self, u, point_offset):
         """Return a map (B, C, H, W) read at reference points plus ``point_offset`` (B, H, W, 2), with offset bias."""
-        height, width = u.shape[-2:]
-        dtype, device = self.point_dtype or point_offset.dtype, point_offset.device
-        reference = reference_points(height, width, self.context.formulation, dtype, device)
-        points = rounded(reference.to(point_offset.dtype) + point_offset, self.point_dtype)
-        if self.offset_bias is None:
-            return sample_points(u, points)
-        if self.context.formulation == 'released':
-            keys = bias_keys(height, width, dtype, device).to(points.dtype)
-            displacement = rounded(keys - points, self.point_dtype)
-        else:
-            displacement = point_offset
-        return sample_points(u, points, *self.offset_bias(displacement))
+        bias, formulation = self.offset_bias, self.context.formulation
+        if self.point_dtype is None and (bias is None or is_plain(bias, OffsetBias)):
+            return sample_offsets(u, point_offset, None if bias is None else bias.table, formulation=formulation)
+        points, displacement = moved_points(point_offset, formulation, self.point_dtype)
+        return sample_points(u, points, *(() if bias is None else bias(displacement)))
 
     def sort_keys(self, index_offset):
         """Return the keys (B, L) that are sorted: reference index plus index offset (B, L), see :meth:`constrain`."""

@@ -1,8 +1,9 @@
 """The offset bias: position information for points that were moved by an offset (DefMamba, section 3.3)."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from ..ops.reference_points import bias_table
 
 # Size of the table in the released code, which is resized to each map.
 RELEASED_TABLE_SIZE = (7, 7)
@@ -21,8 +22,8 @@ class OffsetBias(nn.Module):
 
     def __init__(self, context):
         super().__init__()
-        self.released = context.formulation == 'released'
-        size = RELEASED_TABLE_SIZE if self.released else context.map_size
+        self.formulation = context.formulation
+        size = RELEASED_TABLE_SIZE if self.formulation == 'released' else context.map_size
         self.table = nn.Parameter(torch.empty(context.embed_dims, *size))
         nn.init.trunc_normal_(self.table, std=0.01)
 
@@ -47,8 +48,4 @@ class OffsetBias(nn.Module):
         Returns:
             The table, (C, height, width), and points, (B, H, W, 2), for :func:`~mmdefmamba.ops.sample_points`.
         """
-        table = self.table
-        if self.released:
-            size = displacement.shape[1:3]
-            table = F.interpolate(table.unsqueeze(0), size=size, mode='bilinear', align_corners=False).squeeze(0)
-        return table, displacement / 2
+        return bias_table(self.table, displacement, self.formulation)

@@ -5,7 +5,7 @@ from torch import nn
 from mmdefmamba.analysis import trace_blocks
 from mmdefmamba.models import DefMamba
 from mmdefmamba.ops import TokenOrder, merge_scans, permute_tokens, restore_tokens, selective_scan
-from mmdefmamba.scans.deformable import reference_points
+from mmdefmamba.ops.reference_points import reference_points
 
 ARCH = {'embed_dims': (8, 16), 'depths': (1, 2)}
 SCANS = ('raster', 'raster_reverse', dict(type='local', window=2, reverse=True), 'deformable')

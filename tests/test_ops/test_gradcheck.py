@@ -76,6 +76,11 @@ def sample_points():
     return ops.sample_points, [randn(BATCH, CHANNELS, 4, 3), points]
 
 
+def sample_offsets():
+    inputs = [randn(BATCH, CHANNELS, 4, 3), randn(BATCH, 4, 3, 2), randn(CHANNELS, 5, 2)]
+    return lambda x, offsets, table: ops.sample_offsets(x, offsets / 8, table, formulation='released'), inputs
+
+
 def gated_multi_scan():
     order, rank = learned(), 2
     u, _, A, _, _, D, bias = multi_scan_inputs()
@@ -111,6 +116,7 @@ CASES = {
     'multi_scan': multi_scan,
     'permute_tokens': lambda: permutation(ops.permute_tokens),
     'restore_tokens': lambda: permutation(ops.restore_tokens),
+    'sample_offsets': sample_offsets,
     'sample_points': sample_points,
     'selective_scan': selective_scan,
     'selective_scan_fn': selective_scan_fn,
@@ -122,7 +128,9 @@ def test_every_operator_has_a_case():
     assert set(CASES) == set(ops.__all__) - choice_of_backend - {'TokenOrder'}
     names = [name.split('::') for name in torch._C._dispatch_get_all_op_names()]
     registered = {name for space, name in names if space == 'mmdefmamba'}
-    checked_elsewhere = {'multi_scan', 'merge_scans'}  # test_triton_scan.py
+    # test_triton_scan.py, test_depthwise_triton.py, test_sample_offsets.py
+    checked_elsewhere = {'multi_scan', 'merge_scans'}
+    checked_elsewhere |= {'depthwise_conv', 'depthwise_conv_backward', 'read_at_offsets', 'read_at_offsets_backward'}
     assert registered == {*checked_elsewhere, *REGISTERED, *NATIVE, *EXPORTED}
 
 
@@ -269,6 +277,7 @@ def test_opcheck_of_sampling_without_a_table():
 #: The operators of an exported graph, which have no gradient.
 EXPORTED = {
     'argsort': lambda: (torch.randn(BATCH, LENGTH),),
+    'sample_points': lambda: (torch.randn(BATCH, CHANNELS, 4, 3), torch.rand(BATCH, 2, 5, 2)),
     'selective_scan': lambda: (
         torch.randn(BATCH, SCANS, LENGTH, CHANNELS),
         torch.rand(BATCH, SCANS, LENGTH, CHANNELS),

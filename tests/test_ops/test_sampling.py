@@ -63,7 +63,7 @@ def deterministic():
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 6), (5, 4)], ids=str)
 def test_deterministic_reads_are_the_same(size, monkeypatch):
-    """grid_sample has no deterministic gradient on CUDA, so it must not be called in this mode, on no device."""
+    """grid_sampler has no deterministic gradient on CUDA, so it must not be called in this mode, on no device."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     points = torch.rand(2, 7, 2, 2, dtype=torch.float64) * 3 - 1.5
@@ -73,7 +73,7 @@ def test_deterministic_reads_are_the_same(size, monkeypatch):
     results = []
     for enabled in (False, True):
         if enabled:
-            monkeypatch.setattr('torch.nn.functional.grid_sample', None)
+            monkeypatch.setattr('torch.grid_sampler_2d', None)
         torch.use_deterministic_algorithms(enabled)
         try:
             y = sample_points(x, points)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from mmdefmamba.ops import sample_points
+from mmdefmamba.ops.reference_points import reference_points
 from mmdefmamba.scans import ScanContext, build_scan
-from mmdefmamba.scans.deformable import reference_index, reference_points
+from mmdefmamba.scans.deformable import reference_index
 
 DIMS = 6
 PARTS = ('points', 'order', 'offset_bias', 'channel_attention')

@@ -63,7 +63,7 @@ def _(keys):
 
 @torch.library.custom_op('mmdefmamba::sample_points', mutates_args=(), schema='(Tensor x, Tensor grid) -> Tensor')
 def _sample_points(x, grid):
-    return F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=True)
+    return _grid_sample(x, grid)
 
 
 @_sample_points.register_fake
@@ -72,7 +72,7 @@ def _(x, grid):
 
 
 def grid_sample(x, grid):
-    """Return ``F.grid_sample``, bilinear, zero outside, with aligned corners.
+    """Return what ``F.grid_sample`` computes, bilinear, zero outside, with aligned corners.
 
     Args:
         x: (batch, channels, height, width), float32 in an exported graph.
@@ -83,7 +83,14 @@ def grid_sample(x, grid):
     """
     if torch.compiler.is_exporting():
         return torch.ops.mmdefmamba.sample_points(x, grid)
-    return F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=True)
+    return _grid_sample(x, grid)
+
+
+def _grid_sample(x, grid):
+    # F.grid_sample takes cuDNN for float32 on CUDA: it copies a channel-last map, and torch.compile cannot trace it for
+    # free sizes
+    bilinear, zeros = 0, 0
+    return torch.grid_sampler_2d(x, grid, bilinear, zeros, True)
 
 
 def scan_sequences(u, delta, A, B, C):

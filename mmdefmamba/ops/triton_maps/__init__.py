@@ -6,5 +6,6 @@ definition.
 """
 
 from .depthwise_op import depthwise_conv_triton
+from .offset_op import sample_offsets_triton
 
-__all__ = ['depthwise_conv_triton']
+__all__ = ['depthwise_conv_triton', 'sample_offsets_triton']
