@@ -41,6 +41,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 import mmdefmamba
 from mmdefmamba.models import ARCHITECTURES, DefMamba
 from mmdefmamba.ops import TokenOrder
+from mmdefmamba.ops.token_order import index_dtype
 from mmdefmamba.scans.base import StaticScan
 
 PACKAGE = Path(mmdefmamba.__file__).parent
@@ -340,8 +341,8 @@ def fake_gpu():
             order = original(scan, height, width, torch.device('cpu'))
         if order is None:
             return None
-        order_, inverse = (torch.empty(x.shape, dtype=x.dtype, device=device) for x in order[:2])
-        return TokenOrder(order_, inverse, *order[2:])
+        index = torch.empty(order.order.shape, dtype=index_dtype(device), device=device)
+        return TokenOrder(index, torch.empty_like(index), order.backwards)
 
     original = StaticScan._checked_order
     with (
