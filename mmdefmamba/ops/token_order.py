@@ -6,6 +6,8 @@ A token order is a permutation of L places. It is (L,) if all images share it, o
 import torch
 
 from .sequence_scan.exported import stable_argsort
+from .sequence_scan.interface import prefers_triton
+from .triton_maps import order_gradient_triton
 
 GRADIENTS = ('paper', 'released')
 
@@ -120,12 +122,15 @@ class _LearnedOrder(torch.autograd.Function):
         ctx.save_for_backward(order)
         ctx.released = gradient == 'released'
         ctx.offset_dtype = index_offset.dtype
+        ctx.in_kernel = prefers_triton(x) and index_offset.dtype == torch.float32 and x.numel() > 0
         return x.view_as(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         (order,) = ctx.saved_tensors
+        if ctx.in_kernel:
+            return grad, order_gradient_triton(grad.flatten(2).transpose(1, 2), order, ctx.released), None, None
         grad_place = grad.mean(1, dtype=ctx.offset_dtype).flatten(1)
         grad_offset = grad_place.gather(1, order.long())
         return grad, grad_offset - grad_place if ctx.released else grad_offset, None, None

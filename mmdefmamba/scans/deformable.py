@@ -7,6 +7,7 @@ from torch import nn
 from ..layers import is_plain
 from ..ops import TokenOrder, learned_order, sample_offsets, sample_points
 from ..ops.depthwise_conv import depthwise_conv
+from ..ops.offset_head import channel_attention, offset_head, takes_kernels
 from ..ops.precision import at_least_float32, rounded
 from ..ops.reference_points import linspace, moved_points
 from ..ops.tensors import intervals
@@ -35,6 +36,15 @@ class ChannelAttention(nn.Module):
     def forward(self, u):
         """Return weights in (0, 1): (B, C, H, W) -> (B, C, 1, 1)."""
         return self.fc2(self.act(self.fc1(u.mean((2, 3))))).sigmoid()[..., None, None]
+
+    def is_plain(self):
+        """Return whether :func:`.channel_attention` computes what calling this module does."""
+        linear = (self.fc1, self.fc2)
+        return (
+            is_plain(self, ChannelAttention)
+            and _is_exact_gelu(self.act)
+            and all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in linear)
+        )
 
 
 def apply_depthwise(layer, x, silu=False):
@@ -95,6 +105,45 @@ class OffsetNetwork(nn.Module):
         x = x.permute(0, 2, 3, 1)
         x = self.act(self.norm(x)) if self.norm_first else self.norm(self.act(x))
         return self.proj(x.permute(0, 3, 1, 2))
+
+    def offsets_and_keys(self, u, points, order, formulation):
+        """Return what :func:`.offset_head` does for a map (B, C, H, W), or None where the layers have to be called.
+
+        They have to be called if the kernels cannot run, and if a layer does anything but what its class says.
+        """
+        if not (takes_kernels(u, self.parameters()) and self._is_plain()):
+            return None
+        x = apply_depthwise(self.dwconv, u)
+        weights, attention = None, self.channel_attention
+        if attention is not None:
+            fc1, fc2 = attention.fc1, attention.fc2
+            pooled = u if self.attention_input == 'map' else x
+            weights = channel_attention(pooled, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        return offset_head(
+            *(x, weights, self.norm.weight, self.norm.bias, self.norm.eps, self.proj.weight.flatten(1)),
+            **dict(points=points, order=order, formulation=formulation, norm_first=self.norm_first),
+        )
+
+    def _is_plain(self):
+        norm, proj, attention = self.norm, self.proj, self.channel_attention
+        return (
+            is_plain(self, OffsetNetwork)
+            and (attention is None or attention.is_plain())
+            and is_plain(norm, nn.LayerNorm)
+            and norm.weight is not None
+            and norm.bias is not None
+            and len(norm.normalized_shape) == 1
+            and _is_exact_gelu(self.act)
+            and is_plain(proj, nn.Conv2d)
+            and proj.bias is None
+            and proj.groups == 1
+            and proj.kernel_size == proj.stride == (1, 1)
+            and proj.padding == (0, 0)
+        )
+
+
+def _is_exact_gelu(layer):
+    return is_plain(layer, nn.GELU) and layer.approximate == 'none'
 
 
 def reference_index(length, formulation, dtype, device):
@@ -237,13 +286,27 @@ class DeformableScan(Scan):
         """Return the :class:`TokenOrder` (B, L) that sorts :meth:`sort_keys`, ascending and stable."""
         return TokenOrder.from_keys(self.sort_keys(index_offset), with_gradient=self.order_gradient == 'swap')
 
+    def _fused_offsets(self, u):
+        """Return point offsets and sort keys of a map from few kernels, or None where the steps have to be called."""
+        steps = ('offsets', 'constrain', 'sort_keys', 'token_order')
+        as_here = all(
+            name not in self.__dict__ and getattr(type(self), name) is getattr(DeformableScan, name) for name in steps
+        )
+        if self.offset_network is None or not as_here or self.key_dtype or self.point_dtype:
+            return None
+        return self.offset_network.offsets_and_keys(u, self.points, self.order, self.context.formulation)
+
     def forward(self, x):
-        point_offset, index_offset = self.offsets(x)
+        fused = self._fused_offsets(x)
+        point_offset, index_offset = self.offsets(x) if fused is None else fused
         if point_offset is not None:
             x = self.sample(x, point_offset)
         if index_offset is None:
             return x, None
-        order = self.token_order(index_offset)
+        if fused is None:
+            order = self.token_order(index_offset)
+        else:  # keys, whose gradient is that of the offsets: the reference index is constant
+            order = TokenOrder.from_keys(index_offset, with_gradient=self.order_gradient == 'swap')
         if self.order_gradient == 'swap':
             return x, order
         return learned_order(x, index_offset, order, self.order_gradient), order

@@ -5,7 +5,16 @@ Each part has two files: NAME_kernels, which imports Triton, and NAME_op, which 
 definition.
 """
 
+from .attention_op import channel_attention_triton
 from .depthwise_op import depthwise_conv_triton
+from .head_op import offset_head_triton
 from .offset_op import sample_offsets_triton
+from .order_op import order_gradient_triton
 
-__all__ = ['depthwise_conv_triton', 'sample_offsets_triton']
+__all__ = [
+    'channel_attention_triton',
+    'depthwise_conv_triton',
+    'offset_head_triton',
+    'order_gradient_triton',
+    'sample_offsets_triton',
+]
