@@ -27,15 +27,28 @@ def shown(name):
     Args:
         name: a str or Path.
     """
+    text = decodable(name)
+    if text.isprintable():  # nearly every name, and the pictures in a page
+        return text
     return ''.join(
-        char.encode('unicode_escape').decode() if unicodedata.category(char) in _OBEYED else char
-        for char in decodable(name)
+        char.encode('unicode_escape').decode() if unicodedata.category(char) in _OBEYED else char for char in text
     )
 
 
 def shown_lines(text):
-    """Return a text in the form of :func:`shown`, with its own line breaks."""
-    return '\n'.join(map(shown, str(text).split('\n')))
+    """Return a text in the form of :func:`shown`, with its own line breaks and tabs."""
+    return '\n'.join('\t'.join(map(shown, line.split('\t'))) for line in str(text).split('\n'))
+
+
+def say(*lines, file=None):
+    """Print lines in the form of :func:`shown`, and at once. The programs of this package print with it.
+
+    Args:
+        *lines: one argument is one line, whatever is in it. A text of several lines is passed as
+            ``*text.split('\\n')``; the names in it are then in the form of :func:`shown` already.
+        file: where to print to; None is stdout.
+    """
+    print(*map(shown, lines), sep='\n', file=file, flush=True)
 
 
 def shorten(text, limit=500):

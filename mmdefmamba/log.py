@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import sys
 
+from .files import say
+
 
 class _VisibleHandler(logging.Handler):
     """Prints a record where the user looks: in the log of MMEngine's run, or on stderr.
@@ -18,7 +20,7 @@ class _VisibleHandler(logging.Handler):
 
             print_log(self.format(record), logger='current', level=record.levelno)
         elif not logging.getLogger().handlers:
-            print(f'{record.name}: {self.format(record)}', file=sys.stderr)
+            say(*f'{record.name}: {self.format(record)}'.split('\n'), file=sys.stderr)
 
 
 def make_visible():

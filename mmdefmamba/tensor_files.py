@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import torch
 
+from .files import shown
+
 SUFFIX = '.safetensors'
 MAX_HEADER = 100 * 2**20  # bytes; the limit of safetensors itself
 _KEY = 'meta'  # of the header's texts
@@ -45,9 +47,11 @@ def read_tensor_file(path, map_location=None):
     try:
         meta = {} if text is None else json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'the header entry {_KEY!r} of {path} is no JSON: {error}') from error
+        raise ValueError(f'the header entry {_KEY!r} of {shown(path)} is no JSON: {error}') from error
     if not isinstance(meta, Mapping):
-        raise ValueError(f'the header entry {_KEY!r} of {path} must be a JSON object, got a {type(meta).__name__}')
+        raise ValueError(
+            f'the header entry {_KEY!r} of {shown(path)} must be a JSON object, got a {type(meta).__name__}'
+        )
     return {'meta': meta, 'state_dict': state}
 
 

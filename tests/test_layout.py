@@ -9,10 +9,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'mmdefmamba'
 #: The rooms from the lowest to the highest. A room may import itself and the rooms in the lines above its own.
 ORDER = (
+    ('files',),
     (
         'version',
         'names',
-        'files',
         'project',
         'config_tree',
         'layers',

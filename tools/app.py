@@ -1,8 +1,7 @@
 """Look at what a trained model does, in a browser on this machine."""
 
-import sys
-
 from mmdefmamba.cli.app import main
+from mmdefmamba.cli.program import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run(main)

@@ -1,8 +1,7 @@
 """Say whether this environment is broken, and whether it is slow."""
 
-import sys
-
 from mmdefmamba.cli.doctor import main
+from mmdefmamba.cli.program import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run(main)

@@ -1,8 +1,7 @@
 """Write a trained model into an ONNX or .pt2 file, and check that the file computes the same."""
 
-import sys
-
 from mmdefmamba.cli.export import main
+from mmdefmamba.cli.program import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run(main)

@@ -1,8 +1,7 @@
 """Predict images with a trained model: classification, detection or segmentation."""
 
-import sys
-
 from mmdefmamba.cli.infer import main
+from mmdefmamba.cli.program import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run(main)

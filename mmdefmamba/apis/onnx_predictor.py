@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ..export.file_metadata import KEY, TASKS, read_description
-from ..files import existing_file
+from ..files import existing_file, shown
 
 _MODULES = {'classification': 'onnx_classifier', 'segmentation': 'onnx_segmentor'}
 _LIBRARIES = {task: library for library, task in TASKS.items()}
@@ -51,7 +51,7 @@ class ExportedNetwork:
             errors.NoSuchFile,
             errors.InvalidArgument,
         ) as error:
-            raise ValueError(f'{file} cannot be read as an ONNX file: {str(error).splitlines()[0]}') from error
+            raise ValueError(f'{shown(file)} cannot be read as an ONNX file: {str(error).splitlines()[0]}') from error
         if device is not None and self._session.get_providers()[0] != _name_of(providers[0]):
             raise ValueError(
                 f'onnxruntime cannot start on {device}: it took {self._session.get_providers()[0]} instead'
@@ -64,17 +64,19 @@ class ExportedNetwork:
         if task == 'detection' or part != 'model':
             what = 'the backbone and neck of a detector' if task == 'detection' and part == 'model' else 'a backbone'
             raise ValueError(
-                f'{self.file} holds {what}: its outputs are maps, not predictions. Predict with --config and '
+                f'{shown(self.file)} holds {what}: its outputs are maps, not predictions. Predict with --config and '
                 '--checkpoint instead, or read the maps with onnxruntime (docs/howto/export.md)'
             )
         if self.description['pipeline'] is None:
             raise ValueError(
-                f'{self.file} does not say how images are prepared: {self.description.get("pipeline_reason")}. Predict '
+                f'{shown(self.file)} does not say how images are prepared: {self.description.get("pipeline_reason")}. '
+                'Predict '
                 'with --config and --checkpoint instead, or prepare the images yourself (docs/howto/export.md)'
             )
         if self.description['outputs'] is None:
             raise ValueError(
-                f'{self.file} does not say how its logits become predictions: the head of its model is none that is '
+                f'{shown(self.file)} does not say how its logits become predictions: the head of its model is none '
+                'that is '
                 'known. Predict with --config and --checkpoint instead'
             )
 
@@ -91,7 +93,8 @@ class ExportedNetwork:
         shape, size = self.description['shape'], list(inputs.shape[2:])
         if shape is not None and size != shape:
             raise ValueError(
-                f'{self.file} takes images of {shape[0]} x {shape[1]} alone (it was exported with --static), this one '
+                f'{shown(self.file)} takes images of {shape[0]} x {shape[1]} alone (it was exported with --static), '
+                'this one '
                 f'is {size[0]} x {size[1]} after the test pipeline. Export the model without --static'
             )
         if self.description['preprocessing']:

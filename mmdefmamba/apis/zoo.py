@@ -179,14 +179,14 @@ def _config_of_package(name):
         path = folder / file
         if not path.is_file():
             known = [found.relative_to(folder).as_posix() for found in folder.rglob('*.py')]
-            remedy = f'The configs are in {folder}'
-            raise FileNotFoundError(unknown_name(f'config {name} does not exist', file, known, remedy))
+            remedy = f'The configs are in {shown(folder)}'
+            raise FileNotFoundError(unknown_name(f'config {shown(name)} does not exist', file, known, remedy))
         return path
     try:
         return Path(Config._get_cfg_path(name, '')[0])
     except (AssertionError, ModuleNotFoundError, FileNotFoundError) as error:  # an assertion: an unknown package
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f'config {name} cannot be found: {error}') from error
+        raise kind(f'config {shown(name)} cannot be found: {error}') from error
 
 
 def _name(cfg):
@@ -200,18 +200,19 @@ def _load(model, loaded, name, checkpoint, strict):
     report = f'{verdict.matched} of {verdict.total} parameters and buffers of {name}; {verdict}'
     if not verdict.matched or (strict and not verdict.complete):
         raise ValueError(
-            f'{checkpoint} does not fit: it fills {report}. Use the config that the checkpoint was made with; '
+            f'{shown(checkpoint)} does not fit: it fills {report}. Use the config that the checkpoint was made with; '
             "convert a file of the authors' code first (mmdefmamba convert-released)"
             + ('; get_model(..., strict=False) takes what fits' if verdict.matched else '')
         )
     # MMEngine's: PyTorch's own stops at a parameter of another shape, with and without strict
     load_state_dict(model, state, strict=False, logger='silent')
     level = logging.INFO if verdict.complete and not verdict.unused else logging.WARNING
-    print_log(f'{checkpoint} fills {report}', 'current', level)
+    print_log(f'{shown(checkpoint)} fills {report}', 'current', level)
     if broken := not_finite(model, state):
         names = some(f'{name} ({count})' for name, count in broken.items())
         print_log(
-            f'{checkpoint} holds {sum(broken.values())} NaN or infinite values in {len(broken)} parameters, such as '
+            f'{shown(checkpoint)} holds {sum(broken.values())} NaN or infinite values in {len(broken)} parameters, '
+            'such as '
             f'{names}. Its training diverged, and its predictions mean nothing: use an earlier checkpoint',
             'current',
             logging.WARNING,

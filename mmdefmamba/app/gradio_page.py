@@ -7,7 +7,7 @@ import gradio as gr
 import numpy as np
 from starlette.middleware import Middleware
 
-from ..files import shown, shown_lines
+from ..files import say, shown
 from .examples import example_image
 from .explorer import Analysis, Explorer
 from .hosts import AllowedHosts, allowed_names, is_everywhere
@@ -222,7 +222,7 @@ def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False,
     """
     explorer = Explorer(models, device)
     for name, reason in explorer.load_all().items():
-        print(f'skipped {shown(name)}: {shown_lines(reason)}', file=sys.stderr)
+        say(*f'skipped {shown(name)}: {reason}'.split('\n'), file=sys.stderr)
     if not explorer.models:
         raise ValueError('no model can be loaded: the lines above give the reasons')
     page = Page(explorer).build()
@@ -246,7 +246,7 @@ def serve(models, device='cpu', host='127.0.0.1', port=7860, open_browser=False,
         theme=gr.themes.Base(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace']),
         css=CSS,
     )
-    print(f'open {url} in a browser; press Ctrl+C to stop', flush=True)
+    say(f'open {url} in a browser; press Ctrl+C to stop')
     if block:
         page.block_thread()
     return page, url

@@ -6,6 +6,8 @@ import io
 
 from PIL import Image
 
+from ..files import shown_lines
+
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto}
 #message:empty {display: none}
@@ -110,8 +112,8 @@ def picture(image, alt, caption='', focusable=False):
     source = f'data:image/webp;base64,{base64.b64encode(image).decode()}'
     focus = ' tabindex="0"' if focusable else ''
     return (
-        f'<figure><img src="{source}" alt="{html.escape(alt)}"{focus}>'
-        f'<figcaption>{html.escape(caption)}</figcaption></figure>'
+        f'<figure><img src="{source}" alt="{_escaped(alt)}"{focus}>'
+        f'<figcaption>{_escaped(caption)}</figcaption></figure>'
     )
 
 
@@ -123,15 +125,19 @@ def shares(pairs, verdict=None):
         verdict: plain text above the rows, or None.
     """
     rows = ''.join(
-        f'<li><span class="name" title="{html.escape(name)}">{html.escape(name)}</span>'
+        f'<li><span class="name" title="{_escaped(name)}">{_escaped(name)}</span>'
         f'<span class="rail"><div class="bar" style="width: {100 * share:.1f}%"></div></span>'
         f'<span class="number">{100 * share:.1f} %</span></li>'
         for name, share in pairs
     )
-    first = f'<p class="verdict">{html.escape(verdict)}</p>' if verdict else ''
+    first = f'<p class="verdict">{_escaped(verdict)}</p>' if verdict else ''
     return f'{first}<ol class="shares">{rows}</ol>' if rows else '<p class="verdict">No objects</p>'
 
 
 def message(text):
     """Return the HTML of a message that screen readers announce; empty for an empty text."""
-    return f'<p role="alert">{html.escape(text)}</p>' if text else ''
+    return f'<p role="alert">{_escaped(text)}</p>' if text else ''
+
+
+def _escaped(text):
+    return html.escape(shown_lines(text))

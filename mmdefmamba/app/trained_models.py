@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from ..files import shown
 from ..tensor_files import SUFFIX
 
 MAX_NOTE = 10_000  # characters of the file last_checkpoint
@@ -42,7 +43,7 @@ def find_models(folder):
         configs, published = _by_age(work_dir.glob('*.py')), _by_age(work_dir.glob(f'*{SUFFIX}'))
         if not last.is_file():
             if configs and published:
-                found.append(TrainedModel(work_dir.name, str(configs[-1]), str(published[-1])))
+                found.append(TrainedModel(shown(work_dir.name), str(configs[-1]), str(published[-1])))
             continue
         try:
             with open(last, encoding='utf-8') as file:
@@ -50,14 +51,14 @@ def find_models(folder):
             # the folder may have been moved after the run
             checkpoint = next((path for path in (work_dir / named.name, named) if path.is_file()), None)
         except (OSError, ValueError) as error:  # not a text, or no name that a file can have
-            skipped.append(f'{work_dir}: its last_checkpoint cannot be read: {error}')
+            skipped.append(f'{shown(work_dir)}: its last_checkpoint cannot be read: {error}')
             continue
         if checkpoint is None:
-            skipped.append(f'{work_dir}: its last checkpoint, {named.name}, does not exist')
+            skipped.append(f'{shown(work_dir)}: its last checkpoint, {shown(named.name)}, does not exist')
         elif not configs:
-            skipped.append(f'{work_dir}: there is no config next to {checkpoint.name}')
+            skipped.append(f'{shown(work_dir)}: there is no config next to {shown(checkpoint.name)}')
         else:
-            name = work_dir.name.removeprefix('quickstart_')
+            name = shown(work_dir.name).removeprefix('quickstart_')
             found.append(TrainedModel(name, str(configs[-1]), str(checkpoint)))
     return found, skipped
 

@@ -60,21 +60,20 @@ def load_pretrained(module, checkpoint, prefix=None, map_location='cpu', weights
             del entries[key]
         chosen += f"; output_norms='fresh': {some(norms) or 'none in the file'} left out"
     verdict = fit(module, entries)
-    checkpoint = shown(checkpoint)
     if not verdict.matched:
         raise ValueError(
-            f'{checkpoint} has no weight for {name}. The file has {len(state)} entries, such as {some(state)}. '
+            f'{shown(checkpoint)} has no weight for {name}. The file has {len(state)} entries, such as {some(state)}. '
             f'{len(entries)} of them start with prefix={prefix!r}; {verdict}. Check prefix, arch and formulation. '
             "Convert a file of the authors' code first (mmdefmamba convert-released)"
         )
     if broken := not_finite(module, entries):
         raise ValueError(
-            f'{checkpoint} holds NaN or infinite values in {len(broken)} parameters of {name}, such as {some(broken)}: '
-            'its training diverged. Use an earlier checkpoint'
+            f'{shown(checkpoint)} holds NaN or infinite values in {len(broken)} parameters of {name}, such as '
+            f'{some(broken)}: its training diverged. Use an earlier checkpoint'
         )
     load_state_dict(module, entries, strict=False, logger='silent')
     print_log(
-        f'{name}: {verdict.matched} of {verdict.total} parameters and buffers loaded from {checkpoint}, '
+        f'{name}: {verdict.matched} of {verdict.total} parameters and buffers loaded from {shown(checkpoint)}, '
         f'prefix {prefix!r}{chosen}; {verdict}',
         logger='current',
         level=logging.WARNING if verdict.other_shape or verdict.errors else logging.INFO,
@@ -98,7 +97,8 @@ def chosen_weights(loaded, source, weights=None):
     averaged = isinstance(loaded, Mapping) and 'ema_state_dict' in loaded
     if weights == 'ema' and not averaged and not str(source).endswith('?ema'):
         raise ValueError(
-            f"weights='ema': {source} has no averaged weights (ema_state_dict). Leave weights out, or write ?ema after "
+            f"weights='ema': {shown(source)} has no averaged weights (ema_state_dict). Leave weights out, or write "
+            '?ema after '
             'the path of a file of the authors: released://FILE?ema'
         )
     if weights == 'raw' and averaged:

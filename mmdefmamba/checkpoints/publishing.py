@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..compat.safe_loading import load_safely
-from ..files import sha256_of, unfinished_file
+from ..files import sha256_of, shown, unfinished_file
 from ..tensor_files import SUFFIX, write_tensor_file
 from .fit import state_dict_of
 
@@ -37,7 +37,7 @@ def publish(source, target, keep_ema=False):
     """
     target = Path(target)
     if target.suffix not in ('.pth', SUFFIX):
-        raise ValueError(f'the file to write must end in .pth or {SUFFIX}, got {target}')
+        raise ValueError(f'the file to write must end in .pth or {SUFFIX}, got {shown(target)}')
     loaded = load_safely(source, 'cpu')
     state = state_dict_of(loaded, source)
     entries = loaded if isinstance(loaded, Mapping) and 'state_dict' in loaded else {}
@@ -45,7 +45,11 @@ def publish(source, target, keep_ema=False):
     public = {'meta': {name: meta[name] for name in PUBLIC_META if name in meta}, 'state_dict': state}
     if keep_ema:
         if target.suffix == SUFFIX or 'ema_state_dict' not in entries:
-            why = 'a file of safetensors holds one set of weights' if target.suffix == SUFFIX else f'{source} has none'
+            why = (
+                'a file of safetensors holds one set of weights'
+                if target.suffix == SUFFIX
+                else f'{shown(source)} has none'
+            )
             raise ValueError(f'ema_state_dict cannot be kept: {why}')
         public['ema_state_dict'] = entries['ema_state_dict']
     left_out = [name for name in entries if name not in public]

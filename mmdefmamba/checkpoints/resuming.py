@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
 from ..compat.safe_loading import LEGACY_MAGIC, load_safely
+from ..files import shown
 
 
 def resume_if_possible(cfg):
@@ -58,10 +59,13 @@ def find_resumable_checkpoint(work_dir):
         damage = _damage(path)
         if damage is None:
             return str(path)
-        print_log(f'{path} is damaged ({damage}). Looking for the checkpoint before it', 'current', logging.WARNING)
+        print_log(
+            f'{shown(path)} is damaged ({damage}). Looking for the checkpoint before it', 'current', logging.WARNING
+        )
     if candidates:
         raise RuntimeError(
-            f'cannot resume: all checkpoints in {work_dir} are damaged: {", ".join(path.name for path in candidates)}. '
+            f'cannot resume: all checkpoints in {shown(work_dir)} are damaged: '
+            f'{shown(", ".join(path.name for path in candidates))}. '
             'Move them away to start over'
         )
     return None
@@ -108,7 +112,7 @@ def _named_checkpoint(work_dir):
         named = find_latest_checkpoint(str(work_dir))
         return named if named and (Path(named).is_file() or _is_saved_folder(Path(named))) else None
     except (OSError, ValueError) as error:  # a note that is a folder, not a text, or too long for a name
-        print_log(f'{work_dir}: its last_checkpoint cannot be read ({error})', 'current', logging.WARNING)
+        print_log(f'{shown(work_dir)}: its last_checkpoint cannot be read ({error})', 'current', logging.WARNING)
         return None
 
 
@@ -146,7 +150,7 @@ def _damage(path):
                 # PyTorch takes a record that seems compressed, or a folder, and returns memory that it has not filled.
                 plain = record.compress_type == zipfile.ZIP_STORED and record.external_attr == 0
                 if not plain or zlib.crc32(reader.get_record(record.filename.partition('/')[2])) != record.CRC:
-                    return f'the checksum of {record.filename} is wrong'
+                    return f'the checksum of {shown(record.filename)} is wrong'
     except Exception as error:  # a damaged list of contents can raise nearly anything, and Pythons differ in it
         return str(error) or type(error).__name__
     return None

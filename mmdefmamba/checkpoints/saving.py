@@ -15,7 +15,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-from ..files import unfinished_file
+from ..files import shown, unfinished_file
 
 _PARTIAL = re.compile(r'\..+\.([^/]+)\.(\d+)\.partial')
 
@@ -50,7 +50,7 @@ class AtomicLocalBackend(LocalBackend):
         except OSError as error:
             raise OSError(
                 error.errno,
-                f'{filepath} ({len(obj) / 2**20:.1f} MiB) could not be written: {error.strerror}. '
+                f'{shown(filepath)} ({len(obj) / 2**20:.1f} MiB) could not be written: {error.strerror}. '
                 'Checkpoints that were saved before are whole. Make room and continue with --resume',
             ) from error
 

@@ -4,18 +4,19 @@ The work dir gets table.md, table.csv and table.png. After an interruption the s
 With more seeds or configs it adds those.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from ..apis.zoo import load_config
+from ..files import say
 from ..paper.ablation_runs import measure_costs, run_once, write_table
+from .program import Parser
 from .run_options import CfgOptions
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('configs', nargs='+', help='paths of the configs')
     parser.add_argument('--seeds', type=int, default=5, help='seeds 0 to N-1')
     parser.add_argument('--work-dir', default='work_dirs/ablation', help='folder for all runs')
@@ -39,4 +40,5 @@ def main(argv=None):
         for name, cfg in cfgs.items():
             results[name].append(run_once(cfg, seed, work_dir / name))
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    print(write_table(work_dir, results, measure_costs(cfgs, args.shape, args.rounds, args.batch, device)))
+    table = write_table(work_dir, results, measure_costs(cfgs, args.shape, args.rounds, args.batch, device))
+    say(*table.split('\n'))

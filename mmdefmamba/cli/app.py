@@ -1,18 +1,18 @@
 """The program of tools/app.py: it finds trained models, prints which, and serves the page."""
 
-import argparse
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
 from ..app.trained_models import TrainedModel, find_models, with_unique_names
-from ..files import existing_file, shown, shown_lines
+from ..files import existing_file, say, shown
+from .program import Parser, tell_error
 
 
 def app_parser():
     """Return the parser of tools/app.py."""
-    parser = argparse.ArgumentParser(description='Look at what a trained model does, in a browser on this machine.')
+    parser = Parser(description='Look at what a trained model does, in a browser on this machine.')
     parser.add_argument(
         '--checkpoint-dir',
         action='append',
@@ -52,7 +52,7 @@ def main(argv=None):
     """
     args = app_parser().parse_args(argv)
     if importlib.util.find_spec('gradio') is None:
-        print("error: the page needs Gradio, which is not installed: pip install 'mmdefmamba[app]'", file=sys.stderr)
+        tell_error("the page needs Gradio, which is not installed: pip install 'mmdefmamba[app]'")
         return 2
     # before Gradio is imported: it reads these once, and would otherwise report to its makers that a page was started
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
@@ -63,7 +63,7 @@ def main(argv=None):
 
         serve(models, args.device, args.host, args.port, args.open, allow_hosts=args.allow_host)
     except (OSError, ValueError) as error:  # for example a port that is in use, or no model
-        print(f'error: {shown_lines(error)}', file=sys.stderr)
+        tell_error(error)
         return 2
     return 0
 
@@ -79,15 +79,15 @@ def collect_models(folders, pairs):
         found, skipped = find_models(folder)
         models += found
         for line in skipped:
-            print(shown(f'skipped {line}'), file=sys.stderr)
+            say(f'skipped {line}', file=sys.stderr)
     for config, checkpoint in pairs:
-        models.append(TrainedModel(Path(config).stem, config, str(existing_file(checkpoint, 'checkpoint'))))
+        models.append(TrainedModel(shown(Path(config).stem), config, str(existing_file(checkpoint, 'checkpoint'))))
     if not models:
         raise FileNotFoundError(
-            f'no trained model in {", ".join(map(str, folders))}, seen from {Path.cwd()}: train one with make '
+            f'no trained model in {", ".join(map(shown, folders))}, seen from {shown(Path.cwd())}: train one with make '
             'quickstart, or name one with --model CONFIG CHECKPOINT'
         )
     models = with_unique_names(models)
     for model in models:
-        print(shown(f'found {model.name}: {model.checkpoint}, {model.config}'))
+        say(f'found {model.name}: {model.checkpoint}, {model.config}')
     return models

@@ -7,10 +7,11 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 
 from ..apis.zoo import load_config
-from ..files import existing_file
+from ..files import existing_file, say
 from ..report.data_check import check_data
 from ..report.data_page import write_data_page
 from ..report.data_text import as_text
+from .program import Parser
 from .run_options import CfgOptions
 
 FINE, PROBLEMS = 0, 1
@@ -18,7 +19,7 @@ FINE, PROBLEMS = 0, 1
 
 def data_parser():
     """Return the parser of tools/check_data.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Read the data of a config without training. Print counts per class and split, sizes, what is left '
         'out and why, the names of the classes on all sides, and every problem; and write a page with drawn samples.',
         epilog='Exit code: 0 if no problem was found, 1 otherwise.',
@@ -56,9 +57,9 @@ def main(argv=None):
     # the notes of the guards are part of the report
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     check = check_data(cfg, args.checkpoint, args.limit, args.samples)
-    print(as_text(check))
+    say(*as_text(check).split('\n'))
     page = write_data_page(check, cfg, args.report or Path('work_dirs', Path(args.config).stem), args.samples)
-    print(f'\npage: {page}')
+    say('', f'page: {page}')
     return PROBLEMS if check.problems else FINE
 
 

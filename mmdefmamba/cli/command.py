@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from ..files import say, shown
 from ..names import near_name
 from ..project import project_folder
 from ..version import __version__
@@ -43,14 +44,14 @@ def main(argv=None):
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in (['--help'], ['-h'], ['help']):
-        print(help_text())
+        say(*help_text().split('\n'))
         return 0
     if argv[:1] == ['--version']:
-        print(f'mmdefmamba {__version__}')
+        say(f'mmdefmamba {__version__}')
         return 0
     if not argv or argv[0] not in COMMANDS:
         problem = f'there is no command {argv[0]!r}{near_name(argv[0], COMMANDS)}' if argv else 'a command is missing'
-        print(f'error: {problem}\n\n{help_text()}', file=sys.stderr)
+        say(f'error: {problem}', '', *help_text().split('\n'), file=sys.stderr)
         return USAGE
     name, *arguments = argv
     sys.argv = [f'mmdefmamba {name}', *arguments]  # argparse prints the first as the name of the program
@@ -69,7 +70,7 @@ def help_text():
             '',
             'mmdefmamba COMMAND --help explains a command. mmdefmamba --version prints the version.',
             'A config is a path, a name such as defmamba_t_in1k, or mmdefmamba::classification/defmamba_t_in1k.py.',
-            f'Configs: {folder / "configs"}',
-            f'More tools, for python: {folder / "tools"}',
+            f'Configs: {shown(folder / "configs")}',
+            f'More tools, for python: {shown(folder / "tools")}',
         ]
     )

@@ -3,19 +3,19 @@
 Every pair of tokens that follow each other is swapped, one model run each: meant for small networks and images.
 """
 
-import argparse
-
 import torch
 from mmengine.runner import Runner
 
 from ..analysis.markdown import markdown_table
 from ..apis.zoo import load_config
+from ..files import say
 from ..paper.order_gradients import compare_order_gradients
+from .program import Parser
 from .run_options import CfgOptions
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file of a classifier')
     parser.add_argument('checkpoint', nargs='?', help='default: a network with its initial weights')
     parser.add_argument('--images', type=int, default=32, help='how many images of the test set, from its start')
@@ -32,4 +32,4 @@ def main(argv=None):
     rows = [('scan', 'gradient', 'cosine', 'sign')]
     for (scan, gradient), scores in compare_order_gradients(runner.model, data['inputs'], labels).items():
         rows.append((scan, gradient, f'{scores["cosine"]:.2f}', f'{100 * scores["sign"]:.0f} %'))
-    print(markdown_table(rows))
+    say(*markdown_table(rows).split('\n'))

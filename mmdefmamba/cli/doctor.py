@@ -3,11 +3,12 @@
 import argparse
 import json
 import math
-import sys
 
 from ..doctor import SECTIONS, examine
 from ..doctor.sections import FACT, NOTE, PROBLEM
+from ..files import say
 from ..version import __version__
+from .program import Parser
 
 FINE, PROBLEMS, SLOW = 0, 1, 3  # 2 is argparse's
 TITLES = {
@@ -23,7 +24,7 @@ TITLES = {
 
 def doctor_parser():
     """Return the parser of tools/doctor.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Say whether this environment is broken, and whether it is slow: versions and conflicts, what can '
         'be imported, the machine, which backends of the scan can run and why the others cannot, a self-test of each '
         'of them, and the speed of DefMamba-T against Swin-T. Nothing is changed and nothing is downloaded.',
@@ -45,7 +46,7 @@ def main(argv=None):
     args = doctor_parser().parse_args(argv)
     names = [name for name in SECTIONS if not (args.no_speed and name == 'speed')]
     if not args.json:
-        print(f'mmdefmamba doctor {__version__}')
+        say(f'mmdefmamba doctor {__version__}')
     reports = examine(
         names, {'self_test': {'seconds': args.seconds}}, (lambda *_: None) if args.json else _print_section
     )
@@ -53,24 +54,23 @@ def main(argv=None):
     slow = [FACT, 'slow', True] in reports.get('speed', [])
     code = PROBLEMS if problems else SLOW if slow else FINE
     if args.json:
-        print(json.dumps(_as_json(reports, problems, notes, code), indent=2))
+        say(*json.dumps(_as_json(reports, problems, notes, code), indent=2).split('\n'))
         return code
     for title, findings in (('Problems', problems), ('Notes', notes)):
         if findings:
-            print(f'\n{title}')
+            say('', title)
             for number, (section, text) in enumerate(findings, 1):
-                print(f'  {number}. {TITLES[section]}: {text}')
+                say(f'  {number}. {TITLES[section]}: {text}')
     count = f'{len(problems)} problem{"s" * (len(problems) != 1)}'
-    print(f'\n{count if problems else "slower than expected" if slow else "no problems"} (exit code {code})')
+    say('', f'{count if problems else "slower than expected" if slow else "no problems"} (exit code {code})')
     return code
 
 
 def _print_section(name, lines):
-    print(f'\n{TITLES[name]}')
+    say('', TITLES[name])
     for line in lines:
         if line[0] == FACT and line[1] not in ('ratio', 'slow'):
-            print(f'  {line[1]:<27}{line[2]}')
-    sys.stdout.flush()
+            say(f'  {line[1]:<27}{line[2]}')
 
 
 def _findings(reports, kind):

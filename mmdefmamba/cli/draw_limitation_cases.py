@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..files import say
 from ..visualization.scan_figures import limitation_figure
 from .network_options import load_network, network_parser, run_tool
 
@@ -21,4 +22,4 @@ def main(argv=None):
 def draw(args):
     _, model = load_network(args)
     limitation_figure(model, args.image, args.stage, args.block, args.tiles).savefig(args.out)
-    print(args.out)
+    say(args.out)

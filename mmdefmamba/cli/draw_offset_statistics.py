@@ -5,6 +5,7 @@ from pathlib import Path
 from ..analysis import offset_statistics
 from ..analysis.markdown import markdown_table
 from ..analysis.offsets import statistics_table
+from ..files import say
 from ..visualization import draw_offset_statistics
 from ..visualization.inputs import dataset_images, network_inputs, test_dataloader
 from .network_options import load_network, network_parser, run_tool
@@ -29,4 +30,4 @@ def draw(args):
     data = dataset_images(test_dataloader(cfg), args.images)
     statistics = offset_statistics(model, (network_inputs(model, item)[0] for item in data), scan=args.scan)
     draw_offset_statistics(statistics).savefig(args.out)
-    print(markdown_table(statistics_table(statistics)), args.out, sep='\n\n')
+    say(*markdown_table(statistics_table(statistics)).split('\n'), '', args.out)

@@ -6,6 +6,7 @@ import torch
 
 from ..analysis import effective_receptive_field
 from ..apis.zoo import get_model
+from ..files import say
 from ..visualization import draw_receptive_fields
 from ..visualization.inputs import dataset_images, network_inputs, test_dataloader
 from .network_options import load_network, network_parser, run_tool
@@ -36,4 +37,4 @@ def draw(args):
         for name, model in {'before training': untrained, 'after training': trained}.items()
     }
     draw_receptive_fields(fields).savefig(args.out)
-    print(args.out)
+    say(args.out)

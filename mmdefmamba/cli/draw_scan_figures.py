@@ -7,6 +7,7 @@ IMAGE_activation.png. With --layer, the last one alone, for a layer of any netwo
 from pathlib import Path
 
 from ..analysis.layer_activation import LAYOUTS
+from ..files import say
 from ..visualization.scan_figures import layer_activation_figure, scan_figures
 from .network_options import load_network, network_parser, run_tool
 
@@ -51,7 +52,7 @@ def draw(args):
         for name, figure in figures_of(image):
             path = args.out_dir / f'{stem}_{name}.png'
             figure.savefig(path)
-            print(path)
+            say(path)
 
 
 def _figures(args):

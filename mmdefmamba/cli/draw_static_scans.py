@@ -1,18 +1,18 @@
 """Draw the paths of all registered scans that need no trained network, like figure 1 of the paper."""
 
-import argparse
 import importlib
 import sys
 from pathlib import Path
 
 import mmcv
 
-from ..files import existing_file
+from ..files import existing_file, say, shown
 from ..visualization import draw_static_scans
+from .program import Parser
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         '--size', type=int, nargs=2, default=(8, 8), metavar=('H', 'W'), help='size of the map in tokens; default: 8 8'
     )
@@ -38,7 +38,7 @@ def main(argv=None):
         draw_static_scans(tuple(args.size), args.scans, image).savefig(args.out)
     except (OSError, ValueError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
-    print(args.out)
+    say(args.out)
 
 
 def import_modules(names):
@@ -54,6 +54,7 @@ def import_modules(names):
         try:
             importlib.import_module(module)
         except (ImportError, SyntaxError) as error:
-            raise ValueError(f'--import {name}: {type(error).__name__}: {error}, seen from {Path.cwd()}') from error
+            place = f'seen from {shown(Path.cwd())}'
+            raise ValueError(f'--import {shown(name)}: {type(error).__name__}: {error}, {place}') from error
         finally:
             sys.path.remove(str(folder))

@@ -1,14 +1,14 @@
 """The program of tools/export.py: it writes a trained model into an ONNX or .pt2 file, and checks the file."""
 
-import argparse
 import pickle
-import sys
 import time
 from pathlib import Path
 
 from ..apis.zoo import get_model, load_config
 from ..export.export_model import FORMATS, export_model
 from ..export.graph import PARTS
+from ..files import say
+from .program import Parser, tell_error
 from .run_options import CfgOptions
 
 DONE, FAILED = 0, 1
@@ -16,7 +16,7 @@ DONE, FAILED = 0, 1
 
 def export_parser():
     """Return the parser of tools/export.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Write a trained model into a file that other programs run, and check that the file computes the '
         'same. A classifier or segmentor gives its logits, a detector the maps of its backbone and neck.',
         epilog='Exit code: 0 if the file is written, 1 after an error or if the file computes something else; then '
@@ -73,14 +73,14 @@ def main(argv=None):
             preprocessing=args.with_preprocessing,
             inline=args.inline,
             check=not args.no_verify,
-            report=lambda line: print(f'{time.monotonic() - begin:5.0f} s  {line}', flush=True),
+            report=lambda line: say(f'{time.monotonic() - begin:5.0f} s  {line}'),
         )
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, pickle.UnpicklingError) as error:
-        print(f'error: {error}', file=sys.stderr)
+        tell_error(error)
         return FAILED
     if verification is None:
-        print(f'{args.out}: written, not checked (--no-verify)')
+        say(f'{args.out}: written, not checked (--no-verify)')
         return DONE
-    print(verification.table())
-    print(f'{args.out}: written and checked, {time.monotonic() - begin:.0f} s')
+    say(*verification.table().split('\n'))
+    say(f'{args.out}: written and checked, {time.monotonic() - begin:.0f} s')
     return DONE

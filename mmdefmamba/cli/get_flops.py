@@ -1,15 +1,15 @@
 """Print the parameters and FLOPs of a config's model, with and without the selective scan."""
 
-import argparse
-
 from mmengine import DictAction
 
 from ..analysis import config_complexity, format_complexity
 from ..apis.zoo import load_config
+from ..files import say
+from .program import Parser
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--shape',
@@ -26,4 +26,4 @@ def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
-    print(format_complexity(*config_complexity(cfg, args.shape)))
+    say(*format_complexity(*config_complexity(cfg, args.shape)).split('\n'))

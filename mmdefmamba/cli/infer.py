@@ -3,7 +3,6 @@
 import argparse
 import json
 import pickle
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -12,16 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from ..apis.images import find_images, output_names, write_image
 from ..apis.onnx_predictor import get_onnx_predictor
 from ..apis.predictors import get_predictor
-from ..files import decodable, shown, shown_lines
+from ..files import decodable, say, shown
 from ..guards.image_size import MAX_PIXELS
 from ..visualization.pictures import to_picture
+from .program import Parser, tell_error
 
 DONE, SKIPPED, FAILED = 0, 1, 2
 
 
 def infer_parser():
     """Return the parser of tools/infer.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Predict images with a trained model: classification, detection or segmentation.',
         epilog='Exit code: 0 if all images are predicted, 1 if some are skipped (each is named), 2 after an error.',
     )
@@ -72,7 +72,7 @@ def main(argv=None):
         predictor = _predictor(args)
         skipped = infer(predictor, paths, args)
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, pickle.UnpicklingError) as error:
-        print(f'error: {shown_lines(error)}', file=sys.stderr)
+        tell_error(error)
         return FAILED
     return SKIPPED if skipped else DONE
 
@@ -119,7 +119,7 @@ def infer(predictor, paths, args):
                     write_image(args.out_dir / file, picture)
                     entry[kind] = decodable(file.as_posix())
                 predicted.append(entry)
-                print(shown(f'{path}: {predictor.summary(result)}'))
+                say(f'{path}: {predictor.summary(result)}')
     finally:
         # after an interruption, too: the file then has the images up to there
         document = {
@@ -133,7 +133,7 @@ def infer(predictor, paths, args):
         }
         file = args.out_dir / 'predictions.json'
         file.write_text(json.dumps(document, indent=1, allow_nan=False), encoding='utf-8')
-    print(f'{len(predicted)} of {len(paths)} images predicted, {len(skipped)} skipped: {shown(file)}')
+    say(f'{len(predicted)} of {len(paths)} images predicted, {len(skipped)} skipped: {file}')
     return skipped
 
 

@@ -3,12 +3,13 @@
 import argparse
 
 from ..apis.zoo import get_model, load_config
+from .program import Parser
 from .run_options import CfgOptions
 
 
 def network_parser(description):
     """Return a parser with the options that name a network: config, checkpoint, --device and --cfg-options."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of a config of any of the three tasks')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     parser.add_argument('--device', help='cpu, cuda, ...; default: cpu')

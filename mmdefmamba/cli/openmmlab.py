@@ -10,6 +10,9 @@ import runpy
 import sys
 from pathlib import Path
 
+from ..files import say
+from .program import Parser
+
 LIBRARIES = ('mmpretrain', 'mmdet', 'mmseg')
 
 
@@ -30,14 +33,14 @@ def tool_paths(library):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('library', choices=LIBRARIES)
     parser.add_argument('tool', nargs='?', help='path of the tool in the tools folder, without .py; default: list all')
     parser.add_argument('args', nargs=argparse.REMAINDER, help='arguments of the tool')
     args = parser.parse_args(argv)
     tools = tool_paths(args.library)
     if args.tool is None:
-        print(*tools, sep='\n')
+        say(*tools)
         return
     if args.tool not in tools:
         parser.error(f'{args.library} has no tool {args.tool!r}. Leave out the name to list all tools')

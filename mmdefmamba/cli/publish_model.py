@@ -1,15 +1,16 @@
 """Write the public form of a checkpoint: the weights alone, with a hash in the file name, and a model card."""
 
-import argparse
 import pickle
 import sys
 
 from ..checkpoints.publishing import publish
+from ..files import say
 from ..report.model_card import model_card
+from .program import Parser
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', help='config of the model, a path or a name')
     parser.add_argument('checkpoint', help='the checkpoint of a training')
     parser.add_argument('target', help='the file to write, .pth or .safetensors; it gets a hash in its name')
@@ -32,4 +33,4 @@ def main(argv=None):
         card.write_text(model_card(args.config, written, **options), 'utf-8')
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, pickle.UnpicklingError) as error:
         sys.exit(f'error: {error}')
-    print(f'{written}, {card}; left out: {", ".join(left_out) or "nothing"}')
+    say(f'{written}, {card}; left out: {", ".join(left_out) or "nothing"}')

@@ -1,14 +1,15 @@
 """Train and test a small DefMamba on a CPU and draw its predictions, with data from the installed packages."""
 
-import argparse
 import importlib
 from pathlib import Path
+
+from .program import Parser
 
 TASKS = ('classification', 'detection', 'segmentation')
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('task', choices=TASKS)
     parser.add_argument('--work-dir', help='folder for all results; default: work_dirs/quickstart_TASK')
     args = parser.parse_args(argv)

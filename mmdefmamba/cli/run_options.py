@@ -4,7 +4,6 @@ There is one set of options for all three tasks, with the names that users of mm
 ``--cfg-options`` are applied first; the other options act on the result.
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -19,10 +18,11 @@ from ..checkpoints import resume_if_possible
 from ..config_tree import innermost_dataset, library_of, type_name
 from ..engine.distributed import init_without_gpu
 from ..engine.start_log import BriefRunner
-from ..files import existing_file
+from ..files import decodable, existing_file, shown
 from ..guards.config_files import check_checkpoint_files
 from ..guards.config_keys import check_keys, check_options
 from ..guards.hook import guards_hook
+from .program import Parser
 from .start import resume_after_restart
 
 # The arguments by which the hooks of the three libraries draw tested images: the switch, and the folder.
@@ -51,7 +51,7 @@ class CfgOptions(DictAction):
 
 def train_parser():
     """Return the parser of tools/train.py."""
-    parser = argparse.ArgumentParser(description='Train a model.')
+    parser = Parser(description='Train a model.')
     parser.add_argument('config', help='path of the config')
     _add_common(parser)
     parser.add_argument(
@@ -74,7 +74,7 @@ def train_parser():
 
 def test_parser():
     """Return the parser of tools/test.py."""
-    parser = argparse.ArgumentParser(description='Test a checkpoint.')
+    parser = Parser(description='Test a checkpoint.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     _add_common(parser)
@@ -133,7 +133,7 @@ def train_config(args):
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(
-                f'--auto-scale-lr: {args.config} does not say for which batch size its learning rate is; add '
+                f'--auto-scale-lr: {shown(args.config)} does not say for which batch size its learning rate is; add '
                 '--cfg-options auto_scale_lr.base_batch_size=N'
             )
         cfg.auto_scale_lr.enable = True
@@ -169,13 +169,15 @@ def build_runner(cfg):
         ValueError: the config has no model.
     """
     if not cfg.get('model'):
-        raise ValueError(f"{cfg.filename} has no 'model': does it name its base configs in '_base_'?")
+        raise ValueError(f"{shown(cfg.filename)} has no 'model': does it name its base configs in '_base_'?")
     done = init_without_gpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
     if done:
         runner.logger.info(done)
     if getattr(runner, 'details', None):
-        runner.logger.info(f'environment, complete config, hooks, and settings of each parameter: {runner.details}')
+        runner.logger.info(
+            f'environment, complete config, hooks, and settings of each parameter: {shown(runner.details)}'
+        )
     return runner
 
 
@@ -197,6 +199,10 @@ def _load_config(args):
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.work_dir or not cfg.get('work_dir'):
         cfg.work_dir = args.work_dir or os.path.join('work_dirs', Path(args.config).stem)
+    if decodable(cfg.work_dir) != cfg.work_dir:  # MMEngine would fail after an epoch, when it writes last_checkpoint
+        raise ValueError(
+            f'the name of the work dir, {shown(cfg.work_dir)}, is not valid UTF-8. Choose another --work-dir'
+        )
     if args.no_pin_memory:
         _set_in_dataloaders(cfg, pin_memory=False)
     if args.report:
@@ -213,7 +219,7 @@ def _check(cfg, args):
         check_keys(cfg)
     if hook is None:
         print_log(
-            f'{args.config} runs without guards: neither custom_hooks nor default_hooks has a GuardsHook. '
+            f'{shown(args.config)} runs without guards: neither custom_hooks nor default_hooks has a GuardsHook. '
             'configs/_base_/guards.py adds it',
             logger='current',
         )
@@ -290,7 +296,7 @@ def _use_tta(cfg, config):
     for name in ('tta_model', 'tta_pipeline'):
         if not cfg.get(name):
             raise ValueError(
-                f'--tta: {config} defines no {name}; it needs a tta_model, e.g. '
+                f'--tta: {shown(config)} defines no {name}; it needs a tta_model, e.g. '
                 "dict(type='mmpretrain.AverageClsScoreTTA'), and a tta_pipeline that ends in TestTimeAug"
             )
     cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)

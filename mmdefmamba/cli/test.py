@@ -3,7 +3,6 @@
 import mmengine
 from mmengine.dist import is_main_process
 
-from .. import report
 from ..guards.config_errors import explain_errors
 from . import run_options as cli
 from .start import started
@@ -15,7 +14,10 @@ def main(argv=None):
         runner = cli.build_runner(cfg)
         if args.out and args.out_item == 'pred':
             cli.add_dump(runner, args.out)
-        cases = report.watch_test(runner) if args.report else None
+        if args.report:
+            from .. import report  # not above: it takes seconds to import, and every process would
+
+            cases = report.watch_test(runner)
         metrics = runner.test()
         if args.out and args.out_item == 'metrics' and is_main_process():
             mmengine.dump(metrics, args.out)

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ..files import say
+
 #: The same as in mmdefmamba.engine.interruption, which imports PyTorch.
 INTERRUPTED, NOTE = 75, 'MMDEFMAMBA_INTERRUPTED_NOTE'
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
@@ -110,7 +112,7 @@ def _wait(child, received, timeout):
         seconds = time.monotonic() - started
         if not has_processes and seconds > told + 30:
             told += 30
-            print(
+            say(
                 f'{socket.gethostname()}: waiting for the other machines for {seconds:.0f} s, at most {timeout} s',
                 file=sys.stderr,
             )

@@ -1,6 +1,5 @@
 """Train a model: classification, detection or segmentation."""
 
-from .. import report
 from ..engine.agreement import AgreementHook
 from ..engine.interruption import interruptible
 from ..engine.start_log import StartSummaryHook
@@ -17,4 +16,6 @@ def main(argv=None):
         runner.register_hook(StartSummaryHook())
         runner.train()
         if args.report:
+            from .. import report  # not above: it takes seconds to import, and every process would
+
             report.write_train_report(runner, args.report)

@@ -25,7 +25,7 @@ import zlib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..files import sha256_of, shorten, shown
+from ..files import say, sha256_of, shorten, shown
 from ..version import __version__
 
 #: Environment variables: seconds without an answer or a byte; the largest file, in GiB.
@@ -70,7 +70,7 @@ def fetch(url, folder, progress=True):
     try:
         with open(handle, 'wb') as file:
             if progress:
-                print(f'downloading {shown(url)} to {shown(path)}', file=sys.stderr, flush=True)
+                say(f'downloading {url} to {path}', file=sys.stderr)
             _download(url, file, timeout, limit)
         _check_file(part, wanted)
         os.replace(part, path)

@@ -331,7 +331,8 @@ def load_from_openmmlab(filename, map_location=None):
 def load_from_pavi(filename, map_location=None):
     """Refuse ``pavi://``: MMEngine's client for this service runs the pickle."""
     raise NotImplementedError(
-        f'{filename} was not loaded: mmdefmamba does not read pavi:// checkpoints. Download the file and give its path.'
+        f'{shown(filename)} was not loaded: mmdefmamba does not read pavi:// checkpoints. Download the file and give '
+        'its path.'
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ..checkpoints.fit import state_dict_of
 from ..compat import load_safely
-from ..files import unfinished_file
+from ..files import shown, unfinished_file
 from ..tensor_files import SUFFIX, write_tensor_file
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -32,10 +32,10 @@ def convert_format(source, target):
         pickle.UnpicklingError, RuntimeError, OSError, ImportError: as :func:`mmdefmamba.compat.load_safely`.
     """
     if os.path.realpath(source) == os.path.realpath(target):
-        raise ValueError(f'{target} is the file to convert: give the converted file another name')
+        raise ValueError(f'{shown(target)} is the file to convert: give the converted file another name')
     suffix = Path(target).suffix
     if suffix not in (SUFFIX, '.pth'):
-        raise ValueError(f'the file to write must end in {SUFFIX} or .pth, got {target}')
+        raise ValueError(f'the file to write must end in {SUFFIX} or .pth, got {shown(target)}')
     loaded = load_safely(source, 'cpu')
     state = state_dict_of(loaded, source)
     meta = loaded.get('meta') if isinstance(loaded, Mapping) and 'state_dict' in loaded else None

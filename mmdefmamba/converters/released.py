@@ -23,7 +23,7 @@ from mmengine.runner import CheckpointLoader
 
 from ..checkpoints.fit import Fit, some
 from ..compat import load_safely, trust_checkpoints
-from ..files import AVERAGED, RELEASED, sha256_of, split_checkpoint, unfinished_file
+from ..files import AVERAGED, RELEASED, sha256_of, shown, split_checkpoint, unfinished_file
 from ..models import ARCHITECTURES, DefMamba
 from ..models.bias_tables import formulation_of_tables
 from ..version import __version__
@@ -198,7 +198,7 @@ def convert_file(source, target, ema=False, trust=False):
         OSError, RuntimeError: a file does not exist, is damaged, or cannot be written.
     """
     if os.path.realpath(source) == os.path.realpath(target):
-        raise ValueError(f'{target} is the file to convert: give the converted file another name')
+        raise ValueError(f'{shown(target)} is the file to convert: give the converted file another name')
     with _authors_file(), trust_checkpoints(source) if trust else contextlib.nullcontext():
         state_dict = convert_released(load_safely(source, 'cpu'), ema)
     network = infer_network(state_dict)
@@ -239,7 +239,8 @@ def load_from_released(filename, map_location=None):
     if not ema and isinstance(loaded, Mapping) and 'model_ema' in loaded:
         which += f' ({RELEASED}...{AVERAGED} takes the averaged ones)'
     print_log(
-        f"converted {source} from the authors' naming: arch {network.arch}, needs formulation='released', {which}",
+        f"converted {shown(source)} from the authors' naming: arch {network.arch}, needs formulation='released', "
+        f'{which}',
         logger='current',
     )
     return {'meta': network._asdict() | {'ema': ema}, 'state_dict': state_dict}

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
-from ..files import IMAGE_EXTENSIONS
+from ..files import IMAGE_EXTENSIONS, shown
 
 
 class AnySuffixSegDataset(BaseSegDataset):
@@ -26,15 +26,16 @@ class AnySuffixSegDataset(BaseSegDataset):
         images, maps = (Path(self.data_prefix[name]) for name in ('img_path', 'seg_map_path'))
         paths = sorted(path for path in images.rglob('*') if path.suffix.lower() in IMAGE_EXTENSIONS)
         if not paths:
-            raise ValueError(f'{images} holds no image: no file ends in {", ".join(IMAGE_EXTENSIONS)}')
+            raise ValueError(f'{shown(images)} holds no image: no file ends in {", ".join(IMAGE_EXTENSIONS)}')
         entries = {}
         for path in paths:
             label_map = (maps / path.relative_to(images)).with_suffix(self.seg_map_suffix)
             if not label_map.is_file():
-                raise ValueError(f'image {path} has no label map: {label_map} does not exist')
+                raise ValueError(f'image {shown(path)} has no label map: {shown(label_map)} does not exist')
             if label_map in entries:
                 raise ValueError(
-                    f'images {entries[label_map]["img_path"]} and {path} have the same label map {label_map}'
+                    f'images {shown(entries[label_map]["img_path"])} and {shown(path)} have the same label map '
+                    f'{shown(label_map)}'
                 )
             entries[label_map] = dict(
                 img_path=str(path),
@@ -45,5 +46,5 @@ class AnySuffixSegDataset(BaseSegDataset):
             )
         unused = sum(path not in entries for path in maps.rglob(f'*{self.seg_map_suffix}'))
         if unused:
-            print_log(f'{maps}: {unused} label maps have no image in {images}', 'current', logging.WARNING)
+            print_log(f'{maps}: {unused} label maps have no image in {shown(images)}', 'current', logging.WARNING)
         return list(entries.values())

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import mmcv
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from ..files import shown
 
 IMAGE_SIZE = 128
 CLASSES = tuple(str(digit) for digit in range(10))
@@ -274,5 +277,5 @@ def _check_split(split):
 
 
 def _write_png(path, image):
-    if not cv2.imwrite(str(path), image):
-        raise OSError(f'cannot write {path}')
+    if not mmcv.imwrite(image, str(path)):
+        raise OSError(f'cannot write {shown(path)}')

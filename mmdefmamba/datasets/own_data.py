@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import IMAGE_EXTENSIONS, existing_file
+from ..files import IMAGE_EXTENSIONS, existing_file, shown
 from ..names import unknown_name
 
 SPLITS = ('train', 'val')
@@ -100,10 +100,13 @@ def map_classes(data_root, splits=SPLITS):
         return tuple(names)
     highest = max(_highest_label(path) for path in maps)
     if highest < 0:
-        raise ValueError(f'no label map in {data_root}/labels has a class: all pixels are {IGNORED}, which is ignored')
+        raise ValueError(
+            f'no label map in {shown(data_root)}/labels has a class: all pixels are {IGNORED}, which is ignored'
+        )
     if highest == 0:
         raise ValueError(
-            f'the label maps in {data_root}/labels have no class but 0, so there is nothing to learn. {IGNORED} is '
+            f'the label maps in {shown(data_root)}/labels have no class but 0, so there is nothing to learn. '
+            f'{IGNORED} is '
             f'ignored: it is neither learned nor scored. If {IGNORED} is meant as a class, write 1 instead'
         )
     return tuple(str(label) for label in range(highest + 1))
@@ -122,14 +125,14 @@ def checkpoint_or_none(path):
 
 def _folder(path):
     if not path.is_dir():
-        raise FileNotFoundError(f'data folder {path} does not exist, seen from {Path.cwd()}')
+        raise FileNotFoundError(f'data folder {shown(path)} does not exist, seen from {shown(Path.cwd())}')
     return path
 
 
 def _files(folder, extensions, what):
     found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in extensions and path.is_file())
     if not found:
-        raise ValueError(f'{folder} has no {what}: no file ends in {", ".join(extensions)}')
+        raise ValueError(f'{shown(folder)} has no {what}: no file ends in {", ".join(extensions)}')
     return found
 
 
@@ -137,7 +140,7 @@ def _class_folders(folder):
     # hidden folders, such as .ipynb_checkpoints, are no classes: the guard class_folders stops at them
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
     if not names:
-        raise ValueError(f'{folder} has no folder: it needs one folder of images per class')
+        raise ValueError(f'{shown(folder)} has no folder: it needs one folder of images per class')
     for name in names:
         _files(folder / name, IMAGE_EXTENSIONS, 'image')
     return names
@@ -148,11 +151,11 @@ def _read_coco(file):
     try:
         content = json.loads(path.read_text('utf-8'))
     except ValueError as error:
-        raise ValueError(f'{path} is not JSON: {error}') from error
+        raise ValueError(f'{shown(path)} is not JSON: {error}') from error
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not content.get(key):
             raise ValueError(
-                f"{path} has no {key}: a file in COCO's format has lists of images, annotations, categories"
+                f"{shown(path)} has no {key}: a file in COCO's format has lists of images, annotations, categories"
             )
     return content
 
@@ -173,7 +176,8 @@ def _highest_label(path):
     with Image.open(path) as image:
         if image.mode not in ('L', 'P', '1'):
             raise ValueError(
-                f'{path} has the mode {image.mode}: a label map has one channel of 8 bits with the number of the class '
+                f'{shown(path)} has the mode {image.mode}: a label map has one channel of 8 bits with the number of '
+                'the class '
                 'of each pixel'
             )
         labels = np.asarray(image)

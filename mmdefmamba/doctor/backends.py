@@ -4,6 +4,8 @@ import os
 import platform
 import sys
 
+from ..files import shown
+
 
 def backends(report):
     """Each backend of the scan per device, what 'auto' takes, and the compiled kernels."""
@@ -26,7 +28,7 @@ def backends(report):
     capability = torch.backends.cpu.get_cpu_capability()
     files = [LIBRARIES / library_name(level) for level in library.LEVELS.get(capability, {})]
     file = next((path for path in files if path.exists()), None)
-    report.fact('compiled kernels', f'{file}' if file and library.LIBRARY else f'none: {library.REASON}')
+    report.fact('compiled kernels', shown(file) if file and library.LIBRARY else f'none: {library.REASON}')
     compilable = sys.platform == 'linux' and platform.machine() in ('x86_64', 'aarch64')
     if library.LIBRARY is None:
         remedy = (

@@ -9,6 +9,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from ..files import shown
+
 VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'ATEN_CPU_CAPABILITY', 'TRITON_INTERPRET',
              'LD_PRELOAD', 'PYTHONPATH')  # fmt: skip
 GIB = 2**30
@@ -89,9 +91,9 @@ def _limits(report):
             report.note(f'a process may open {files} files, and data workers need more. Run: ulimit -n 4096')
     for name, folder in (('this folder', os.getcwd()), ('temporary files', tempfile.gettempdir())):
         free = shutil.disk_usage(folder).free
-        report.fact(f'disk for {name}', f'{free / GIB:.1f} GiB free in {folder}')
+        report.fact(f'disk for {name}', f'{free / GIB:.1f} GiB free in {shown(folder)}')
         if free < MIN_DISK:
-            report.note(f'{folder} has {free / 2**20:.0f} MiB free: checkpoints need more')
+            report.note(f'{shown(folder)} has {free / 2**20:.0f} MiB free: checkpoints need more')
 
 
 def devices(report):

@@ -8,6 +8,7 @@ import platform
 import sys
 import sysconfig
 
+from ..files import shown
 from ..installed import DISTRIBUTIONS
 from ..version import __version__
 from .sections import in_one_line
@@ -162,7 +163,9 @@ def imports(report):
             'torch',
             'cv2',
         ):
-            report.note(f'{module} is imported from {file or "a folder without code"}, not from the installed packages')
+            report.note(
+                f'{module} is imported from {shown(file or "a folder without code")}, not from the installed packages'
+            )
     _numpy_reaches_torch(report)
     for name, mend in compat.status().items():
         report.fact(f'mend {name}', mend.state)

@@ -9,6 +9,8 @@ import tempfile
 import time
 import traceback
 
+from ..files import shown
+
 #: section -> the module of this package that has it, and seconds after which it is ended
 SECTIONS = {
     'packages': ('packages', 60),
@@ -81,7 +83,7 @@ def run_section(section, options):
 def in_one_line(error):
     """Return an error as one line: its type, its text, and the place in foreign code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f' ({frames[-1].filename}:{frames[-1].lineno})' if frames else ''
+    place = f' ({shown(frames[-1].filename)}:{frames[-1].lineno})' if frames else ''
     text = ' '.join(str(error).split())
     return f'{type(error).__name__}: {text[:500]}{place}'
 

@@ -22,7 +22,7 @@ from mmengine.registry import HOOKS
 
 from ..checkpoints.resuming import fingerprint
 from ..config_tree import dicts_in
-from ..files import split_checkpoint
+from ..files import shown, split_checkpoint
 from ..model_wrappers import plain_model
 from ..version import __version__
 
@@ -111,7 +111,7 @@ def _shown(values, hosts):
     for value, members in ranks.items():
         some = ', '.join(map(str, members[:8])) + (', ...' if len(members) > 8 else '')
         where = ', '.join(dict.fromkeys(hosts[rank] for rank in members))
-        groups.append(f'rank{"s" if len(members) > 1 else ""} {some} on {where}: {value[:300]}')
+        groups.append(f'rank{"s" if len(members) > 1 else ""} {some} on {where}: {shown(value[:300])}')
     return '; '.join(groups)
 
 
@@ -120,9 +120,9 @@ def _file(path, verb):
         return 'no checkpoint' if verb == 'resumes' else 'no file: a new start'
     source, _, averaged = split_checkpoint(path)
     if '://' in source:
-        return f'{verb} {path}'
+        return f'{verb} {shown(path)}'
     local = Path(source).expanduser()
-    return f'{verb} {local.name}, content {fingerprint(local)}' + (', averages' if averaged else '')
+    return f'{verb} {shown(local.name)}, content {fingerprint(local)}' + (', averages' if averaged else '')
 
 
 def _leaves(node, path=''):

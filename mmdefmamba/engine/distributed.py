@@ -21,6 +21,7 @@ from mmengine.registry import MODEL_WRAPPERS
 from mmengine.utils import digit_version
 from torch.distributed import PrefixStore
 
+from ..files import say
 from .rendezvous import use_reachable_interface
 
 # The wrapper that a strategy of MMEngine's FlexibleRunner uses by default, without its prefix `MM`.
@@ -99,7 +100,7 @@ def join(cfg, rendezvous, records):
     if len({one['host'] for one in records}) > 1 and 'gloo' in backend:
         note = use_reachable_interface(address)
         if note:
-            print(note, file=sys.stderr)
+            say(note, file=sys.stderr)
     rendezvous.connecting()
     torch.distributed.init_process_group(
         backend,

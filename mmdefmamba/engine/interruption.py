@@ -19,6 +19,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
+from ..files import shown
 from ..guards.runs import is_built, is_resumed
 from .mid_epoch import gathered_random_states, leave_position, position, random_state, resume_position
 
@@ -226,7 +227,7 @@ class InterruptionHook(Hook):
         runner.visualizer.close()
         print_log(
             f'interrupted by a signal after iteration {iteration}: '
-            + (f'{path} is saved' if path else 'the last checkpoint is of this step')
+            + (f'{shown(path)} is saved' if path else 'the last checkpoint is of this step')
             + f'. Continue with --resume. The exit status is {INTERRUPTED}',
             'current',
         )

@@ -18,6 +18,8 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, TCPStore
 
+from ..files import say
+
 START_TIMEOUT = 'MMDEFMAMBA_START_TIMEOUT'
 _SAY_EVERY = 15
 
@@ -235,7 +237,7 @@ def _ranks(ranks):
 
 
 def _say(message):
-    print(message, file=sys.stderr, flush=True)
+    say(*message.split('\n'), file=sys.stderr)
 
 
 def _end(message):

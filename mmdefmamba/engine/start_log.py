@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..files import shown
 from ..model_wrappers import plain_model
 from .interruption import guard_data_worker
 
@@ -164,8 +165,8 @@ def _file_lines(runner):
         kept = f', the last {hook.max_keep_ckpts} are kept' if hook.max_keep_ckpts > 0 else ', all are kept'
         best = hook.save_best or ()
         best = f', and the best by {best if isinstance(best, str) else ", ".join(best)}' if best else ''
-        lines = [f'  checkpoints: {hook.out_dir or runner.work_dir}, every {hook.interval} {unit}{kept}{best}']
+        lines = [f'  checkpoints: {shown(hook.out_dir or runner.work_dir)}, every {hook.interval} {unit}{kept}{best}']
     if runner.cfg.filename:
         config = os.path.join(runner.work_dir, Path(runner.cfg.filename).name)
-        lines.append(f'  config with its bases and options merged: {config}')
-    return [*lines, f'  logs and scores: {runner.log_dir}']
+        lines.append(f'  config with its bases and options merged: {shown(config)}')
+    return [*lines, f'  logs and scores: {shown(runner.log_dir)}']

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
+from ..files import shown
+
 NAME = '.training.lock'
 #: Seconds from one sign of life to the next, and how long a second training waits for one.
 BEAT, SILENCE = 5, 17
@@ -113,7 +115,8 @@ class WorkDirLock:
         if os.fstat(file.fileno()).st_mtime - holder['seen'] > self._silence:
             return False
         print_log(
-            f'{self.path} is of process {holder["pid"]} on {holder["host"]}. Waiting {self._silence:g} s for a sign of '
+            f'{shown(self.path)} is of process {holder["pid"]} on {holder["host"]}. Waiting {self._silence:g} s for a '
+            'sign of '
             'its life',
             'current',
             logging.WARNING,
@@ -200,7 +203,8 @@ def _is_at(file, path):
 def _taken(work_dir, holder):
     who = f'process {holder["pid"]} on {holder["host"]}' if holder else 'another process'
     return (
-        f"a training is running in {work_dir}: {who}. Two trainings in one work dir would overwrite each other's "
+        f'a training is running in {shown(work_dir)}: {who}. Two trainings in one work dir would overwrite each '
+        "other's "
         'checkpoints. Wait for it, end it, or choose another --work-dir'
     )
 
@@ -220,7 +224,7 @@ def _naming(path):
             free = ':'
         raise OSError(
             error.errno,
-            f'{error.filename or path} could not be written before the training started: '
+            f'{shown(error.filename or path)} could not be written before the training started: '
             f'{os.strerror(error.errno)}{free} choose another --work-dir',
         ) from error
 

@@ -3,6 +3,7 @@
 import json
 
 from ..config_tree import innermost_dataset, library_of, type_name
+from ..files import shown
 from ..version import __version__
 
 #: The key of the description in the file's metadata; the value is a JSON object.
@@ -93,22 +94,25 @@ def read_description(text, file):
     """
     if text is None:
         raise ValueError(
-            f'{file} does not say what it predicts: its metadata have no key {KEY!r}. Take a file that tools/export.py '
+            f'{shown(file)} does not say what it predicts: its metadata have no key {KEY!r}. Take a file that '
+            'tools/export.py '
             'wrote, and do not remove its metadata'
         )
     try:
         described = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f'{file}: the key {KEY!r} of its metadata is damaged ({error}). Export it again') from error
+        raise ValueError(
+            f'{shown(file)}: the key {KEY!r} of its metadata is damaged ({error}). Export it again'
+        ) from error
     if not isinstance(described, dict) or described.get('format') != FORMAT:
         found = described.get('format') if isinstance(described, dict) else described
         raise ValueError(
-            f'{file}: its description has format {found!r}, this version of mmdefmamba reads format {FORMAT}. '
+            f'{shown(file)}: its description has format {found!r}, this version of mmdefmamba reads format {FORMAT}. '
             'Export it again with this version'
         )
     missing = KEYS - described.keys()
     if missing:
-        raise ValueError(f'{file}: its description lacks {", ".join(sorted(missing))}. Export it again')
+        raise ValueError(f'{shown(file)}: its description lacks {", ".join(sorted(missing))}. Export it again')
     for step in described['pipeline'] or []:
         _check_step(step, file)
     return described
@@ -149,7 +153,9 @@ def _wrong_in_step(step):
 def _check_step(step, file):
     wrong = _wrong_in_step(step)
     if wrong:
-        raise ValueError(f'{file}: its description has {wrong}. It was not written by tools/export.py of this version')
+        raise ValueError(
+            f'{shown(file)}: its description has {wrong}. It was not written by tools/export.py of this version'
+        )
 
 
 def _is_plain(value):

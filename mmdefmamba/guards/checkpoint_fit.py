@@ -43,10 +43,11 @@ class CheckpointFitHook(Hook):
         what = 'resuming' if is_resumed(runner) else 'training' if training else 'testing'
         verdict = fit(model, state, hooks=what != 'resuming')
         if not verdict.tried:
-            print_log(f'{file} cannot be compared with the model; {verdict}', 'current', logging.WARNING)
+            print_log(f'{shown(file)} cannot be compared with the model; {verdict}', 'current', logging.WARNING)
         elif not verdict.matched or (what != 'training' and not verdict.complete):
             raise ValueError(
-                f'{file} does not fit this {type(model).__name__}: it fills {verdict.matched} of {verdict.total} '
+                f'{shown(file)} does not fit this {type(model).__name__}: it fills {verdict.matched} of '
+                f'{verdict.total} '
                 f'parameters and buffers; {verdict}. {what.capitalize()} needs '
                 f'{"at least one" if what == "training" else "all"} of them. Use the config that the checkpoint was '
                 'made with'
@@ -61,7 +62,7 @@ class CheckpointFitHook(Hook):
             broken |= {f'ema_state_dict.module.{name}': count for name, count in not_finite(model, plain).items()}
         if broken:
             raise ValueError(
-                f'{file} holds NaN or infinite values in {len(broken)} parameters, such as {some(broken)}: its '
+                f'{shown(file)} holds NaN or infinite values in {len(broken)} parameters, such as {some(broken)}: its '
                 'training diverged. Use an earlier checkpoint'
             )
 
@@ -84,7 +85,8 @@ def _compare_optimizers(wrapper, saved, file, verdict):
     else:
         cause, setting = 'The parameters are the same, but their groups differ', 'optim_wrapper.paramwise_cfg'
     raise ValueError(
-        f'{file} cannot be resumed: its optimizer has {sum(before)} parameters in {len(before)} groups, and that of '
+        f'{shown(file)} cannot be resumed: its optimizer has {sum(before)} parameters in {len(before)} groups, and '
+        'that of '
         f'this config has {sum(now)} in {len(now)}. {cause}. Either use the {setting} that the checkpoint was made '
         'with, or take its weights alone: set load_from to this file and leave out resume, and the optimizer and the '
         'schedule start anew'

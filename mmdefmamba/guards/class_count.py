@@ -5,6 +5,7 @@ import re
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ..files import shown
 from .class_names import TEXT_HEADS, has_free_classes
 from .dataset_parts import dataset_parts, ignored_labels, listed, metainfo_of, more_names
 from .runs import is_built
@@ -69,7 +70,8 @@ class ClassCountHook(Hook):
                         wrong = wrong[wrong != label]
                 if len(wrong):
                     raise ValueError(
-                        f'{sample.get("seg_map_path") or sample.get("img_path")} has the label {int(wrong[0])}, but '
+                        f'{shown(sample.get("seg_map_path") or sample.get("img_path"))} has the label '
+                        f'{int(wrong[0])}, but '
                         f'{type(dataset).__name__} has {len(classes)} classes: labels from 0 to {len(classes) - 1}. '
                         f'{more_names(dataset, int(wrong.max()) if wrong.min() >= 0 else -1)}'
                     )
@@ -144,11 +146,12 @@ def check_categories(dataset):
         return
     if len(found) > len(classes):
         raise ValueError(
-            f'{dataset.ann_file} has {len(found)} categories with the {len(classes)} names {listed(classes)}: several '
+            f'{shown(dataset.ann_file)} has {len(found)} categories with the {len(classes)} names {listed(classes)}: '
+            'several '
             'categories have one name. Give each a name of its own'
         )
     raise ValueError(
-        f'{dataset.ann_file} has {len(found)} of the {len(classes)} classes of {type(dataset).__name__}, '
+        f'{shown(dataset.ann_file)} has {len(found)} of the {len(classes)} classes of {type(dataset).__name__}, '
         f'{listed(classes)}. The objects of the other classes would be left out, and the labels would belong to wrong '
         'names. Spell metainfo.classes as the categories of the file are spelled'
     )

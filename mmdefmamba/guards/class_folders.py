@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from mmengine.fileio import get_file_backend
 
-from ..files import IMAGE_EXTENSIONS
+from ..files import IMAGE_EXTENSIONS, shown
 from ..names import unknown_name
 from .dataset_parts import counted, describe, listed, note, plain_name, set_source_names
 from .loading import guarded
@@ -107,7 +107,7 @@ def _numbering_by_name(module):
         total = len(samples) + sum(left_out.values())
         if not samples:
             held = counted(left_out) or 'no file'
-            raise ValueError(f'{self.img_prefix} holds no image: no file ends in {taken}; it holds {held}')
+            raise ValueError(f'{shown(self.img_prefix)} holds no image: no file ends in {taken}; it holds {held}')
         note_left_out(
             self, left_out, total, taken, f'Set extensions={(*sorted(self.extensions), *_images(left_out))} to take all'
         )
@@ -128,7 +128,7 @@ def _numbers(self, module):
     foreign = [folder for folder in folders if folder.startswith(_FOREIGN)]
     if foreign:
         raise ValueError(
-            f'{self.img_prefix} has the folder {foreign[0]!r}, which mmpretrain would take as a class. Remove it'
+            f'{shown(self.img_prefix)} has the folder {foreign[0]!r}, which mmpretrain would take as a class. Remove it'
         )
     set_source_names(self, folders)
     classes = self.CLASSES
@@ -138,12 +138,12 @@ def _numbers(self, module):
     by_name = number_folders(folders, classes)
     if by_name is None and len(folders) != len(classes):
         raise ValueError(
-            f'{self.img_prefix} has {len(folders)} folders, {listed(folders)}, but there are {len(classes)} '
+            f'{shown(self.img_prefix)} has {len(folders)} folders, {listed(folders)}, but there are {len(classes)} '
             f'classes, {listed(classes)}'
         )
     if by_name is None:
         if 'classes' not in type(self).METAINFO:  # ImageNet and others name their folders by other words on purpose
-            pairs = listed(f'{folder} is {name}' for folder, name in zip(folders, classes, strict=True))
+            pairs = listed(f'{shown(folder)} is {name}' for folder, name in zip(folders, classes, strict=True))
             note(self, f'{describe(self)}: no folder has the name of a class. In this order: {pairs}', logging.WARNING)
         return numbers
     absent = [name for number, name in enumerate(classes) if number not in by_name.values()]

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
+from ..files import shown
 from ..model_wrappers import plain_model
 from .dataset_parts import dataset_parts, describe, listed, metainfo_of, plain_name
 from .runs import is_built, is_resumed, loaded_file
@@ -59,7 +60,7 @@ class ClassNamesHook(Hook):
             if trained and is_built(runner, name):
                 for part in named_parts(getattr(runner, f'{name}_dataloader').dataset):
                     compare(
-                        f'checkpoint {loaded_file(runner)}',
+                        f'checkpoint {shown(loaded_file(runner))}',
                         trained,
                         *part,
                         'Give the data the classes of the checkpoint in their order, in metainfo.classes',
@@ -181,8 +182,8 @@ def check_listed_labels(dataset, classes, limit=1000):
         # a label out of range is found by the guard class_count
         if not others and 0 <= number < len(classes) and number != numbers[plain_name(folder)]:
             raise ValueError(
-                f'{describe(dataset)}: the images in the folder {folder} have the label {number}, which is '
-                f'{classes[number]}; {folder} is class {numbers[plain_name(folder)]}. The classes are '
+                f'{describe(dataset)}: the images in the folder {shown(folder)} have the label {number}, which is '
+                f'{classes[number]}; {shown(folder)} is class {numbers[plain_name(folder)]}. The classes are '
                 f'{listed(classes)}: give them in the order of the numbers in the list'
             )
 
@@ -216,7 +217,8 @@ def check_evaluator(metric, dataset):
         if name is None or not str(info['img_path']).replace('\\', '/').endswith(name.replace('\\', '/').lstrip('./')):
             raise ValueError(
                 f'{who} is of other images than {describe(dataset)}: its image {info["img_id"]!r} is '
-                f'{name or "missing"}, the dataset has {info["img_path"]}. Name the file of the dataset in both places'
+                f'{shown(name or "missing")}, the dataset has {shown(info["img_path"])}. Name the file of the dataset '
+                'in both places'
             )
     if scored and len(images) > len(scored):
         print_log(

@@ -9,6 +9,7 @@ Can go: when mmdet's LoadAnnotations checks this.
 
 import numpy as np
 
+from ..files import shown
 from .loading import guarded
 
 _NAME = 'coco_annotations'
@@ -42,7 +43,7 @@ def _check_size(results):
     if tuple(size) == annotated[::-1]:
         hint = '. Its EXIF tag turned it; LoadImageFromFile(color_type="color_ignore_orientation") does not turn images'
     raise ValueError(
-        f'{results.get("img_path")} has {size[0]} x {size[1]} pixels, but its annotations belong to an image of '
+        f'{shown(results.get("img_path"))} has {size[0]} x {size[1]} pixels, but its annotations belong to an image of '
         f'{annotated[0]} x {annotated[1]} (height x width){hint}'
     )
 
@@ -56,13 +57,15 @@ def _check_masks(results):
         mask_size = mask.get('size') if isinstance(mask, dict) else None
         if mask_size is not None and tuple(mask_size) != size:  # mmdet would reshape its pixels
             raise ValueError(
-                f'the mask of object {index} of {image} has {" x ".join(map(str, mask_size))} pixels, the image has '
+                f'the mask of object {index} of {shown(image)} has {" x ".join(map(str, mask_size))} pixels, the '
+                'image has '
                 f'{" x ".join(map(str, size))} (height x width)'
             )
         outlines = mask if isinstance(mask, list) else []
         reach = np.abs(np.concatenate([np.asarray(outline, float) for outline in outlines] or [[0]])).max(initial=0)
         if not reach <= _FAR * max(size):  # true for NaN as well
             raise ValueError(
-                f'the outline of object {index} of {image} is not valid: it has the coordinate {reach:g}, the image '
+                f'the outline of object {index} of {shown(image)} is not valid: it has the coordinate {reach:g}, the '
+                'image '
                 f'has {max(size)} pixels'
             )

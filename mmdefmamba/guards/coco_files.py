@@ -13,6 +13,7 @@ from numbers import Real
 
 from mmengine.logging import print_log
 
+from ..files import shown
 from .dataset_parts import counted, describe, listed, note, set_source_names
 from .loading import guarded
 
@@ -134,7 +135,7 @@ def _completing(init, owner):
         if changes:
             self.createIndex()
             self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
-            print_log(f'{annotation_file}: {"; ".join(changes)}', 'current', logging.WARNING)
+            print_log(f'{shown(annotation_file)}: {"; ".join(changes)}', 'current', logging.WARNING)
 
     return read
 
@@ -145,8 +146,8 @@ def _check_images(content, file):
         other = found.setdefault(image['id'], image)
         if other.get('file_name') != image.get('file_name'):
             raise ValueError(
-                f'{file}: two images have the id {image["id"]!r}, {other.get("file_name")} and '
-                f'{image.get("file_name")}. Give each image an id of its own'
+                f'{shown(file)}: two images have the id {image["id"]!r}, {shown(other.get("file_name"))} and '
+                f'{shown(image.get("file_name"))}. Give each image an id of its own'
             )
 
 
@@ -156,7 +157,7 @@ def _check_categories(content, file):
         other = found.setdefault(category['id'], category)
         if other is not category:
             raise ValueError(
-                f'{file}: two categories have the id {category["id"]!r}, {other.get("name")!r} and '
+                f'{shown(file)}: two categories have the id {category["id"]!r}, {other.get("name")!r} and '
                 f'{category.get("name")!r}. Give each category an id of its own, and its annotations that category_id'
             )
 
@@ -226,7 +227,7 @@ def _report(dataset, data, content):
         objects = [each for each in content['annotations'] if each.get('category_id') in wanted] if used else []
         errors = mask_errors(objects, evaluated=False)
         if errors:
-            raise ValueError(f'{dataset.ann_file}: {len(errors)} masks cannot be read. {shorten(errors)}')
+            raise ValueError(f'{shown(dataset.ann_file)}: {len(errors)} masks cannot be read. {shorten(errors)}')
 
 
 def _level(dataset):

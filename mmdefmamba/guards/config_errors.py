@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints.fit import some
 from ..config_tree import dicts_in
+from ..files import shown
 from ..installed import explain_missing
 from ..names import nearest, unknown_name
 from .config_keys import scope_hint
@@ -50,18 +51,18 @@ def read_config(path):
     except Exception as error:  # a config is a program: it can raise anything
         reading = [tb for tb in _frames(error) if tb.tb_frame.f_code is Config._file2dict.__code__]
         file = str(reading[0].tb_frame.f_locals['filename']) if reading else str(path)
-        based = f' (a base of {path})' if Path(file).resolve() != Path(path).resolve() else ''
+        based = f' (a base of {shown(path)})' if Path(file).resolve() != Path(path).resolve() else ''
         line = next((f', line {tb.tb_lineno}' for tb in _frames(error) if tb.tb_frame.f_code.co_filename == file), '')
         if missing := explain_missing(error):
-            raise ValueError(f'config {file}{based} cannot be read{line}: {missing}') from error
+            raise ValueError(f'config {shown(file)}{based} cannot be read{line}: {missing}') from error
         if isinstance(error, RecursionError):
             raise ValueError(
-                f'config {file}{based} is its own base, directly or through other files: check its _base_'
+                f'config {shown(file)}{based} is its own base, directly or through other files: check its _base_'
             ) from error
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         if kind is FileNotFoundError and based:
             based = f'{based[:-1]}; paths in _base_ start from the folder of the config that has them)'
-        raise kind(f'config {file}{based} cannot be read{line}: {type(error).__name__}: {error}') from error
+        raise kind(f'config {shown(file)}{based} cannot be read{line}: {type(error).__name__}: {error}') from error
 
 
 @contextlib.contextmanager
@@ -146,7 +147,7 @@ def _explain_dataset(error):
             break
     else:
         return None
-    files = ', '.join([f'ann_file {dataset.ann_file!r}', f'data_prefix {dataset.data_prefix}'])
+    files = ', '.join([f'ann_file {dataset.ann_file!r}', f'data_prefix {shown(dataset.data_prefix)}'])
     if call == '_serialize_data':
         return ValueError(f'{type(dataset).__name__} has no images: {files}')
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..config_tree import dicts_in
-from ..files import split_checkpoint
+from ..files import shown, split_checkpoint
 
 
 def check_checkpoint_files(cfg):
@@ -26,4 +26,6 @@ def check_checkpoint_files(cfg):
             continue
         file, *_ = split_checkpoint(file)
         if '://' not in file and not Path(file).expanduser().exists():
-            raise FileNotFoundError(f'{key}: the checkpoint {file} does not exist, seen from {Path.cwd()}')
+            raise FileNotFoundError(
+                f'{key}: the checkpoint {shown(file)} does not exist, seen from {shown(Path.cwd())}'
+            )

@@ -8,6 +8,8 @@ from pathlib import Path
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
+from ..files import shown
+
 _notes = weakref.WeakKeyDictionary()  # dataset -> what was noticed while it was read, as texts
 _sources = weakref.WeakKeyDictionary()  # dataset -> names of the categories or folders that it was read from
 
@@ -38,7 +40,7 @@ def describe(dataset):
     prefix = getattr(dataset, 'data_prefix', None)
     folders = [value for value in prefix.values() if value] if isinstance(prefix, Mapping) else filter(None, [prefix])
     place = next((str(name) for name in (getattr(dataset, 'ann_file', None), *folders) if name), '')
-    return f'{type(dataset).__name__}{place and " of "}{place}'
+    return f'{type(dataset).__name__}{place and " of "}{shown(place)}'
 
 
 def more_names(dataset, label):
@@ -48,7 +50,8 @@ def more_names(dataset, label):
     files = [Path(part.data_root, 'classes.txt') for part in dataset_parts(dataset) if getattr(part, 'data_root', None)]
     # the configs for own data read their names there
     file = next((file for file in files if file.is_file()), None)
-    return f'Give the classes {label + 1} names in {file or "metainfo.classes of the dataset"}, or correct the labels'
+    place = shown(file or 'metainfo.classes of the dataset')
+    return f'Give the classes {label + 1} names in {place}, or correct the labels'
 
 
 def note(dataset, text, level=logging.INFO):
@@ -80,14 +83,14 @@ def counted(counts, limit=5):
         limit: number of names; the others are summed up.
     """
     ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
-    parts = [f'{number} {name}' for name, number in ordered[:limit]]
+    parts = [f'{number} {shown(name)}' for name, number in ordered[:limit]]
     rest = sum(number for _, number in ordered[limit:])
     return ', '.join([*parts, *([f'{rest} others'] if rest else [])])
 
 
 def listed(names, limit=10):
     """Return names as text, with a count of those after the first ``limit``."""
-    names = [str(name) for name in names]
+    names = [shown(name) for name in names]
     return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
 
 

@@ -11,6 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
+from ..files import shown
+
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
@@ -42,7 +44,8 @@ class FiniteLossHook(Hook):
         if lost:
             raise FloatingPointError(
                 f'{place}; {len(lost)} weights are no longer finite, {lost[0]} is the first. The run cannot recover: '
-                f'continue from a checkpoint in {runner.work_dir} with a lower learning rate, a longer warm-up or '
+                f'continue from a checkpoint in {shown(runner.work_dir)} with a lower learning rate, a longer warm-up '
+                'or '
                 'optim_wrapper.clip_grad'
             )
         print_log(f'{place}; the weights are still finite', 'current', logging.WARNING)

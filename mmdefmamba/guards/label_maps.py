@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from mmengine import fileio
 
+from ..files import shown
 from .damaged_images import decode
 from .loading import guarded
 
@@ -35,7 +36,7 @@ def _checking(load_seg_map, owner):
         except OSError as error:
             if path in str(error):
                 raise
-            raise OSError(f'{path} could not be read: {error}') from error
+            raise OSError(f'{shown(path)} could not be read: {error}') from error
         _check(self, path, results)
 
     return load
@@ -49,12 +50,14 @@ def _check(transform, path, results):
         labels = results['gt_seg_map'] = labels.reshape(size)
     if labels.ndim != 2:
         raise ValueError(
-            f'{path} has {labels.shape[-1]} channels. A label map has one channel, of class indices: convert colours '
+            f'{shown(path)} has {labels.shape[-1]} channels. A label map has one channel, of class indices: convert '
+            'colours '
             'to class indices first'
         )
     if labels.shape != size:
         raise ValueError(
-            f'{path} has {labels.shape[0]} x {labels.shape[1]} pixels, its image {results.get("img_path")} has '
+            f'{shown(path)} has {labels.shape[0]} x {labels.shape[1]} pixels, its image '
+            f'{shown(results.get("img_path"))} has '
             f'{size[0]} x {size[1]} (height x width)'
         )
     if _is_deep_png(path):
@@ -62,7 +65,7 @@ def _check(transform, path, results):
         deep = decode(content, flag='unchanged', backend=transform.imdecode_backend)
         largest = deep[deep != _DEEP_IGNORED].max(initial=0)
         if largest > 255:
-            raise ValueError(f'{path} has labels up to {largest}, but mmseg reads 8 bits: labels from 0 to 255')
+            raise ValueError(f'{shown(path)} has labels up to {largest}, but mmseg reads 8 bits: labels from 0 to 255')
 
 
 def _is_deep_png(path):

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 
+from ..files import shown
 from .runs import is_built, is_resumed, loaded_file
 
 # What a scheduler keeps about its position; everything else are settings.
@@ -57,13 +58,15 @@ class ResumedScheduleHook(Hook):
         if differences:
             if isinstance(schedulers, dict) or any(getattr(each, 'need_val_args', False) for each in schedulers):
                 raise ValueError(
-                    f'the schedule of {loaded_file(runner)} differs from the config: {"; ".join(differences)}. It '
+                    f'the schedule of {shown(loaded_file(runner))} differs from the config: {"; ".join(differences)}. '
+                    'It '
                     'cannot be computed for this kind of schedule. Resume with the batch, the number of GPUs and the '
                     'schedule that the training was started with'
                 )
             rates = recompute(runner, checkpoint, epoch, here, per_epoch)
             print_log(
-                f'{loaded_file(runner)} has another schedule than the config: {"; ".join(differences)}. The training '
+                f'{shown(loaded_file(runner))} has another schedule than the config: {"; ".join(differences)}. The '
+                'training '
                 f'goes on with the schedule of the config: the learning rate is {rates} now',
                 'current',
                 logging.WARNING,

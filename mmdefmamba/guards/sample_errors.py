@@ -6,6 +6,7 @@ Seen in: mmengine 0.11.0rc3.
 Can go: when ``BaseDataset.prepare_data`` names the sample.
 """
 
+from ..files import shown
 from .loading import guarded
 
 _NAME = 'sample_errors'
@@ -25,9 +26,9 @@ def _naming_the_sample(prepare_data):
         except Exception as error:
             info = self.get_data_info(idx)
             paths = [str(info[key]) for key in _PATHS if info.get(key)]
-            if any(path in str(error) for path in paths):
+            if any(name in str(error) for path in paths for name in (path, shown(path))):
                 raise
-            text = f'sample {idx} of {type(self).__name__}, {" and ".join(paths) or "in memory"}: '
+            text = f'sample {idx} of {type(self).__name__}, {shown(" and ".join(paths) or "in memory")}: '
             # of the same type where that is one of these: a dataset may catch it. A data worker hands on type and text
             kind = type(error) if type(error) in _KEPT else RuntimeError
             raise kind(f'{text}{type(error).__name__}: {error}') from error

@@ -22,6 +22,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..files import shown
 from ..names import unknown_name
 from ..scans import ScanContext
 from ..scans.base import FORMULATIONS
@@ -145,7 +146,7 @@ class DefMamba(BaseModule):
         for cfg in pretrained:
             load_pretrained(self, **{name: value for name, value in cfg.items() if name != 'type'})
             if hasattr(self, '_params_init_info'):
-                update_init_info(self, init_info=f'Pretrained: loaded from {cfg["checkpoint"]}')
+                update_init_info(self, init_info=f'Pretrained: loaded from {shown(cfg["checkpoint"])}')
         return None
 
     def forward(self, x):

@@ -10,6 +10,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..analysis import config_complexity
 from ..apis import zoo
+from ..files import say
 from ..ops.sequence_scan import auto_backend
 
 
@@ -63,4 +64,4 @@ def cost_rows(cfg, shape):
 def print_table(title, rows):
     """Print rows of (name, value) under a title."""
     width = max(len(name) for name, _ in rows)
-    print(f'\n{title}\n' + '\n'.join(f'  {name:<{width}}  {value}' for name, value in rows), flush=True)
+    say('', title, *(f'  {name:<{width}}  {value}' for name, value in rows))

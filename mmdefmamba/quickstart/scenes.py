@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import cv2
+import mmcv
 import numpy as np
 import torch
 
 from ..datasets.digit_scenes import IMAGE_SIZE, write_digit_scenes
+from ..files import shown
 from ..visualization.enlarge import enlarge_image, enlarge_sample
 from .common import cost_rows, images_per_second, load_config, print_table, train_and_test
 
@@ -87,7 +88,7 @@ def _draw(path, images, samples, visualizer):
         image = enlarge_image(image.permute(1, 2, 0).numpy()[..., ::-1], ZOOM)
         enlarge_sample(sample, ZOOM)
         visualizer.add_datasample('scene', np.ascontiguousarray(image), sample, out_file=str(path))
-        pairs.append(cv2.imread(str(path)))
+        pairs.append(mmcv.imread(str(path)))
     rows = [np.hstack(pairs[i : i + COLUMNS]) for i in range(0, len(pairs) - len(pairs) % COLUMNS, COLUMNS)]
-    if not cv2.imwrite(str(path), np.vstack(rows or pairs)):
-        raise OSError(f'cannot write {path}')
+    if not mmcv.imwrite(np.vstack(rows or pairs), str(path)):
+        raise OSError(f'cannot write {shown(path)}')

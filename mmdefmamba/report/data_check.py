@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..apis.zoo import get_model, task_of
 from ..checkpoints.contents import check_contents
+from ..files import shown
 from ..guards import class_count, class_names, label_values, loading, metric_names
 from ..guards.config_errors import explain_errors
 from ..guards.config_keys import check_keys
@@ -110,7 +111,13 @@ def check_data(cfg, checkpoint=None, limit=1000, samples=6):
         for part in named if trained else ():
             remedy = 'Give the data the classes of the checkpoint in their order'
             _attempt(
-                problems, class_names.compare, f'checkpoint {checkpoint}', trained, part.dataset, part.classes, remedy
+                problems,
+                class_names.compare,
+                f'checkpoint {shown(checkpoint)}',
+                trained,
+                part.dataset,
+                part.classes,
+                remedy,
             )
     return DataCheck(str(cfg.filename), task, parts, list(dict.fromkeys(problems)), trained or None)
 
@@ -238,7 +245,7 @@ def _sizes(dataset, infos, limit, name, problems):
             damage = 'unreadable'
         kind = damage if damage in ('missing', 'unreadable') else 'damaged'
         bad[kind] += 1
-        example.setdefault(kind, f'{path}' + (f': {damage}' if kind == 'damaged' else ''))
+        example.setdefault(kind, f'{shown(path)}' + (f': {damage}' if kind == 'damaged' else ''))
     for kind, number in bad.items():
         problems.append(
             f'{name}: {number} of {len(spread(len(infos), limit))} images are {kind}, such as {example[kind]}'

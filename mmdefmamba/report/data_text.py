@@ -2,6 +2,8 @@
 
 from itertools import zip_longest
 
+from ..files import shown
+
 ROWS = 40  # the text shows at most so many classes; the page shows all
 
 
@@ -46,7 +48,7 @@ def name_table(check):
 
 def as_text(check):
     """Return the whole check as text for a terminal."""
-    lines = [f'config: {check.config} ({check.task})']
+    lines = [f'config: {shown(check.config)} ({check.task})']
     for part in check.parts:
         lines += ['', f'{part.split}: {part.name}']
         lines += [f'  {name}: {text}' for name, text in facts(part)]
@@ -63,7 +65,7 @@ def as_text(check):
         ]
     else:
         lines += ['', 'problems: none were found']
-    return '\n'.join(lines)
+    return '\n'.join(map(shown, lines))
 
 
 def aligned(header, rows):

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.utils.dl_utils import collect_env
 
 from ..checkpoints import AtomicLocalBackend
+from ..files import shown_lines
 from ..ops.sequence_scan import auto_backend
 from ..version import __version__
 
@@ -49,7 +50,7 @@ class Parts:
 
 
 def write_page(template, path, **values):
-    """Render a template of this folder and write the page. All values are escaped.
+    """Render a template of this folder and write the page. All values are escaped, control characters as well.
 
     Args:
         template: file name of the template.
@@ -63,12 +64,18 @@ def write_page(template, path, **values):
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
+        finalize=shown_value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     text = environment.get_template(template).render(**values)
     AtomicLocalBackend().put_text(text, path)
+
+
+def shown_value(value):
+    """Return a value of a template without control characters; what is no plain text is returned as it is."""
+    return shown_lines(value) if type(value) is str else value
 
 
 def run_facts(runner):

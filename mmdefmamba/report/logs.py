@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from ..files import shown
+
 
 def read_scalars(work_dir):
     """Read the logs of all runs in a work dir, and join the logs of a run that was resumed.
@@ -46,5 +48,5 @@ def _lines(path):
             lines.append(json.loads(text))
         except json.JSONDecodeError as error:
             if number < len(texts):
-                raise ValueError(f'{path}, line {number} is not JSON: {text[:80]!r}') from error
+                raise ValueError(f'{shown(path)}, line {number} is not JSON: {text[:80]!r}') from error
     return lines

@@ -11,6 +11,7 @@ from ..checkpoints.contents import check_contents
 from ..compat import load_safely
 from ..config_tree import innermost_dataset
 from ..files import sha256_of, shown
+from .html_file import shown_value
 
 HERE = Path(__file__).parent
 UNKNOWN = 'unknown'
@@ -43,7 +44,7 @@ def model_card(config, file=None, *, checkpoint=None, data=None, metrics=None, l
     """
     cfg = load_config(config)
     task = task_of(cfg)
-    name = Path(cfg.filename).stem if cfg.filename else cfg.model.type
+    name = shown(Path(cfg.filename).stem) if cfg.filename else cfg.model.type
     if checkpoint is None and file is not None and Path(file).suffix in ('.pth', '.safetensors'):
         checkpoint = file
     loaded = check_contents(load_safely(str(checkpoint), 'cpu'), checkpoint) if checkpoint else {}
@@ -74,7 +75,10 @@ def model_card(config, file=None, *, checkpoint=None, data=None, metrics=None, l
     if origin:
         rows.append(("the authors' file", f'{shown(origin)}, SHA-256 {meta.get("source_sha256", UNKNOWN)}'))
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(HERE),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        finalize=shown_value,
     )
     return environment.get_template('model_card.md.jinja').render(
         name=name,
@@ -93,8 +97,8 @@ def model_card(config, file=None, *, checkpoint=None, data=None, metrics=None, l
 
 def _how_to_load(name, file):
     if file is not None and Path(file).suffix not in ('.pth', '.safetensors'):
-        return f'# an exported file: see the how-to page on exported files\nfile = {shown(Path(file).name)!r}'
-    file = shown(Path(file).name) if file else 'FILE'
+        return f'# an exported file: see the how-to page on exported files\nfile = {Path(file).name!r}'
+    file = Path(file).name if file else 'FILE'
     return f'import mmdefmamba\n\nmodel = mmdefmamba.get_model({name!r}, {file!r})'
 
 

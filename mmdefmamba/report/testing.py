@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 
 from ..apis.zoo import task_of
+from ..files import shown
 from .html_file import Parts, environment_facts, run_facts, write_page
 from .scan_galleries import scan_galleries
 from .scores import headlines, paper_rows
@@ -89,7 +90,7 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
         config=parts.make('config', '', getattr, runner.cfg, 'pretty_text'),
         problems=parts.problems,
     )
-    runner.logger.info(f'report: {path}')
+    runner.logger.info(f'report: {shown(path)}')
     return path
 
 

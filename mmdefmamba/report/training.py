@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 
+from ..files import shown
 from .chart import line_chart
 from .html_file import Parts, environment_facts, run_facts, write_page
 from .logs import read_scalars
@@ -51,7 +52,7 @@ def write_train_report(runner, folder):
         config=parts.make('config', '', getattr, runner.cfg, 'pretty_text'),
         problems=parts.problems,
     )
-    runner.logger.info(f'report: {path}')
+    runner.logger.info(f'report: {shown(path)}')
     return path
 
 

@@ -21,6 +21,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mmdefmamba.cli import train as train_tool
+from mmdefmamba.cli.start import resume_after_restart
 from mmdefmamba.cli.torchrun import check_address
 from mmdefmamba.compat import load_safely
 from mmdefmamba.engine.agreement import checksum, plan
@@ -400,18 +401,46 @@ def endless(config, tmp_path):
     return [*arguments, 'train_cfg.max_epochs=1000', 'default_hooks.checkpoint.interval=1000']
 
 
-@pytest.mark.parametrize(('number', 'to_all'), [(signal.SIGUSR1, False), (signal.SIGTERM, True)])
-def test_signals_reach_the_training(number, to_all, launch, processes, endless, tmp_path):
+def test_a_signal_to_all_processes_reaches_the_training_once(launch, processes, endless, tmp_path):
     """Slurm sends SIGTERM to all processes of a job, data workers and torchrun included."""
     training, log = launch(*endless), tmp_path / 'log.txt'
     processes.wait_until(lambda: 'start of the training' in log.read_text())
     processes.wait_until(lambda: len(descendants(training.pid)) == 3)
     time.sleep(1)
-    for process in [training.pid, *descendants(training.pid)] if to_all else [training.pid]:
-        os.kill(process, number)
+    for process in [training.pid, *descendants(training.pid)]:
+        os.kill(process, signal.SIGTERM)
     assert training.wait(timeout=60) == 75, log.read_text()[-3000:]
     (saved,) = (tmp_path / 'run').glob('*.pth')
     assert re.fullmatch(r'interrupted_epoch_\d+_iter_\d+.pth', saved.name)
+    assert 'Traceback' not in log.read_text()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_reaches_the_training(number, free_port, processes, tmp_path):
+    """A program stands for the training, since only the launcher and torchrun are tested here."""
+    program, log = tmp_path / 'training.py', tmp_path / 'log.txt'
+    program.write_text(
+        'import os, pathlib, signal, sys\n'
+        'def end(number, frame):\n'
+        '    pathlib.Path(os.environ["MMDEFMAMBA_INTERRUPTED_NOTE"]).touch()\n'
+        '    print("signal", number, flush=True)\n'
+        '    sys.exit(0)\n'
+        f'signal.signal({int(number)}, end)\n'
+        'print("start", flush=True)\n'
+        'while True:\n'
+        '    signal.pause()\n'
+    )
+    options = ['--nproc_per_node=1', f'--master_port={free_port()}', str(program)]
+    with open(log, 'w') as file:
+        command = [sys.executable, '-m', 'mmdefmamba.cli.torchrun', *options]
+        launcher = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+    try:
+        processes.wait_until(lambda: 'start' in log.read_text())
+        launcher.send_signal(number)
+        assert launcher.wait(timeout=60) == 75, log.read_text()
+    finally:
+        launcher.kill()
+    assert log.read_text().count(f'signal {int(number)}') == 1
     assert 'Traceback' not in log.read_text()
 
 
@@ -430,16 +459,28 @@ def test_torchrun_starts_a_lost_training_again_from_its_own_last_checkpoint(laun
     run = shutil.copytree(trained, tmp_path / 'run')
     for path in run.glob('*.pth'):
         os.utime(path, (1, 1))
-    # rank 0 is killed before the third step of each attempt: before and after the first checkpoint
+    # rank 0 is killed two steps after the first checkpoint
     path = tmp_path / 'lost.py'
-    path.write_text(f'_base_ = {str(config)!r}\ncustom_hooks = [dict(type="LoseOnce", iterations=(2, 6))]\n')
-    training = launch(path, 1, '--work-dir', run, MAX_RESTARTS='2')
+    path.write_text(f'_base_ = {str(config)!r}\ncustom_hooks = [dict(type="LoseOnce", iterations=(6,))]\n')
+    training = launch(path, 1, '--work-dir', run, MAX_RESTARTS='1')
     assert training.wait(timeout=120) == 0
     log = (tmp_path / 'log.txt').read_text()
-    assert 'has not saved a checkpoint yet' in log
     assert f'goes on from {run}/epoch_1.pth' in log
     meta = load_safely(run / 'epoch_2.pth')['meta']
     assert (meta['epoch'], meta['iter']) == (2, 8)
+
+
+def test_a_training_that_was_lost_before_its_first_checkpoint_starts_anew(trained, tmp_path, told):
+    cfg = Config(dict(work_dir=str(shutil.copytree(trained, tmp_path / 'run'))))
+    (tmp_path / 'run/last_checkpoint').unlink()  # it names the folder that was copied
+    for path in (tmp_path / 'run').glob('*.pth'):
+        os.utime(path, (1, 1))
+    resume_after_restart(cfg)
+    assert cfg == dict(work_dir=str(tmp_path / 'run'))
+    assert told == [('WARNING', 'torchrun has started this training again; it has not saved a checkpoint yet')]
+    os.utime(tmp_path / 'run/epoch_2.pth')
+    resume_after_restart(cfg)
+    assert cfg == dict(work_dir=str(tmp_path / 'run'), resume=True, load_from=str(tmp_path / 'run/epoch_2.pth'))
 
 
 @pytest.mark.parametrize(
