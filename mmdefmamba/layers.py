@@ -6,14 +6,19 @@ from torch import nn
 def is_plain(layer, kind):
     """Return whether calling ``layer`` does what ``kind.forward`` does and nothing else.
 
-    A layer of another class (quantised, low-rank adapted, wrapped, parametrised), one with hooks, and one whose
-    ``forward`` was replaced are not plain: call them.
+    A layer of another class (quantised, low-rank adapted, wrapped, parametrised), one with hooks, one whose ``forward``
+    was replaced, and one that was compiled alone are not plain: call them.
 
     Args:
         layer: a module.
         kind: a class of modules, such as ``nn.Linear``.
     """
-    return type(layer) is kind and 'forward' not in layer.__dict__ and not _has_hooks(layer)
+    return (
+        type(layer) is kind
+        and 'forward' not in layer.__dict__
+        and layer._compiled_call_impl is None
+        and not _has_hooks(layer)
+    )
 
 
 def _has_hooks(layer):

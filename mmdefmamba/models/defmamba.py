@@ -23,13 +23,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..files import shown
+from ..layers import is_plain
 from ..names import unknown_name
 from ..scans import ScanContext
 from ..scans.base import FORMULATIONS
 from .bias_tables import fit_bias_tables
 from .dm_block import DMBlock
 from .refuse_trace import refuse_jit_trace
-from .stem import ConvNorm, Stem
+from .stem import RESIDUAL_DTYPES, ConvNorm, Stem
 from .unused_stages import leave_out_unused_stages
 
 ARCHITECTURES = {
@@ -64,6 +65,9 @@ class DefMamba(BaseModule):
             mmdet's ResNet. Frozen parts stay in eval mode.
         with_cp: whether the backward pass recomputes each block instead of keeping its activations.
         scan_backend: backend of the selective scan, see :func:`mmdefmamba.ops.selective_scan`.
+        residual_dtype: dtype of the maps between blocks under autocast: 'float32', 'autocast' (its dtype, which halves
+            what the residual additions read and write), or None: what PyTorch's LayerNorm returns there, float32 on
+            CUDA and autocast's dtype on a CPU. Without autocast it changes nothing.
         init_cfg: as for any MMEngine module.
 
     Raises:
@@ -87,6 +91,7 @@ class DefMamba(BaseModule):
         frozen_stages=-1,
         with_cp=False,
         scan_backend='auto',
+        residual_dtype=None,
         init_cfg=None,
     ):
         super().__init__(init_cfg=init_cfg)
@@ -97,6 +102,8 @@ class DefMamba(BaseModule):
             raise ValueError(f'scans must be a sequence of at least one scan, got {scans!r}')
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        if residual_dtype not in RESIDUAL_DTYPES:
+            raise ValueError(f'residual_dtype must be one of {RESIDUAL_DTYPES}, got {residual_dtype!r}')
         num_stages = len(self.depths)
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'frozen_stages must be from -1 to {num_stages}, got {frozen_stages}')
@@ -105,12 +112,12 @@ class DefMamba(BaseModule):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
-        self.stem = Stem(in_channels, self.embed_dims[0])
+        self.stem = Stem(in_channels, self.embed_dims[0], residual_dtype)
         self.stages = nn.ModuleList()
         # No map needs the stages after this one. Their parameters would get no gradient, which DDP refuses.
         last = self.out_indices[-1]
         self.downsamples = nn.ModuleList(
-            ConvNorm(dims, next_dims)
+            ConvNorm(dims, next_dims, residual_dtype)
             for dims, next_dims in zip(self.embed_dims[:last], self.embed_dims[1:], strict=False)
         )
         drop_paths = iter(np.linspace(0, drop_path_rate, sum(self.depths)).tolist())
@@ -254,8 +261,17 @@ class Stage(nn.Sequential):
             x: the map before the first block.
             with_cp: whether the backward pass recomputes each block instead of keeping its activations.
         """
-        for block in self:
-            x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
+        if with_cp and torch.is_grad_enabled():
+            for block in self:
+                x = checkpoint(block, x, use_reentrant=False)
+            return x
+        normed = None
+        for i, block in enumerate(self):
+            # a block with hooks, or what took its place, is called: it sees and returns the map alone
+            if i + 1 < len(self) and is_plain(block, DMBlock) and is_plain(self[i + 1], DMBlock):
+                x, normed = block.forward_and_norm(x, normed, self[i + 1])
+            else:
+                x, normed = block(x) if normed is None else block.forward(x, normed), None
         return x
 
 

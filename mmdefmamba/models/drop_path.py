@@ -22,12 +22,15 @@ class DropPath(nn.Module):
 
     def forward(self, x):
         """Return ``x``, (batch, ...), with whole samples set to zero."""
+        kept = self.kept(x)
+        return x if kept is None else x / (1 - self.drop_prob) * kept
+
+    def kept(self, x):
+        """Draw which samples of ``x`` are kept: 1 or 0 for each, (batch, 1, ...); None if all are kept as they are."""
         if self.drop_prob == 0 or not self.training:
-            return x
-        keep_prob = 1 - self.drop_prob
+            return None
         shape = (x.shape[0], *[1] * (x.ndim - 1))
-        kept = (keep_prob + torch.rand(shape, dtype=x.dtype, device=x.device)).floor()
-        return x / keep_prob * kept
+        return (1 - self.drop_prob + torch.rand(shape, dtype=x.dtype, device=x.device)).floor()
 
     def extra_repr(self):
         return f'drop_prob={self.drop_prob}'

@@ -23,9 +23,14 @@ def apply_ffn(ffn, x):
         ffn: an ``nn.Sequential``, or what took its place.
         x: (..., channels).
     """
-    kinds = (nn.Linear, nn.GELU, nn.Linear)
-    plain = is_plain(ffn, nn.Sequential) and len(ffn) == len(kinds) and all(map(is_plain, ffn, kinds))
-    if not plain or ffn[1].approximate != 'none':
+    if not is_plain_ffn(ffn):
         return ffn(x)
     first, _, last = ffn
     return linear(linear_gelu(x, first.weight, first.bias), last.weight, last.bias)
+
+
+def is_plain_ffn(ffn):
+    """Return whether ``ffn`` is a plain sequence of a linear layer, the exact GELU and a linear layer."""
+    kinds = (nn.Linear, nn.GELU, nn.Linear)
+    plain = is_plain(ffn, nn.Sequential) and len(ffn) == len(kinds) and all(map(is_plain, ffn, kinds))
+    return plain and ffn[1].approximate == 'none'

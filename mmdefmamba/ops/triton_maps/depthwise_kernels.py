@@ -132,20 +132,25 @@ def depthwise_backward(
             gradient = of_linear
         for o in tl.static_range(T):
             dbias += gradient[o]
+        total = ()
         for i in tl.static_range(ROWS):
+            row_of_weights = ()
+            for j in tl.static_range(KW):
+                row_of_weights = row_of_weights + (dweight[i * KW + j],)
             row = h + (group * ROWS + i - KH // 2)
             row_inside = inside & (row >= 0) & (row < height) & (group * ROWS + i < KH)
             row_of_x = x + row.to(tl.int64) * x_h
             for k in tl.static_range(T + KW - 1):
                 column = _column(row_of_x, row_inside, first + (k - KW // 2), width, x_w, c, c_inside)
                 new = ()
-                for n in tl.static_range(ROWS * KW):
-                    o = k - n % KW
-                    of_weight = dweight[n]
-                    if n // KW == i and o >= 0 and o < T:
-                        of_weight += column * gradient[o]
+                for j in tl.static_range(KW):
+                    of_weight = row_of_weights[j]
+                    if k - j >= 0 and k - j < T:
+                        of_weight += column * gradient[k - j]
                     new = new + (of_weight,)
-                dweight = new
+                row_of_weights = new
+            total = total + row_of_weights
+        dweight = total
     row_of_sums = sums + part.to(tl.int64) * (KH * KW + 1) * channels
     for n in tl.static_range(ROWS * KW):
         place = group * ROWS * KW + n

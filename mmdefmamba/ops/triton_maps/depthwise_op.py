@@ -9,8 +9,9 @@ C_BLOCK = 32
 STRIPS_AND_WARPS = ((16, 4), (8, 2))
 #: Columns of a strip. The maps of an image of 224 pixels are 56, 28, 14 and 7 wide: 8 and 7 leave nothing over.
 STRIP_COLUMNS = (8, 7)
-#: Sums that a thread of the backward holds for each of its channels, beside a strip of gradients.
-MAX_SUMS = 28
+#: Sums that a thread of the backward holds for each of its channels, beside a strip of gradients: with 28 the registers
+#: do not suffice.
+MAX_SUMS = 27
 #: The backward divides images until it has this many programs: enough for a GPU of 132 multiprocessors.
 MIN_PROGRAMS = 1024
 
@@ -99,7 +100,10 @@ def _launch_backward(dout, x, rows, bias, kernel_height, kernel_width, silu):
 
     batch, height, width, channels = x.shape
     tiles, sizes = _tiling(x, kernel_width)
-    groups = -(-kernel_height // max(1, min(kernel_height, MAX_SUMS // kernel_width)))
+    # as many rows of the kernel as the registers hold, and at most one that the last program does not need
+    at_once = range(max(1, min(kernel_height, MAX_SUMS // kernel_width)), 0, -1)
+    at_once = next(count for count in at_once if -kernel_height % count <= 1)
+    groups = -(-kernel_height // at_once)
     programs = batch * groups * -(-channels // C_BLOCK)
     splits = min(tiles, -(-MIN_PROGRAMS // programs))
     sums = rows.new_empty(batch * splits, len(rows) + 1, channels, dtype=torch.float32)
@@ -107,7 +111,7 @@ def _launch_backward(dout, x, rows, bias, kernel_height, kernel_width, silu):
     depthwise_backward[(programs * splits,)](
         *(dout, x, rows, bias, dlinear, sums, height, width, channels, tiles, splits),
         *(*dout.stride()[:3], *x.stride()[:3]),
-        **dict(KH=kernel_height, ROWS=-(-kernel_height // groups), HAS_BIAS=bias is not None, SILU=silu, **sizes),
+        **dict(KH=kernel_height, ROWS=at_once, HAS_BIAS=bias is not None, SILU=silu, **sizes),
     )
     return dlinear, sums
 
