@@ -54,6 +54,7 @@ PARTS = {
     ('models/defmamba.py', 'DefMamba.stage_maps'): 'output norm',
     ('models/stem.py', 'ConvNorm.forward'): 'stem and downsampling',
     ('models/dm_block.py', 'DMBlock.forward'): 'norms and residual additions',
+    ('models/dm_block.py', 'DMBlock.forward_and_norm'): 'norms and residual additions',
     ('models/dssm.py', 'DSSM.forward'): '3x3 convolution and SiLU',
     ('models/dssm.py', 'DSSM._project'): 'x and time-step projections',
     ('models/dssm.py', 'DSSM.decay_rates'): 'scan',

@@ -128,11 +128,16 @@ def test_every_operator_has_a_case():
     assert set(CASES) == set(ops.__all__) - choice_of_backend - {'TokenOrder'}
     names = [name.split('::') for name in torch._C._dispatch_get_all_op_names()]
     registered = {name for space, name in names if space == 'mmdefmamba'}
-    # test_triton_scan.py, test_depthwise_triton.py, test_sample_offsets.py, test_norm_triton.py
-    checked_elsewhere = {'multi_scan', 'merge_scans'}
-    checked_elsewhere |= {'depthwise_conv', 'depthwise_conv_backward', 'read_at_offsets', 'read_at_offsets_backward'}
-    checked_elsewhere |= {'add_norm', 'add_norm_backward'}
-    assert registered == {*checked_elsewhere, *REGISTERED, *NATIVE, *EXPORTED}
+    # in the tests of the kernels
+    with_backward = {'add_norm', 'channel_attention', 'depthwise_conv', 'offset_head', 'read_at_offsets'}
+    elsewhere = {
+        'multi_scan',
+        'merge_scans',
+        'order_gradient',
+        *with_backward,
+        *(f'{name}_backward' for name in with_backward),
+    }
+    assert registered == {*elsewhere, *REGISTERED, *NATIVE, *EXPORTED}
 
 
 @pytest.mark.parametrize('deterministic', [False, True], ids=['', 'deterministic'])
