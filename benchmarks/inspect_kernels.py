@@ -30,7 +30,13 @@ CASES = {
     'in chunks': dict(chunk_length=512),
 }
 TOOLS = Path(triton.__file__).parent / 'backends/nvidia/bin'
-TRITON_TYPES = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16', torch.int32: 'i32'}
+TRITON_TYPES = {
+    torch.float32: 'fp32',
+    torch.bfloat16: 'bf16',
+    torch.float16: 'fp16',
+    torch.int32: 'i32',
+    torch.int64: 'i64',
+}
 
 
 @contextlib.contextmanager
@@ -64,23 +70,23 @@ def record(batch, scans, length, channels, states, dtype, ordered=True, chunk_le
     def empty(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device='meta')
 
-    rows = scans * channels
+    rank, projections = -(-channels // 16), -(-channels // 16) + 2 * states
     maps = [empty(batch, 1, length, channels) for _ in range(2)]
+    # the scans of the first map share one matrix product, and read its slices where they lie
+    of_maps = [empty(batch, length, max(scans - 1, 1) * projections), empty(batch, length, projections)]
+    rows = [rows for x in of_maps for rows in x.split(projections, dim=-1)][:scans]
     inputs = [
-        maps,
-        empty(batch, scans, length, channels),
-        empty(rows, states, dtype=torch.float32),
-        empty(batch, scans, length, states),
-        empty(batch, scans, length, states),
-        empty(rows, dtype=torch.float32),
-        empty(rows, dtype=torch.float32),
+        *(maps, rows, None, empty(scans, channels, rank, dtype=torch.float32)),
+        empty(scans * channels, states, dtype=torch.float32),
+        *(empty(scans * channels, dtype=torch.float32) for _ in range(2)),
         empty(1, batch, length, dtype=torch.int32) if ordered else None,
-        [0, 4, 1 | ordered << 3][-scans:],
+        *([0, 4, 1 | ordered << 3][-scans:], True, chunk_length),
     ]
     with recorded_launches() as launches:
-        y, checkpoints = launch.launch_forward(*inputs, True, chunk_length, training)
+        y, checkpoints = launch.launch_forward(*inputs, training)
         if training:
-            launch.launch_backward(y, checkpoints, *inputs, True, chunk_length)
+            # the merge of the scans gives each of them the same gradient
+            launch.launch_backward(y[:, :1].expand_as(y), checkpoints, *inputs)
     return launches
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from mmdefmamba import ops
 from mmdefmamba.ops import TokenOrder
@@ -191,13 +192,15 @@ def test_operators_keep_tensors_only_through_autograd(name):
 def registered_multi_scan():
     u, *rest = multi_scan_inputs(dtype=torch.float32, device=DEVICE)
     order = learned().order.unsqueeze(0).int().to(DEVICE)
-    return [u.unsqueeze(1)], rest, [order, [4, 1 << 3], True, 0]
+    delta, A, B, C, *parameters = rest
+    rows = [x.detach().requires_grad_() for x in torch.cat([B, C], dim=-1).unbind(1)]
+    return [[u.unsqueeze(1)], rows, delta, None, A, *parameters], [order, [4, 1 << 3], True, 0]
 
 
 def of_multi_scan_backward():
-    sources, rest, options = registered_multi_scan()
-    y, states = torch.ops.mmdefmamba.multi_scan(sources, *rest, *options, True)
-    tensors = [torch.randn_like(y), states.detach(), [sources[0].detach()], *(x.detach() for x in rest)]
+    inputs, options = registered_multi_scan()
+    y, states = torch.ops.mmdefmamba.multi_scan(*inputs, *options, True)
+    tensors = tree_map_only(torch.Tensor, torch.Tensor.detach, [torch.randn_like(y), states, *inputs])
     return op._multi_scan_backward, [*tensors, *options]
 
 

@@ -64,17 +64,17 @@ def record_step(scans, strided=False, optional=True, dtype=torch.float32, groupe
 
 
 CASES = {
-    **{f'K{scans}': dict(scans=scans) for scans in (1, 2, 3, 8)},
-    **{f'K{scans} strided': dict(scans=scans, strided=True) for scans in (1, 3, 8)},
+    **{f'K{scans}': dict(scans=scans) for scans in (1, 2, 3, 5)},
+    **{f'K{scans} strided': dict(scans=scans, strided=True) for scans in (1, 3, 5)},
     **{f'K{scans} bare': dict(scans=scans, optional=False) for scans in (1, 2)},
     'K1 strided bare': dict(scans=1, strided=True, optional=False),
     'K1 bfloat16': dict(scans=1, dtype=torch.bfloat16),
     'K2 strided float16': dict(scans=2, strided=True, dtype=torch.float16),
-    **{f'K{scans} grouped': dict(scans=scans, strided=True, grouped=True) for scans in (1, 2, 8)},
+    **{f'K{scans} grouped': dict(scans=scans, strided=True, grouped=True) for scans in (1, 2, 5)},
 }
 # opcheck takes some seconds for a case
-CHECKED = ['K1', 'K2 bare', 'K3 strided', 'K8 strided', 'K1 strided bare']
-LAUNCHES = {8: 2}  # more scans than one launch takes
+CHECKED = ['K1', 'K2 bare', 'K3 strided', 'K5 strided', 'K1 strided bare']
+LAUNCHES = {5: 2}  # more scans than one launch takes
 
 
 def layout(x):

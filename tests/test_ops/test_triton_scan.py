@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmdefmamba.models import DefMamba
 from mmdefmamba.ops import TokenOrder, merge_scans, multi_scan, selective_scan
 from mmdefmamba.ops.tensors import check_offsets
-from mmdefmamba.ops.triton_scan import layout, multi_scan_triton, op, unavailable_reason
+from mmdefmamba.ops.triton_scan import layout, multi_scan_triton, unavailable_reason
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 REASON = unavailable_reason(torch.zeros(1, device=DEVICE))
@@ -85,9 +85,10 @@ def compare(kinds, sources, sizes, dtype=torch.float32, chunk_length=0, toleranc
         (['static', 'learned', 'forward', 'backward'], [0, 1, 2, 3], (1, 5, 33, 3)),
         (['static', 'learned', 'forward', 'backward', 'static'], [0, 1, 2, 3, 4], (1, 6, 2, 1)),
         (['learned', 'backward'], [0, 1], (2, 1, 3, 16)),
-        (['forward'], [0], (1, 3, 5, 20)),
+        (['forward'], [0], (1, 5, 2, 17)),
+        (['learned'], [0], (1, 2, 33, 32)),
     ],
-    ids=['K1', 'two blocks', 'as the paper', 'four maps', 'five maps', 'L1', 'N20'],
+    ids=['K1', 'two blocks', 'as the paper', 'four maps', 'five maps', 'L1', 'N17', 'N32'],
 )
 def test_kernels_match_reference(kinds, sources, sizes):
     compare(kinds, sources, sizes)
@@ -111,6 +112,20 @@ def test_keys_of_a_learned_order_get_their_gradient():
 def test_several_checkpoints_match_reference(monkeypatch):
     monkeypatch.setattr(layout, 'CHECKPOINT', 8)
     compare(['backward', 'learned'], [0, 1], (1, 19, 3, 4))
+
+
+@pytest.mark.parametrize('chunk_length', [0, 8])
+def test_groups_of_states_match_reference_over_checkpoints_and_chunks(chunk_length, monkeypatch):
+    """The states and gradients of one group wait in memory while the other passes."""
+    monkeypatch.setattr(layout, 'CHECKPOINT', 8)
+    compare(['backward'], [0], (1, 10, 2, 18), chunk_length=chunk_length)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize('states', [64, 256])
+def test_many_states_match_reference(states, monkeypatch):
+    monkeypatch.setattr(layout, 'CHECKPOINT', 8)
+    compare(['learned', 'backward'], [0, 1], (1, 11, 3, states))
 
 
 @pytest.mark.parametrize('length', [16, 21])
@@ -147,7 +162,7 @@ def test_small_time_steps_keep_their_digits():
 
 
 def test_more_scans_than_one_launch_takes():
-    kinds = ['learned', 'forward', 'backward', 'forward', 'forward', 'static', 'forward', 'forward', 'static']
+    kinds = ['learned', 'forward', 'backward', 'forward', 'static', 'forward', 'forward', 'forward', 'static']
     compare(kinds, [0, 0, 0, 1, 0, 0, 0, 0, 1], (1, 2, 2, 2))
 
 
@@ -238,9 +253,15 @@ def test_autocast_does_not_lower_the_precision():
     assert torch.equal(gradient, torch.autograd.grad(expected.sum(), maps[0])[0])
 
 
+def registered(maps, others, order, walks):
+    """The arguments of the registered operator but for the last, whether it saves states."""
+    delta, A, B, C, D, bias = others
+    rows = [x.detach().requires_grad_() for x in torch.cat([B, C], dim=-1).unbind(1)]
+    return [[u.unsqueeze(1) for u in maps], rows, delta, None, A, D, bias, order, walks, True, 0]
+
+
 def test_states_are_saved_only_for_gradients():
-    maps, others, _ = make_inputs(['forward'], [0], 1, 2, 3, 4)
-    arguments = [[maps[0].unsqueeze(1)], *others, None, [0], True, 0]
+    arguments = registered(*make_inputs(['forward'], [0], 1, 2, 3, 4)[:2], None, [0])
     with torch.no_grad():
         y, states = torch.ops.mmdefmamba.multi_scan(*arguments, False)
         saved_y, saved_states = torch.ops.mmdefmamba.multi_scan(*arguments, True)
@@ -248,18 +269,9 @@ def test_states_are_saved_only_for_gradients():
     assert torch.equal(y, saved_y)
 
 
-def test_multi_scan_passes_opcheck():
-    maps, others, orders = make_inputs(['backward', 'learned'], [0, 1], 2, 3, 5, 4)
-    order = orders[1].order.unsqueeze(0).int()
-    sources = [u.unsqueeze(1) for u in maps]
-    torch.library.opcheck(op._multi_scan, (sources, *others, order, [4, 1 | 1 << 3], True, 0, True))
-    bare = [x.detach() for x in (sources[0], *others[:4])]
-    torch.library.opcheck(op._multi_scan, ([bare[0]], *bare[1:], None, None, None, [0, 0], False, 0, False))
-
-
 def test_backward_without_saved_states_is_refused():
     maps, others, _ = make_inputs(['forward'], [0], 1, 2, 3, 4)
-    y, _ = torch.ops.mmdefmamba.multi_scan([maps[0].unsqueeze(1)], *others, None, [0], True, 0, False)
+    y, _ = torch.ops.mmdefmamba.multi_scan(*registered(maps, others, None, [0]), False)
     with pytest.raises(RuntimeError, match='save_states=False'):
         y.sum().backward()
 

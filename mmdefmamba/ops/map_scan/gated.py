@@ -6,6 +6,7 @@ from ..merge import merge_scans
 from ..native import gated_multi_scan_native
 from ..precision import saturate, without_autocast
 from ..sequence_scan.interface import choose_backend
+from ..triton_scan import projected_scan_triton
 from .multi import check_maps, multi_scan
 
 
@@ -29,9 +30,10 @@ def split_projections(projected, dt_weight, states):
 def gated_multi_scan(maps, projected, dt_weight, A, D, delta_bias, z, orders, *, backend='auto'):
     """Run K state space models and return the gated mean of their results: mean_k(y_k) * SiLU(z).
 
-    The 'native' backend does it in one walk, which writes neither the time steps nor the single results to memory. Any
-    other backend runs :func:`~mmdefmamba.ops.multi_scan` and :func:`~mmdefmamba.ops.merge_scans`. So does 'native'
-    where an order has ``keys``, whose gradient needs the single results.
+    The 'native' backend does it in one walk, which writes neither the time steps nor the single results to memory. The
+    'triton' backend reads the projections where they lie and projects small time steps itself, then merges the results.
+    Any other backend runs :func:`~mmdefmamba.ops.multi_scan` and :func:`~mmdefmamba.ops.merge_scans`. So do these two
+    where an order has ``keys``, whose gradient needs the single results and the time steps.
 
     Args:
         maps: K tensors, (B, L, C), see :func:`~mmdefmamba.ops.multi_scan`.
@@ -58,11 +60,16 @@ def gated_multi_scan(maps, projected, dt_weight, A, D, delta_bias, z, orders, *,
     states = A.shape[-1]
     _check(maps, projected, dt_weight, A, D, delta_bias, z, orders)
     keys = torch.is_grad_enabled() and any(order is not None and order.keys is not None for order in orders)
-    if choose_backend(backend, maps[0], states) == 'native' and not keys:
+    chosen = choose_backend(backend, maps[0], states)
+    if chosen == 'native' and not keys:
         dtype = torch.promote_types(maps[0].dtype, z.dtype)
         with without_autocast(z.device.type):
             out = gated_multi_scan_native(maps, projected, dt_weight, A, D, delta_bias, z, orders)
             return saturate(out.to(dtype))
+    if chosen == 'triton' and not keys:
+        with without_autocast(z.device.type):
+            y = saturate(projected_scan_triton(maps, projected, dt_weight, A, D, delta_bias, orders))
+        return merge_scans(y, z, backend=backend)
     delta, B, C = split_projections(projected, dt_weight, states)
     y = multi_scan(maps, delta, A, B, C, D, delta_bias, orders, backend=backend)
     return merge_scans(y, z, backend=backend)

@@ -9,7 +9,7 @@
 """
 
 from .merge_op import merge_scans_triton
-from .op import grouped_scan_triton, multi_scan_triton, unavailable_reason
+from .op import grouped_scan_triton, multi_scan_triton, projected_scan_triton, unavailable_reason
 from .options import ScanOptions, scan_options, use_scan_options
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     'grouped_scan_triton',
     'merge_scans_triton',
     'multi_scan_triton',
+    'projected_scan_triton',
     'scan_options',
     'unavailable_reason',
     'use_scan_options',

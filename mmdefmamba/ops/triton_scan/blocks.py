@@ -1,7 +1,8 @@
 """Device functions that the scan kernels share: places of tokens, the time step, rows of tiles in registers.
 
 Legend for all kernels: b image, k scan, l token, c channel, n state; T tokens of a tile, C_BLOCK channels of a program.
-Tensors: u (b, 1 or k, l, c), delta and y (b, k, l, c), B and C (b, k, l, n), all with unit last stride; A (k, n, c).
+Tensors: u (b, 1 or k, l, c), delta and y (b, k, l, c), for each scan rows (b, l, r + 2n), all with unit last stride;
+A (k, n, c). A row has, of one token, the r numbers from which its time step is projected, then its B, then its C.
 """
 
 import triton
@@ -12,13 +13,14 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def program_place(channels, scans, chunks, C_BLOCK: tl.constexpr):
+def program_place(channels, scans, chunks, C_BLOCK: tl.constexpr, PARTS: tl.constexpr):
     """Return what a program works on: its block of channels, its chunk, and its scan and image in 64 bits.
 
-    All of it lies in the first dimension of the grid, which takes 2^31 programs; the others take 65,535.
+    All of it lies in the first dimension of the grid, which takes 2^31 programs; the others take 65,535. Each block of
+    channels has PARTS neighbouring programs; then block * PARTS + part stands for the block.
     """
     program = tl.program_id(0)
-    blocks = tl.cdiv(channels, C_BLOCK)
+    blocks = tl.cdiv(channels, C_BLOCK) * PARTS
     row = program // blocks // chunks
     # scans may lie further apart than 32 bits reach
     return program % blocks, program // blocks % chunks, (row % scans).to(tl.int64), (row // scans).to(tl.int64)
@@ -44,6 +46,19 @@ def scan_source(walk, u0, u1, u2, u3):
 
 
 @triton.jit
+def scan_rows(k, b, rows0, rows1, rows2, rows3, rows0_b, rows1_b, rows2_b, rows3_b, rows0_l, rows1_l, rows2_l, rows3_l):
+    """Return the rows of a scan and image, and the distance from one to the next."""
+    image, pitch = rows0_b.to(tl.int64), rows0_l.to(tl.int32)
+    if k == 1:
+        rows0, image, pitch = rows1, rows1_b.to(tl.int64), rows1_l.to(tl.int32)
+    if k == 2:
+        rows0, image, pitch = rows2, rows2_b.to(tl.int64), rows2_l.to(tl.int32)
+    if k == 3:
+        rows0, image, pitch = rows3, rows3_b.to(tl.int64), rows3_l.to(tl.int32)
+    return rows0 + b * image, pitch
+
+
+@triton.jit
 def token_places(walk, order, t, inside, length, HAS_ORDER: tl.constexpr):
     """Return the places on the map of the tokens that a scan visits at times ``t``.
 
@@ -53,7 +68,7 @@ def token_places(walk, order, t, inside, length, HAS_ORDER: tl.constexpr):
     if HAS_ORDER:
         # a row, not a scalar: from a row and a scalar Triton 3.9 makes integers instead of booleans
         ordered = tl.zeros_like(t) + (walk >> 3) != 0
-        place = tl.load(order + t, mask=inside & ordered, other=place)
+        place = tl.load(order + t, mask=inside & ordered, other=place).to(tl.int32)
     return place
 
 
@@ -99,6 +114,51 @@ def row(tile, t, i: tl.constexpr):
     can do so for integers only, where x + 0 is always x.
     """
     return tl.sum(tl.where(t == i, tile.to(tl.int32, bitcast=True), 0), 0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def step_weights(dt_weight, k, c, in_c, channels, RANK: tl.constexpr, RANK_PADDED: tl.constexpr):
+    """Return the weights (r, c) of the time step's projection, or 0 if the time step is read (RANK = 0)."""
+    weights = 0.0
+    if RANK > 0:
+        r = tl.arange(0, RANK_PADDED)
+        inside = (r < RANK)[:, None] & in_c[None, :]
+        at = dt_weight + k * channels * RANK + c[None, :] * RANK + r[:, None]
+        weights = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    return weights
+
+
+@triton.jit
+def read_steps(
+    delta, rows, place, delta_l, rows_l, in_t, in_c, RANK: tl.constexpr, RANK_PADDED: tl.constexpr
+):  # fmt: skip
+    """Read what the time steps of a tile are made of: themselves (t, c), or the numbers (r, t) to project."""
+    if RANK > 0:
+        r = tl.arange(0, RANK_PADDED)
+        inside = (r < RANK)[:, None] & in_t[None, :]
+        read = tl.load(rows + place[None, :] * rows_l + r[:, None], mask=inside, other=0.0)
+    else:
+        read = tl.load(delta + place[:, None] * delta_l, mask=in_t[:, None] & in_c[None, :], other=0.0)
+    return read
+
+
+@triton.jit
+def raw_steps(read, weights, RANK: tl.constexpr):
+    """Return the time steps of a tile before bias and softplus, (t, c), in float32, from what was read.
+
+    A projection adds its products in the order of their columns.
+    """
+    read = read.to(tl.float32)
+    if RANK > 0:
+        R: tl.constexpr = read.shape[0]
+        SHAPE: tl.constexpr = [R, read.shape[1], weights.shape[1]]
+        r_tile = tl.arange(0, R)[:, None, None]
+        numbers = tl.broadcast_to(read[:, :, None], SHAPE)
+        weights = tl.broadcast_to(weights[:, None, :], SHAPE)
+        read = row(numbers, r_tile, 0) * row(weights, r_tile, 0)
+        for i in tl.static_range(1, RANK):
+            read += row(numbers, r_tile, i) * row(weights, r_tile, i)
+    return read
 
 
 @triton.jit

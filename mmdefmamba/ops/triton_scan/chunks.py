@@ -9,21 +9,43 @@ All exponents are sums of delta * A, which are never above zero.
 import triton
 import triton.language as tl
 
-from .blocks import LOG2_E, program_place, row, scan_source, scan_walk, time_step, token_places
+from .blocks import (
+    LOG2_E,
+    program_place,
+    raw_steps,
+    read_steps,
+    row,
+    scan_rows,
+    scan_source,
+    scan_walk,
+    step_weights,
+    time_step,
+    token_places,
+)
 
 
 @triton.jit(
-    do_not_specialize=['walks'],
-    do_not_specialize_on_alignment=['u0', 'u1', 'u2', 'u3', 'delta', 'A', 'bias', 'ends', 'delta_sums'],
+    do_not_specialize=[
+        'walks',
+        *('rows0_b', 'rows1_b', 'rows2_b', 'rows3_b', 'rows0_l', 'rows1_l', 'rows2_l', 'rows3_l'),
+    ],
+    do_not_specialize_on_alignment=[
+        *('u0', 'u1', 'u2', 'u3', 'rows0', 'rows1', 'rows2', 'rows3'),
+        *('delta', 'dt_weight', 'A', 'bias', 'ends', 'delta_sums'),
+    ],
 )
 def chunk_ends(
     u0,
     u1,
     u2,
     u3,
+    rows0,
+    rows1,
+    rows2,
+    rows3,
     delta,
+    dt_weight,
     A,
-    W,
     bias,
     order,
     ends,
@@ -40,13 +62,22 @@ def chunk_ends(
     delta_b,
     delta_k,
     delta_l,
-    W_b,
-    W_k,
-    W_l,
+    rows0_b,
+    rows1_b,
+    rows2_b,
+    rows3_b,
+    rows0_l,
+    rows1_l,
+    rows2_l,
+    rows3_l,
+    first_column,
     order_k,
     order_b,
     N: tl.constexpr,
     N_PADDED: tl.constexpr,
+    GROUPS: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_PADDED: tl.constexpr,
     C_BLOCK: tl.constexpr,
     T: tl.constexpr,
     SOFTPLUS: tl.constexpr,
@@ -57,14 +88,16 @@ def chunk_ends(
     """Write the state that each chunk computes from zero, and the sum of its time steps.
 
     Without ADJOINT this is the state at the end of the chunk, with W = B. With ADJOINT it is the gradient of the state
-    at the start of the chunk: the kernel walks backwards, with W = C and the gradient of y in place of u.
+    at the start of the chunk: the kernel walks backwards, with W = C and the gradient of y in place of u. Nothing is
+    summed over states, so each group of N_PADDED states has programs of its own.
     """
-    block, chunk, k, b = program_place(channels, scans, chunks, C_BLOCK)
+    part, chunk, k, b = program_place(channels, scans, chunks, C_BLOCK, GROUPS)
+    block, group = part // GROUPS, part % GROUPS
     bk = b * scans + k
     walk = scan_walk(walks, k)
 
     c = block * C_BLOCK + tl.arange(0, C_BLOCK)
-    n = tl.arange(0, N_PADDED)
+    n = group * N_PADDED + tl.arange(0, N_PADDED)
     t_row = tl.arange(0, T)
     t_tile = t_row[:, None, None]
     in_c = c < channels
@@ -72,13 +105,20 @@ def chunk_ends(
     in_nc = in_n[:, None] & in_c[None, :]
 
     u = scan_source(walk, u0, u1, u2, u3) + b * u_b + k * u_k + c
-    delta += b * delta_b + k * delta_k + c
-    W += b * W_b + k * W_k + n
+    rows, rows_l = scan_rows(
+        k, b, rows0, rows1, rows2, rows3, rows0_b, rows1_b, rows2_b, rows3_b, rows0_l, rows1_l, rows2_l, rows3_l
+    )
+    W = rows + first_column + n
+    if ADJOINT:
+        W += N
+    if RANK == 0:
+        delta += b * delta_b + k * delta_k + c
     if HAS_ORDER:
         order += ((walk >> 3) - 1) * order_k + b * order_b
     state_nc = n[:, None] * channels + c[None, :]
     A_nc = tl.load(A + k * N * channels + state_nc, mask=in_nc, other=0.0) * LOG2_E
     bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+    weights = step_weights(dt_weight, k, c, in_c, channels, RANK, RANK_PADDED)
 
     begin = chunk * chunk_length
     end = tl.minimum(begin + chunk_length, length)
@@ -90,8 +130,9 @@ def chunk_ends(
         place = token_places(walk, order, t, inside, length, HAS_ORDER)
         in_tc = inside[:, None] & in_c[None, :]
         u_tc = tl.load(u + place[:, None] * u_l, mask=in_tc, other=0.0).to(tl.float32)
-        raw_tc = tl.load(delta + place[:, None] * delta_l, mask=in_tc, other=0.0).to(tl.float32)
-        W_tn = tl.load(W + place[:, None] * W_l, mask=inside[:, None] & in_n[None, :], other=0.0).to(tl.float32)
+        steps = read_steps(delta, rows, place, delta_l, rows_l, inside, in_c, RANK, RANK_PADDED)
+        raw_tc = raw_steps(steps, weights, RANK)
+        W_tn = tl.load(W + place[:, None] * rows_l, mask=inside[:, None] & in_n[None, :], other=0.0).to(tl.float32)
         delta_tc = time_step(raw_tc, bias_c, inside[:, None], SOFTPLUS)
         delta_sum_c += tl.sum(delta_tc, 0)
         x_tc = u_tc if ADJOINT else delta_tc * u_tc
@@ -105,7 +146,8 @@ def chunk_ends(
 
     part = bk * chunks + chunk
     tl.store(ends + part * N * channels + state_nc, h, mask=in_nc)
-    tl.store(delta_sums + part * channels + c, delta_sum_c, mask=in_c)
+    if group == 0:
+        tl.store(delta_sums + part * channels + c, delta_sum_c, mask=in_c)
 
 
 @triton.jit
@@ -118,6 +160,7 @@ def pass_carries(
     channels,
     N: tl.constexpr,
     N_PADDED: tl.constexpr,
+    GROUPS: tl.constexpr,
     C_BLOCK: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
@@ -125,18 +168,18 @@ def pass_carries(
 
     With ADJOINT the chunks are processed from the last to the first.
     """
-    block, _, k, b = program_place(channels, scans, 1, C_BLOCK)
+    part, _, k, b = program_place(channels, scans, 1, C_BLOCK, GROUPS)
     bk = b * scans + k
-    c = block * C_BLOCK + tl.arange(0, C_BLOCK)
-    n = tl.arange(0, N_PADDED)
+    c = part // GROUPS * C_BLOCK + tl.arange(0, C_BLOCK)
+    n = part % GROUPS * N_PADDED + tl.arange(0, N_PADDED)
     in_c = c < channels
     in_nc = (n < N)[:, None] & in_c[None, :]
     state_nc = n[:, None] * channels + c[None, :]
     A_nc = tl.load(A + k * N * channels + state_nc, mask=in_nc, other=0.0) * LOG2_E
     h = tl.zeros([N_PADDED, C_BLOCK], tl.float32)
     for step in range(chunks):
-        part = bk * chunks + (chunks - 1 - step if ADJOINT else step)
-        delta_sum_c = tl.load(delta_sums + part * channels + c, mask=in_c, other=0.0)
-        end = tl.load(ends + part * N * channels + state_nc, mask=in_nc, other=0.0)
-        tl.store(ends + part * N * channels + state_nc, h, mask=in_nc)
+        at = bk * chunks + (chunks - 1 - step if ADJOINT else step)
+        delta_sum_c = tl.load(delta_sums + at * channels + c, mask=in_c, other=0.0)
+        end = tl.load(ends + at * N * channels + state_nc, mask=in_nc, other=0.0)
+        tl.store(ends + at * N * channels + state_nc, h, mask=in_nc)
         h = tl.exp2(delta_sum_c[None, :] * A_nc) * h + end

@@ -18,11 +18,12 @@ INTERPRETED = not isinstance(scan_forward, triton.JITFunction)
 T = 4  # tokens of a tile
 # The lanes of the backward form a rectangle of 4 states by 8 channels. Each lane holds n / 4 states by 4 channels.
 N_LOW, C_LOW = 4, 8
+MAX_GROUP = 16  # states that a program processes at once
 
 
 @dataclass
 class _Grid:
-    """Sizes of one call, and the numbers of blocks, chunks and warps that follow from them."""
+    """Sizes of one call, and the numbers of blocks, chunks, groups and warps that follow from them."""
 
     batch: int
     scans: int
@@ -34,20 +35,34 @@ class _Grid:
     registers: int | None
 
     def __post_init__(self):
-        self.states_padded = max(N_LOW, triton.next_power_of_2(self.states))
+        # A lane holds 16 numbers of a state: the registers hold no more beside the other values.
+        self.states_padded = min(MAX_GROUP, max(N_LOW, triton.next_power_of_2(self.states)))
+        self.groups = triton.cdiv(self.states, self.states_padded)
         self.blocks = triton.cdiv(self.channels, self.block)
         self.chunks = triton.cdiv(self.length, self.chunk_length)
-        # 16 numbers of a state per lane: the registers hold no more beside the other values
-        self.warps = max(1, self.states_padded * self.block // 512)
         self.programs = self.blocks * self.chunks * self.scans * self.batch
 
-    def __call__(self, chunks=None):
-        return grid_of(self.programs // self.chunks * (chunks or self.chunks))
+    @property
+    def grid(self):
+        return grid_of(self.programs)
 
     @property
     def sizes(self):
         """The sizes that every walk over the tokens takes."""
         return self.scans, self.chunks, self.length, self.channels, self.chunk_length
+
+    @property
+    def states_shape(self):
+        """The shape of one state per chunk."""
+        return self.batch, self.scans, self.chunks, self.states, self.channels
+
+    @property
+    def constants(self):
+        """The compile-time arguments that all kernels take, and the options of the compiler."""
+        constants = dict(N=self.states, GROUPS=self.groups, num_warps=1)
+        if self.registers is not None:  # only the compiler for NVIDIA's GPUs knows this option
+            constants['maxnreg'] = self.registers
+        return constants
 
 
 def choose_chunk_length(programs, length, device):
@@ -70,61 +85,73 @@ def _whole_checkpoints(chunk_length, length):
     return min(length, triton.cdiv(chunk_length, layout.CHECKPOINT) * layout.CHECKPOINT)
 
 
-def _grid(delta, A, chunk_length, block, registers):
-    batch, scans, length, channels = delta.shape
-    if chunk_length % layout.CHECKPOINT:
-        raise ValueError(f'chunk_length must be a multiple of {layout.CHECKPOINT}, got {chunk_length}')
-    programs = batch * scans * triton.cdiv(channels, block)
-    chunk_length = min(chunk_length, length) or choose_chunk_length(programs, length, delta.device)
-    return _Grid(batch, scans, length, channels, A.shape[1], chunk_length, block, registers)
-
-
-def compiler_options(grid):
-    """Return the options of the compiler. The one for registers exists for NVIDIA's GPUs only."""
-    if grid.registers is None:
-        return dict(num_warps=grid.warps)
-    return dict(num_warps=grid.warps, maxnreg=grid.registers)
-
-
 def _packed(walks):
     return sum(walk << 8 * k for k, walk in enumerate(walks))
 
 
-class _Inputs:
-    """Inputs in the layout that the kernels need, and the arguments that all kernels share."""
+class _Call:
+    """Inputs of one call in the layout that the kernels need, and the arguments that kernels share.
 
-    def __init__(self, sources, delta, A, B, C, D, delta_bias, order, walks):
+    Arguments as in the schema of the operator. ``block`` and ``registers`` are options of the launch.
+    """
+
+    def __init__(
+        self, sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length,
+        block, registers,
+    ):  # fmt: skip
         self.sources = [channel_last(u) for u in sources]
         if any(u.stride() != self.sources[0].stride() for u in self.sources):
             self.sources = [u.contiguous() for u in self.sources]
-        self.delta, self.B, self.C = channel_last(delta), channel_last(B), channel_last(C)
-        scans = delta.shape[1]
+        self.rows = [channel_last(x) for x in projected]
+        self.first_column = projected[0].shape[-1] - 2 * A.shape[1]
+        self.rank = 0
+        if delta is None and self.first_column <= scan_options().largest_rank:
+            self.rank, self.dt_weight = self.first_column, dt_weight.contiguous()
+        else:
+            self.dt_weight = None
+            delta = project_steps(projected, dt_weight) if delta is None else channel_last(delta)
+        self.delta = delta
+        batch, scans, length, channels = layout.scanned_shape(sources, walks)
         self.A = A.float().unflatten(0, (scans, -1)).transpose(1, 2).contiguous()
         self.D, self.delta_bias = (None if x is None else x.contiguous() for x in (D, delta_bias))
-        self.order, self.walks = order, _packed(walks)
+        self.order, self.softplus = None if order is None else channel_last(order), delta_softplus
+        self.walks = _packed(walks)
         self.walks_of_dy = _packed([walk & ~3 for walk in walks])  # the gradient of y is the only source
-        for name, x in (('maps', self.sources[0]), ('delta', self.delta), ('B', self.B), ('C', self.C)):
-            check_offsets(name, x)
+        for name, x in (('maps', self.sources[0]), ('delta', self.delta)):
+            if x is not None:
+                check_offsets(name, x)
+        for x in self.rows:
+            check_offsets('B and C' if dt_weight is None else 'projected', x)
 
-    def pointers(self, x, sources=None):
-        """Return four sources and then ``x``: with fewer sources the last one is repeated."""
-        sources = sources or self.sources
-        return *(sources[min(i, len(sources) - 1)] for i in range(4)), *x
+        if chunk_length % layout.CHECKPOINT:
+            raise ValueError(f'chunk_length must be a multiple of {layout.CHECKPOINT}, got {chunk_length}')
+        programs = batch * scans * triton.cdiv(channels, block)
+        chunk_length = min(chunk_length, length) or choose_chunk_length(programs, length, sources[0].device)
+        self.grid = _Grid(batch, scans, length, channels, A.shape[1], chunk_length, block, registers)
 
-    @property
-    def u_strides(self):
-        u = self.sources[0]
-        return u.stride(0), u.stride(1) if u.shape[1] > 1 else 0, u.stride(2)
+    def pointers(self, sources=None):
+        """Return four sources, the rows of four scans, and what the time step is made of: with fewer, the last again.
 
-    def constants(self, grid, delta_softplus):
-        """Return the compile-time arguments that every walk over the tokens takes, and its number of warps."""
-        return dict(
-            N=grid.states,
-            T=T,
-            SOFTPLUS=delta_softplus,
-            HAS_BIAS=self.delta_bias is not None,
-            HAS_ORDER=self.order is not None,
-            **compiler_options(grid),
+        Args:
+            sources: maps in the place of the inputs.
+        """
+
+        def four(tensors):
+            return [tensors[min(i, len(tensors) - 1)] for i in range(4)]
+
+        return *four(sources or self.sources), *four(self.rows), self.delta, self.dt_weight
+
+    def strides(self, u=None):
+        """Return the strides that belong to :meth:`pointers`, and the column in which the B of a row begins."""
+        u = self.sources[0] if u is None else u
+        delta = (0, 0, 0) if self.delta is None else self.delta.stride()[:3]
+        rows = [self.rows[min(i, len(self.rows) - 1)].stride() for i in range(4)]
+        return (
+            *(u.stride(0), u.stride(1) if u.shape[1] > 1 else 0, u.stride(2)),
+            *delta,
+            *(x[0] for x in rows),
+            *(x[1] for x in rows),
+            self.first_column,
         )
 
     @property
@@ -133,57 +160,97 @@ class _Inputs:
             return 0, 0
         return self.order.stride(0), self.order.stride(1) if self.order.shape[1] > 1 else 0
 
+    @property
+    def constants(self):
+        """Return the compile-time arguments that every walk over the tokens takes, and the options of the compiler."""
+        return dict(
+            T=T,
+            RANK=self.rank,
+            RANK_PADDED=triton.next_power_of_2(max(self.rank, 1)),
+            SOFTPLUS=self.softplus,
+            HAS_BIAS=self.delta_bias is not None,
+            HAS_ORDER=self.order is not None,
+            **self.grid.constants,
+        )
 
-def _strides(x):
-    return x.stride()[:3]
+    def carries(self, dy=None):
+        """Return the state that reaches each chunk, (B, K, chunks, N, C), float32.
+
+        With ``dy`` it is the gradient of the state, which reaches a chunk from the chunks after it.
+        """
+        grid, adjoint = self.grid, dy is not None
+        ends = self.A.new_empty(grid.states_shape)
+        if grid.chunks == 1:
+            return ends.zero_()
+        delta_sums = ends.new_empty(grid.batch, grid.scans, grid.chunks, grid.channels)
+        blocks = dict(N_PADDED=grid.states_padded, C_BLOCK=grid.block, ADJOINT=adjoint)
+        chunk_ends[grid_of(grid.programs * grid.groups)](
+            *self.pointers([dy] if adjoint else None),
+            *(self.A, self.delta_bias, self.order, ends, delta_sums),
+            *(self.walks_of_dy if adjoint else self.walks, *grid.sizes),
+            *(*self.strides(dy), *self.order_strides),
+            **blocks,
+            **self.constants,
+        )
+        pass_carries[grid_of(grid.programs // grid.chunks * grid.groups)](
+            *(ends, delta_sums, self.A, grid.scans, grid.chunks, grid.channels), **blocks, **grid.constants
+        )
+        return ends
 
 
-def _carries(grid, inputs, sources, u_strides, W, delta_softplus, adjoint):
-    """Return the state that reaches each chunk, (B, K, chunks, N, C).
+def project_steps(projected, dt_weight):
+    """Return the time steps before bias and softplus, (B, K, L, C), stored scan by scan.
 
-    With ``adjoint`` it is the gradient of the state, which reaches a chunk from the chunks after it.
+    Args:
+        projected: K tensors (B, L, R + 2N), whose first R columns are projected where they lie.
+        dt_weight: (K, C, R).
     """
-    x = inputs
-    shape = (grid.batch, grid.scans, grid.chunks, grid.states, grid.channels)
-    ends = x.delta.new_empty(shape, dtype=torch.float32)
-    delta_sums = ends.new_empty(grid.batch, grid.scans, grid.chunks, grid.channels)
-    chunk_ends[grid()](
-        *x.pointers((x.delta, x.A, W, x.delta_bias, x.order, ends, delta_sums), sources),
-        *(x.walks_of_dy if adjoint else x.walks, *grid.sizes),
-        *(*u_strides, *_strides(x.delta), *_strides(W), *x.order_strides),
-        N_PADDED=grid.states_padded,
-        C_BLOCK=grid.block,
-        ADJOINT=adjoint,
-        **x.constants(grid, delta_softplus),
-    )
-    pass_carries[grid(chunks=1)](
-        *(ends, delta_sums, x.A, grid.scans, grid.chunks, grid.channels),
-        N=grid.states,
-        N_PADDED=grid.states_padded,
-        C_BLOCK=grid.block,
-        ADJOINT=adjoint,
-        **compiler_options(grid),
-    )
-    return ends
+    scans, channels, rank = dt_weight.shape
+    batch, length, _ = projected[0].shape
+    delta = projected[0].new_empty(scans, batch, length, channels)
+    for rows, weight, out in zip(projected, dt_weight.to(delta.dtype), delta, strict=True):
+        torch.mm(rows[..., :rank].flatten(0, 1), weight.T, out=out.flatten(0, 1))
+    return delta.transpose(0, 1)
 
 
-def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states):
+def gradients_of_projection(ddelta, projected, dt_weight, dprojected):
+    """Return the gradient of ``dt_weight``, (K, C, R), and write the first R columns of that of the rows.
+
+    Args:
+        dprojected: (K, B, L, R + 2N).
+        ddelta: gradient of the time steps, (K, B, L, C).
+        projected, dt_weight: as of :func:`project_steps`.
+    """
+    rank = dt_weight.shape[-1]
+    weights = dt_weight.to(ddelta.dtype)
+    gradient = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    for k, rows in enumerate(projected):
+        of_steps = ddelta[k].flatten(0, 1)
+        torch.mm(of_steps, weights[k], out=dprojected[k].flatten(0, 1)[:, :rank])
+        torch.mm(of_steps.T, rows[..., :rank].flatten(0, 1), out=gradient[k])
+    return gradient
+
+
+def launch_forward(
+    sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states
+):
     """Return y and the states at checkpoints; arguments as in the schema of the operator."""
-    options = scan_options()
-    grid = _grid(delta, A, chunk_length, options.forward_block, options.forward_registers)
-    y, states = layout.empty_results(sources, delta, A, save_states)
-    x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
+    y, states = layout.empty_results(sources, A, walks, save_states)
     check_offsets('y', y)
     if save_states:
         check_offsets('states at checkpoints', states.flatten(3))
+    options = scan_options()
     with torch.cuda.device_of(y):
-        starts = None
-        if grid.chunks > 1:
-            starts = _carries(grid, x, None, x.u_strides, x.B, delta_softplus, adjoint=False)
-        scan_forward[grid()](
-            *x.pointers((x.delta, x.A, x.B, x.C, x.D, x.delta_bias, x.order, starts, y, states)),
-            *(x.walks, *grid.sizes),
-            *(*x.u_strides, *_strides(x.delta), *_strides(x.B), *_strides(x.C), *x.order_strides),
+        x = _Call(
+            *(sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length),
+            *(options.forward_block, options.forward_registers),
+        )
+        grid = x.grid
+        starts = x.carries() if grid.chunks > 1 or grid.groups > 1 else None
+        scan_forward[grid.grid](
+            *x.pointers(),
+            *(x.A, x.D, x.delta_bias, x.order, starts, y, states, x.walks, *grid.sizes),
+            *(*x.strides(), *x.order_strides),
             N_PADDED=grid.states_padded,
             C_BLOCK=grid.block,
             CHECKPOINT=layout.CHECKPOINT,
@@ -191,42 +258,53 @@ def launch_forward(sources, delta, A, B, C, D, delta_bias, order, walks, delta_s
             HAS_STARTS=starts is not None,
             SAVE_STATES=save_states,
             CARRY_FLOAT32=options.float32_carry,
-            **x.constants(grid, delta_softplus),
+            **x.constants,
         )
     return y, states
 
 
-def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, walks, delta_softplus, chunk_length):
-    """Return the gradients of u for each scan (B, K, L, C), and of delta, A, B, C, D and delta_bias.
+def launch_backward(
+    dy, states, sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length
+):
+    """Return the gradients of u for each scan (B, K, L, C), and those of the other inputs.
 
     The layout is that of :func:`.layout.empty_gradients`. Sums over programs (over images for A, D and the bias, over
     blocks of channels for B and C) are written in parts and added up here. There are no atomics, so every run gives the
     same bits.
     """
     options = scan_options()
-    grid = _grid(delta, A, chunk_length, options.backward_block, options.backward_registers)
-    x = _Inputs(sources, delta, A, B, C, D, delta_bias, order, walks)
     dy = channel_last(dy)
     check_offsets('the gradient of y', dy)
+    with torch.cuda.device_of(dy):
+        x = _Call(
+            *(sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length),
+            *(options.backward_block, options.backward_registers),
+        )
+        grid = x.grid
 
-    def parts(*shape):
-        return delta.new_empty(shape, dtype=torch.float32)
+        def parts(*shape):
+            return x.A.new_empty(shape)
 
-    du, ddelta = sources[0].new_empty(delta.shape), delta.new_empty(delta.shape)
-    batch_scans = (grid.batch, grid.scans)
-    dA = parts(*batch_scans, grid.chunks, grid.states, grid.channels)
-    dD, dbias = (None if p is None else parts(*batch_scans, grid.chunks, grid.channels) for p in (D, delta_bias))
-    dB, dC = (parts(*batch_scans, grid.blocks, grid.length, grid.states) for _ in range(2))
-    tiles = triton.cdiv(min(layout.CHECKPOINT, grid.length), T)
-    scratch = parts(grid.programs, tiles, grid.states_padded, grid.block)
-    with torch.cuda.device_of(du):
-        after = None
-        if grid.chunks > 1:
-            after = _carries(grid, x, [dy], _strides(dy), x.C, delta_softplus, adjoint=True)
-        scan_backward[grid()](
-            *x.pointers((x.delta, x.A, x.B, x.C, x.D, x.delta_bias, x.order, dy, states, scratch, after)),
-            *(du, ddelta, dA, dB, dC, dD, dbias, x.walks, *grid.sizes),
-            *(*x.u_strides, *_strides(x.delta), *_strides(x.B), *_strides(x.C), *_strides(dy), *x.order_strides),
+        batch_scans = (grid.batch, grid.scans)
+        du = sources[0].new_empty(*batch_scans, grid.length, grid.channels)
+        if delta is not None:
+            ddelta = delta.new_empty(du.shape)
+        else:  # scan by scan, for the products below
+            ddelta = projected[0].new_empty(grid.scans, grid.batch, *du.shape[2:]).transpose(0, 1)
+        dA = parts(*grid.states_shape)
+        if grid.groups > 1:
+            dA.zero_()
+        dD, dbias = (None if p is None else parts(*batch_scans, grid.chunks, grid.channels) for p in (D, delta_bias))
+        drows = parts(*batch_scans, grid.blocks, grid.length, 2 * grid.states)
+        tiles = triton.cdiv(min(layout.CHECKPOINT, grid.length), T)
+        rows_of_scratch = grid.states_padded + (2 * T if grid.groups > 1 else 0)
+        scratch = parts(grid.programs, tiles, rows_of_scratch, grid.block)
+        after = x.carries(dy) if grid.chunks > 1 or grid.groups > 1 else None
+        scan_backward[grid.grid](
+            *x.pointers(),
+            *(x.A, x.D, x.delta_bias, x.order, dy, states, scratch, after, du, ddelta, dA, drows, dD, dbias),
+            *(x.walks, *grid.sizes),
+            *(*x.strides(), *dy.stride()[:3], *ddelta.stride()[:2], *x.order_strides),
             N_HIGH=grid.states_padded // N_LOW,
             N_LOW=N_LOW,
             C_HIGH=grid.block // C_LOW,
@@ -235,8 +313,15 @@ def launch_backward(dy, states, sources, delta, A, B, C, D, delta_bias, order, w
             CHECKPOINT=layout.CHECKPOINT,
             HAS_D=x.D is not None,
             HAS_AFTER=after is not None,
-            **x.constants(grid, delta_softplus),
+            **x.constants,
         )
-    sums = [(dA.sum((0, 2)).transpose(1, 2), A), (dB.sum(2), B), (dC.sum(2), C)]
-    sums += [(None if p is None else p.sum((0, 2)), of) for p, of in ((dD, D), (dbias, delta_bias))]
-    return du, ddelta, *(delta.new_empty(0) if total is None else layout.row_major(total, of) for total, of in sums)
+        dprojected = layout.empty_rows(projected)
+        dprojected[..., x.first_column :] = drows.sum(2).transpose(0, 1)
+        ddt_weight = None
+        if delta is None:
+            ddt_weight = gradients_of_projection(ddelta.transpose(0, 1), projected, dt_weight, dprojected)
+    none = du.new_empty(0)
+    sums = [(ddt_weight, dt_weight), (dA.sum((0, 2)).transpose(1, 2), A)]
+    sums += [(None if part is None else part.sum((0, 2)), of) for part, of in ((dD, D), (dbias, delta_bias))]
+    totals = (none.clone() if total is None else layout.row_major(total, of) for total, of in sums)
+    return du, dprojected, none if delta is None else ddelta, *totals

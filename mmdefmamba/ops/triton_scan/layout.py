@@ -7,35 +7,47 @@ import torch
 
 # Tokens between two checkpoints of the state. The backward recomputes the states between them.
 CHECKPOINT = 64
-# A kernel reads which map and which order a scan takes from one integer, eight bits per scan: the first two limits.
-MAX_SCANS = 7
+# A kernel has an argument for the rows of each scan and for each map.
+MAX_SCANS = 4
 MAX_SOURCES = 4
 MAX_STATES = 256
 
 
-def empty_results(sources, delta, A, save_states):
+def scanned_shape(sources, walks):
+    """Return the numbers of images, scans, tokens and channels."""
+    batch, _, length, channels = sources[0].shape
+    return batch, len(walks), length, channels
+
+
+def empty_results(sources, A, walks, save_states):
     """Return empty results of the forward: y (B, K, L, C), and the states at checkpoints.
 
     The states are (B, K, L / CHECKPOINT, N, C) in float32, or (0,) without ``save_states``.
     """
-    batch, scans, length, channels = delta.shape
-    y = sources[0].new_empty(delta.shape)
+    batch, scans, length, channels = shape = scanned_shape(sources, walks)
+    y = sources[0].new_empty(shape)
     checkpoints = (length + CHECKPOINT - 1) // CHECKPOINT
     shape = (batch, scans, checkpoints, A.shape[1], channels) if save_states else (0,)
-    return y, delta.new_empty(shape, dtype=torch.float32)
+    return y, y.new_empty(shape, dtype=torch.float32)
 
 
-def empty_gradients(sources, delta, A, B, C, D, delta_bias):
+def empty_rows(projected):
+    """Return an empty gradient of the rows of all scans, (K, B, L, columns)."""
+    return projected[0].new_empty(len(projected), *projected[0].shape)
+
+
+def empty_gradients(sources, projected, delta, dt_weight, A, D, delta_bias, walks):
     """Return empty results of the backward.
 
-    They are the gradient of u for each scan, (B, K, L, C), and those of delta, A, B, C, D and delta_bias, each in the
-    shape and dtype of its input, or (0,) where there is no D or delta_bias.
+    They are the gradient of u for each scan (B, K, L, C), that of the rows (K, B, L, columns), and those of delta,
+    dt_weight, A, D and delta_bias, each in the shape and dtype of its input, or (0,) where there is none.
     """
 
     def like(x):
-        return delta.new_empty(0) if x is None else x.new_empty(x.shape)
+        return sources[0].new_empty(0) if x is None else x.new_empty(x.shape)
 
-    return sources[0].new_empty(delta.shape), *(like(x) for x in (delta, A, B, C, D, delta_bias))
+    du = sources[0].new_empty(scanned_shape(sources, walks))
+    return du, empty_rows(projected), *(like(x) for x in (delta, dt_weight, A, D, delta_bias))
 
 
 def row_major(x, like):
