@@ -217,7 +217,13 @@ class Traffic(TorchDispatchMode):
             inputs = [self._fitted(gradients.get(i), like) for i, like in enumerate(node._input_metadata)]
             results = node.apply(*inputs) if isinstance(node, BackwardCFunction) else node(*inputs)
             results = results if isinstance(results, tuple) else (results,)
-            for (following, i), result in zip(node.next_functions, results, strict=False):
+            edges = node.next_functions
+            if isinstance(
+                node, BackwardCFunction
+            ):  # its results are those of all inputs, the edges of the tensors only
+                edges = [edge for edge in edges if edge[0] is not None]
+                results = [x for x, needed in zip(results, node.needs_input_grad, strict=True) if needed]
+            for (following, i), result in zip(edges, results, strict=False):
                 if result is None or following is None:
                     continue
                 if hasattr(following, 'variable'):  # the end of the graph

@@ -136,7 +136,7 @@ def test_projections_and_a_single_order_are_read_where_they_lie(order_dtype, mon
     from mmdefmamba.ops.triton_scan import launch
 
     inputs, (*others, learned) = make_inputs(6, batch=2, length=4, channels=3)
-    orders = [*others, learned._replace(order=learned.order.to(order_dtype))]
+    orders = [*others, TokenOrder(learned.order.to(order_dtype))]
     expected = reference(inputs, [*others, learned], 'triton')
     seen = {}
     kernel = launch.scan_forward
