@@ -8,7 +8,7 @@ from torch import nn
 from ..ops import gated_multi_scan
 from ..ops.linear import linear
 from ..ops.map_scan import split_projections
-from ..ops.precision import at_least_float32
+from ..ops.precision import at_least_float32, result_dtype
 from ..ops.tensors import distinct
 from ..scans import build_scan
 from ..scans.deformable import apply_depthwise
@@ -96,10 +96,14 @@ class DSSM(nn.Module):
         rows = self.x_proj_weight.shape[1]
         projected = [None] * len(maps)
         found, reads = distinct(maps)
-        for i, u in enumerate(found):
-            readers = [k for k, read in enumerate(reads) if read == i]
-            parameters = linear(u, torch.cat([self.x_proj_weight[k] for k in readers])).split(rows, dim=-1)
-            for k, parameters_BLP in zip(readers, parameters, strict=True):
+        weight = self.x_proj_weight.to(result_dtype(maps[0]))  # under autocast: once, not for each product
+        readers = [[k for k, read in enumerate(reads) if read == i] for i in range(len(found))]
+        if reads == sorted(reads):  # neighbouring scans share a map: their weights are one matrix
+            weights = [rows_KPC.flatten(0, 1) for rows_KPC in weight.split([len(scans) for scans in readers])]
+        else:
+            weights = [torch.cat([weight[k] for k in scans]) for scans in readers]
+        for u, scans, weight_of_map in zip(found, readers, weights, strict=True):
+            for k, parameters_BLP in zip(scans, linear(u, weight_of_map).split(rows, dim=-1), strict=True):
                 projected[k] = parameters_BLP
         return projected
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from ..layers import is_plain
 from ..ops.precision import result_dtype
-from .norm_layers import apply_norm
+from .norm_layers import apply_conv_norm
 
 #: Of the maps between blocks under autocast. None: what LayerNorm returns, float32 on CUDA, autocast's dtype on a CPU.
 RESIDUAL_DTYPES = (None, 'float32', 'autocast')
@@ -36,10 +36,9 @@ class ConvNorm(nn.Module):
             act: an activation after the norm, or None.
             dtype: of the result, or None: that of ``residual_dtype``.
         """
-        y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if dtype is None and self.residual_dtype is not None and torch.is_autocast_enabled(x.device.type):
             dtype = torch.float32 if self.residual_dtype == 'float32' else result_dtype(x)
-        return apply_norm(self.norm, y, act, dtype)
+        return apply_conv_norm(self.conv, self.norm, x, act, dtype)
 
 
 class Stem(nn.Sequential):

@@ -11,7 +11,7 @@ from mmdefmamba.models.drop_path import DropPath
 from mmdefmamba.models.norm_layers import add_and_norm, apply_norm
 from mmdefmamba.models.stem import ConvNorm, Stem
 from mmdefmamba.ops import use_backend
-from mmdefmamba.ops.norm import add_norm, layer_norm
+from mmdefmamba.ops.norm import add_norm, conv_norm, layer_norm
 from mmdefmamba.ops.triton_maps import norm_op
 from mmdefmamba.ops.triton_scan import unavailable_reason
 
@@ -134,6 +134,26 @@ def test_norm_and_gelu_agree_with_float64(gelu, dtype):
     compare(norm, plain, [x, weight, bias], [eps, 2 * eps])
 
 
+@pytest.mark.parametrize('layout', ['images', 'channel-last'])
+@pytest.mark.parametrize('has_shift', [True, False])
+def test_convolution_norm_and_gelu_agree_with_float64(has_shift, layout, launches):
+    """The norm adds the bias of the convolution, and its backward returns the gradient of it."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 6).permute(0, 2, 3, 1) if layout == 'images' else torch.randn(2, 5, 6, 3)
+    parameters = [torch.randn(4, 3, 3, 3), *([torch.randn(4)] if has_shift else []), torch.randn(4), torch.randn(4)]
+    inputs = [t.to(DEVICE) for t in (x, *parameters)]
+
+    def function(x, kernels, *others):
+        shift = others[0] if has_shift else None
+        return (conv_norm(x, kernels, shift, 2, 1, *others[-2:], 1e-5, gelu=True),)
+
+    with use_backend('triton'):
+        actual = with_gradients(function, inputs, torch.float32)
+    assert len(launches) == 2
+    for a, e in zip(actual, with_gradients(function, inputs, torch.float64), strict=True):
+        assert a.shape == e.shape and (a.double() - e).abs().max() <= 2e-6 * e.abs().max()
+
+
 def test_every_run_gives_the_same_bits(monkeypatch):
     monkeypatch.setattr(norm_op, 'NUMBERS', 16)
     inputs = make_inputs((2, 7, 8))
@@ -162,12 +182,12 @@ def test_the_operators_pass_opcheck():
     operator, backward = torch.ops.mmdefmamba.add_norm, torch.ops.mmdefmamba.add_norm_backward
     # the fourth test of opcheck, which compiles, takes ten seconds
     quick = dict(test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'))
-    torch.library.opcheck(operator, (x, branch, scale, weight, bias, 1e-5, False, torch.float32), **quick)
-    torch.library.opcheck(operator, (x, None, None, weight, bias, 1e-5, True, torch.bfloat16), **quick)
+    torch.library.opcheck(operator, (x, branch, scale, None, weight, bias, 1e-5, False, torch.float32), **quick)
+    torch.library.opcheck(operator, (x, None, None, weight, weight, bias, 1e-5, True, torch.bfloat16), **quick)
     x, weight, bias = (t.detach() for t in (x, weight, bias))
     options = (1e-5, False, torch.float32)
-    torch.library.opcheck(backward, (x, x, x, scale, weight, bias, *options, torch.bfloat16), **quick)
-    torch.library.opcheck(backward, (None, x, x, None, weight, bias, *options, None), **quick)
+    torch.library.opcheck(backward, (x, x, x, scale, None, weight, bias, *options, torch.bfloat16), **quick)
+    torch.library.opcheck(backward, (None, x, x, None, weight, weight, bias, *options, None), **quick)
 
 
 # -- The network.
