@@ -15,6 +15,7 @@ from ..engine.distributed import end_distributed_run, has_rendezvous, join
 from ..engine.interruption import TrainingInterrupted, end_with_torchrun
 from ..engine.rendezvous import Rendezvous
 from ..engine.work_dir_lock import WorkDirLock
+from ..files import shown
 
 
 @contextlib.contextmanager
@@ -102,7 +103,7 @@ def resume_after_restart(cfg):
         )
         return
     cfg.resume, cfg.load_from = True, last
-    print_log(f'torchrun has started this training again; it goes on from {last}', 'current', logging.WARNING)
+    print_log(f'torchrun has started this training again; it goes on from {shown(last)}', 'current', logging.WARNING)
 
 
 def _lock(rendezvous, cfg, locks):

@@ -476,11 +476,13 @@ def test_a_training_that_was_lost_before_its_first_checkpoint_starts_anew(traine
     for path in (tmp_path / 'run').glob('*.pth'):
         os.utime(path, (1, 1))
     resume_after_restart(cfg)
-    assert cfg == dict(work_dir=str(tmp_path / 'run'))
+    assert cfg.to_dict() == dict(work_dir=str(tmp_path / 'run'))
     assert told == [('WARNING', 'torchrun has started this training again; it has not saved a checkpoint yet')]
     os.utime(tmp_path / 'run/epoch_2.pth')
     resume_after_restart(cfg)
-    assert cfg == dict(work_dir=str(tmp_path / 'run'), resume=True, load_from=str(tmp_path / 'run/epoch_2.pth'))
+    assert cfg.to_dict() == dict(
+        work_dir=str(tmp_path / 'run'), resume=True, load_from=str(tmp_path / 'run/epoch_2.pth')
+    )
 
 
 @pytest.mark.parametrize(
