@@ -65,6 +65,7 @@ PARTS = {
     ('ops/map_scan/multi.py', 'multi_scan'): 'scan',
     ('ops/merge.py', 'merge_scans'): 'merge and gate',
     ('scans/deformable.py', 'DeformableScan.offsets'): 'offset network',
+    ('scans/deformable.py', 'OffsetNetwork.offsets_and_keys'): 'offset network',
     ('scans/deformable.py', 'DeformableScan.sample'): 'sampling and offset bias',
     ('scans/deformable.py', 'DeformableScan.token_order'): 'order',
     ('scans/deformable.py', 'DeformableScan.forward'): 'order',
