@@ -33,9 +33,12 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from ..files import shorten, shown
 from ..tensor_files import is_tensor_file, read_tensor_file
 from .downloads import fetch
+from .pickled import check_pickles
 
 # First bytes of what torch.save wrote before its zip format.
 LEGACY_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
+# What it wrote then: a mark, a version, the machine, the content, and the names of the tensors' data.
+PICKLES_BEFORE_ZIP = 5
 _MAX_RANGE = 1_000_000
 # PyTorch allows a pickle to call this type with any number of bytes, and no checkpoint needs it.
 _BYTEARRAY = re.compile(rb'c(__builtin__|builtins)\nbytearray\n')
@@ -209,20 +212,27 @@ def _refuse_claims(filename, source):
         RuntimeError: a zip file claims more bytes than the file has; gives both sizes.
         pickle.UnpicklingError: the pickle asks for memory by itself.
     """
-    claimed, size, content = 0, osp.getsize(filename), b''
+    claimed, size, pickles = 0, osp.getsize(filename), []
     try:
         with zipfile.ZipFile(filename) as file:
             claimed = sum(record.file_size for record in file.infolist())
             if claimed <= size:
-                content = b''.join(file.read(name) for name in file.namelist() if name.endswith('data.pkl'))
+                pickles = [file.read(name) for name in file.namelist() if name.endswith('data.pkl')]
     except Exception:  # no zip file, or a damaged one, in which Python's reader can raise nearly anything
         if size:
             with open(filename, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-                content = b'c__builtin__\nbytearray\n' * bool(_BYTEARRAY.search(whole))
-    if _BYTEARRAY.search(content):
+                pickles = [b'c__builtin__\nbytearray\n'] * bool(_BYTEARRAY.search(whole))
+    if any(map(_BYTEARRAY.search, pickles)):
         raise pickle.UnpicklingError(
             f'{shown(source)} was not loaded: it needs builtins.bytearray, which no model needs.'
         )
+    try:
+        for content in pickles:
+            check_pickles(content)
+        with open(filename, 'rb') as file:
+            check_pickles(file, PICKLES_BEFORE_ZIP)
+    except pickle.UnpicklingError as error:
+        raise pickle.UnpicklingError(f'{shown(source)} was not loaded: {error}, which no model needs.') from error
     if claimed > size:
         raise RuntimeError(
             f'{shown(source)} cannot be read as a checkpoint: its records claim {claimed} bytes, but the file has '

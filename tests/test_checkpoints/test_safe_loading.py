@@ -5,6 +5,8 @@ import io
 import os
 import pickle
 import re
+import time
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -397,3 +399,49 @@ def test_trust_can_be_imported_before_everything_else(first, run_python):
     """MMEngine's import applies the mend, which is in the module that imports MMEngine."""
     code = f'from {first} import trust_checkpoints, load_safely; print(trust_checkpoints.__name__)'
     assert run_python(code)[0].strip() == 'trust_checkpoints'
+
+
+def doubled(kind, levels=60):
+    """Return a list or tuple that holds another one twice, and so on: 2 ** levels values in a few hundred bytes."""
+    value = kind(['a'])
+    for _ in range(levels):
+        value = kind([value, value])
+    return pickle.dumps(value, 2)[2:-1]
+
+
+@pytest.mark.parametrize('in_zip', [True, False])
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (doubled(list) + b')R', 'it describes more than 134,217,728 values'),  # PyTorch writes it into its error
+        (doubled(list) + b')\x81', 'it describes more than 134,217,728 values'),
+        (b'}' + doubled(tuple) + b'K\x01s', 'it describes more than 134,217,728 values'),  # the hash of a key
+        (b'}(X\x01\0\0\0a' + doubled(list) + b'u', 'it describes more than 134,217,728 values'),
+        (b']q\0h\0a)R', 'it calls what is no function'),  # a list that holds itself
+        (b'X\x01\0\0\0a)R', 'it calls what is no function'),
+    ],
+)
+def test_a_pickle_of_more_values_than_bytes_is_refused_at_once(content, reason, in_zip, tmp_path):
+    path = tmp_path / 'doubled.pth'
+    content = b'\x80\x02' + content + b'.'
+    if in_zip:
+        torch.save({}, path)
+        with zipfile.ZipFile(path) as old:
+            records = {name: old.read(name) for name in old.namelist()}
+        with zipfile.ZipFile(path, 'w') as new:
+            for name, data in records.items():
+                new.writestr(name, content if name.endswith('data.pkl') else data)
+    else:
+        path.write_bytes(content)
+    begin = time.process_time()
+    with pytest.raises(pickle.UnpicklingError, match=rf'doubled.pth was not loaded: {reason}, which no model needs'):
+        load_safely(path)
+    assert time.process_time() - begin < 1
+
+
+def test_a_list_that_holds_itself_is_no_reason_to_refuse_a_file(tmp_path):
+    content = []
+    content.append(content)
+    torch.save({'state_dict': {'w': torch.ones(2)}, 'other': content}, tmp_path / 'whole.pth')
+    loaded = load_safely(tmp_path / 'whole.pth')
+    assert loaded['state_dict']['w'].tolist() == [1, 1] and loaded['other'][0] is loaded['other']
