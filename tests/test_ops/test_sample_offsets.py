@@ -68,6 +68,13 @@ def compare(leaves, formulation, rounding=0.0, skipped=()):
         assert relative(got, want) <= allowed or name in skipped, name
 
 
+def flags_of(leaves, formulation):
+    """The flags of the tiles: 1 if a point is far from its token, plus 2 if it is far in the table."""
+    x, offsets, table = leaves
+    u, table = x.flatten(2).transpose(1, 2), table.permute(1, 2, 0)
+    return torch.ops.mmdefmamba.read_at_offsets(u, offsets, table, formulation)[1]
+
+
 def plain(leaves, formulation, dtype, weight=None):
     """:func:`run` by PyTorch's own operators."""
     return run(leaves, formulation, 'reference', dtype, weight)
@@ -146,15 +153,17 @@ class TestKernels:
         ],
         ids=str,
     )
-    def test_match_the_plain_path(self, sizes, table, formulation):
+    def test_match_the_plain_path(self, sizes, table, formulation, monkeypatch):
+        # several programs for the tokens of a table's gradient, and for the channels of the other gradients
+        monkeypatch.setattr(offset_op, 'CHUNK', 32)
+        monkeypatch.setattr(offset_op, 'BLOCKS_PER_PROGRAM', 2)
         compare(make_leaves(*sizes, table, formulation), formulation)
 
     @pytest.mark.parametrize('formulation', FORMULATIONS)
     def test_any_offset_is_right(self, formulation):
         """Most points are many pixels away, outside of the map and of the table, too."""
-        leaves = make_leaves(2, 3, 3, 9, (3, 9), formulation, scale=12)
-        _, flags = torch.ops.mmdefmamba.read_at_offsets(leaves[0].flatten(2).transpose(1, 2), *leaves[1:], formulation)
-        assert flags.eq(3).all()
+        leaves = make_leaves(1, 3, 2, 9, (2, 9), formulation, scale=12)
+        assert flags_of(leaves, formulation).eq(3).all()
         compare(leaves, formulation)
 
     def test_a_few_far_tokens_are_added_once(self):
@@ -162,20 +171,18 @@ class TestKernels:
         leaves = make_leaves(2, 3, 3, 9, (30, 3), 'paper')
         for place, offset in (((0, 1, 3), (0.9, -0.4)), ((0, 2, 8), (0.75, 0.0)), ((1, 1, 4), (0.0, 0.3))):
             leaves[1][place] = torch.tensor(offset)
-        _, flags = torch.ops.mmdefmamba.read_at_offsets(leaves[0].flatten(2).transpose(1, 2), *leaves[1:], 'paper')
-        assert flags.tolist() == [[3, 2], [1, 0]]
+        assert flags_of(leaves, 'paper').tolist() == [[3, 2], [1, 0]]
         compare(leaves, 'paper')
 
     @pytest.mark.parametrize('formulation', FORMULATIONS)
-    @pytest.mark.parametrize('size', [(7, 8), (50, 3)], ids=str)
+    @pytest.mark.parametrize('size', [(4, 7), (1, 50)], ids=str)
     def test_offsets_at_the_ends_of_their_range_are_not_far(self, size, formulation):
         """tanh reaches 1 in float32. Rounding must not send such tokens the slow way."""
         u, _, table = make_leaves(1, 1, *size, size, formulation)
         shares = torch.tensor([[1.0, 1], [-1, -1], [1, -1], [0, 1]], device=DEVICE)
         offsets = shares.repeat(size[0] * size[1] // 4 + 1, 1)[: size[0] * size[1]].view(1, *size, 2)
         offsets = offsets * limits(*size, formulation).to(DEVICE)
-        _, flags = torch.ops.mmdefmamba.read_at_offsets(u.flatten(2).transpose(1, 2), offsets, table, formulation)
-        assert flags.eq(0).all()
+        assert flags_of([u, offsets, table], formulation).eq(0).all()
         # at the ends lie pixel centres, where the slope jumps: the gradient of the offsets has two values there
         compare([u, offsets, table], formulation, skipped=('offsets',))
 
@@ -183,7 +190,7 @@ class TestKernels:
     @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
     def test_half_precision_is_rounded_once(self, dtype, formulation):
         # the interpreter cuts bfloat16 off, where a GPU rounds
-        compare(make_leaves(1, 20, 4, 9, (4, 9), formulation, dtype=dtype), formulation, torch.finfo(dtype).eps)
+        compare(make_leaves(1, 20, 2, 9, (2, 9), formulation, dtype=dtype), formulation, torch.finfo(dtype).eps)
 
     @pytest.mark.parametrize('formulation', FORMULATIONS)
     def test_nan_and_infinite_places_reach_what_reads_them_and_nothing_else(self, formulation):
@@ -211,7 +218,7 @@ class TestKernels:
         assert torch.equal(dx.isnan(), expected)
 
     def test_results_do_not_depend_on_the_run_nor_on_the_batch(self):
-        leaves = make_leaves(3, 3, 2, 9, (2, 9), 'paper', scale=2.5)
+        leaves = make_leaves(2, 3, 1, 9, (1, 9), 'paper', scale=2.5)
         first, second = run(leaves, 'paper'), run(leaves, 'paper')
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         weight = torch.linspace(-3, 9, first[0].numel(), device=DEVICE).view_as(first[0]).sin()
@@ -229,26 +236,27 @@ class TestKernels:
             assert got[0].permute(0, 2, 3, 1).is_contiguous()
             assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
-    @pytest.mark.parametrize(('formulation', 'table'), [('paper', (4, 3)), ('released', None)], ids=str)
+    @pytest.mark.parametrize(('formulation', 'table'), [('paper', (4, 2)), ('released', None)], ids=str)
     def test_operators_pass_opcheck(self, formulation, table):
-        x, *rest = make_leaves(1, 3, 2, 9, table, formulation)
-        rest = [*rest, None][:2]
-        leaves = [None if t is None else t.requires_grad_() for t in (x.flatten(2).transpose(1, 2), *rest)]
-        torch.library.opcheck(torch.ops.mmdefmamba.read_at_offsets, (*leaves, formulation))
+        x, offsets, *tables = make_leaves(1, 1, 1, 2, table, formulation)
+        table = tables[0].permute(1, 2, 0).contiguous() if tables else None
+        u = x.flatten(2).transpose(1, 2)
+        leaves = [None if t is None else t.detach().requires_grad_() for t in (u, offsets, table)]
+        forward, backward = torch.ops.mmdefmamba.read_at_offsets, torch.ops.mmdefmamba.read_at_offsets_backward
+        if table is not None:  # this takes seconds
+            torch.library.opcheck(forward, (*leaves, formulation))
         leaves = [None if t is None else t.detach() for t in leaves]
-        out, flags = torch.ops.mmdefmamba.read_at_offsets(*leaves, formulation)
-        torch.library.opcheck(
-            torch.ops.mmdefmamba.read_at_offsets_backward, (torch.ones_like(out), *leaves, flags, formulation)
-        )
+        out, flags = forward(*leaves, formulation)
+        arguments = torch.ones_like(out), *leaves, flags, formulation
+        torch.library.opcheck(backward, arguments, test_utils=('test_schema', 'test_faketensor'))
 
-    @pytest.mark.parametrize('formulation', FORMULATIONS)
-    def test_a_network_gets_the_gradients_of_the_reference(self, formulation):
+    def test_a_network_gets_the_gradients_of_the_reference(self):
         torch.manual_seed(0)
-        model = DefMamba(dict(embed_dims=(4,), depths=(1,)), formulation, scans=('deformable',), pretrain_img_size=16)
+        model = DefMamba(dict(embed_dims=(4,), depths=(1,)), scans=('deformable',), pretrain_img_size=16)
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.endswith('A_log'):  # so large that scans and offsets matter
                 torch.nn.init.normal_(parameter, std=0.3)
-        images, results = torch.randn(1, 3, 8, 12, device=DEVICE), []
+        images, results = torch.randn(1, 3, 8, 4, device=DEVICE), []
         runs = ('triton', torch.float32), ('blockwise', torch.float32), ('reference', torch.float64)
         for backend, dtype in runs:
             model.to(DEVICE, dtype)

@@ -281,12 +281,13 @@ def offset_backward(
 
 @triton.jit
 def table_parts(
-    dout, offsets, parts, dout_b, dout_l, height, width, channels, T, U, first_y, first_x, rows, columns, chunks,
+    dout, offsets, parts, dout_b, dout_l, batch, height, width, channels, T, U, first_y, first_x, rows, columns,
     CHUNK: tl.constexpr, RELEASED: tl.constexpr, C_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Add up what CHUNK tokens of an image give to a window of the table: a product of weights and gradients.
+    """Add up what CHUNK tokens give to a window of the table: a product of weights and gradients.
 
-    ``parts`` is (image, chunk, rows, columns, c), where the windows cover ``rows`` x ``columns`` entries.
+    Tokens are counted through all images. ``parts`` is (chunk, rows, columns, c), where the windows cover ``rows`` x
+    ``columns`` entries.
     """
     number, blocks = tl.program_id(0), tl.cdiv(channels, C_BLOCK)
     c = number % blocks * C_BLOCK + tl.arange(0, C_BLOCK)
@@ -296,26 +297,26 @@ def table_parts(
     entry_x = number % (columns // WINDOW) * WINDOW + entry % WINDOW
     number = number // (columns // WINDOW)
     entry_y = number % (rows // WINDOW) * WINDOW + entry // WINDOW
-    number = number // (rows // WINDOW)
-    chunk = number % chunks
-    b = (number // chunks).to(tl.int64)
-    dout, offsets = dout + b * dout_b, offsets + b * height * width * 2
+    chunk = (number // (rows // WINDOW)).to(tl.int64)
+    length = height * width
+    end = tl.minimum(chunk * CHUNK + CHUNK, batch * length.to(tl.int64))
 
     total = tl.zeros([WINDOW * WINDOW, C_BLOCK], tl.float32)
-    for begin in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, height * width), TILE):
-        token = begin + tl.arange(0, TILE)
-        inside = token < height * width
-        offset_y, offset_x = offsets_of(offsets, token, inside)
+    for begin in range(chunk * CHUNK, end, TILE):
+        i = begin + tl.arange(0, TILE)
+        inside = i < end
+        offset_y, offset_x = offsets_of(offsets, i, inside)
+        image, token = i // length, (i % length).to(tl.int32)
         y = place_in_table(offset_y, token // width, height, T, RELEASED)
         x = place_in_table(offset_x, token % width, width, U, RELEASED)
         # a token that is far is added in offset_table_backward, and NaN reads no entry
         reads = inside & (is_far_on_table(y, x, first_y, first_x, rows, columns) == 0) & (y + x == y + x)
         weight_y = share(y[None, :] - (first_y + entry_y)[:, None])
         weight = tl.where(reads[None, :], weight_y * share(x[None, :] - (first_x + entry_x)[:, None]), 0.0)
-        place = dout + token[:, None] * dout_l + c[None, :]
+        place = dout + (image * dout_b + token * dout_l)[:, None] + c[None, :]
         gradient = tl.load(place, mask=reads[:, None] & inside_c[None, :], other=0.0).to(tl.float32)
         total = tl.dot(weight, gradient, total, input_precision='tf32x3')
-    place = (b * chunks + chunk) * rows * columns + entry_y * columns + entry_x
+    place = chunk * rows * columns + entry_y * columns + entry_x
     tl.store(parts + place[:, None] * channels + c[None, :], total, mask=inside_c[None, :])
 
 

@@ -59,12 +59,13 @@ class _Call:
     Args:
         u: map, (B, L, C).
         offsets: (B, H, W, 2), float32.
-        table: (C, T, U), float32, or None.
+        table: (T, U, C), float32, or None.
         formulation: 'paper' or 'released'.
     """
 
     def __init__(self, u, offsets, table, formulation):
-        self.u, self.offsets, self.table = channel_last(u), offsets.contiguous(), table
+        self.u, self.offsets = channel_last(u), offsets.contiguous()
+        self.table = None if table is None else table.contiguous()
         check_offsets('the map', self.u)
         self.batch, self.height, self.width = offsets.shape[:3]
         self.channels = u.shape[-1]
@@ -74,7 +75,7 @@ class _Call:
         self.sizes = self.height, self.width, self.channels
         self.table_size, self.windows = (1, 1), (0, 0, WINDOW, WINDOW)
         if table is not None:
-            self.table, self.table_size = table.permute(1, 2, 0).contiguous(), table.shape[1:]
+            self.table_size = table.shape[:2]
             (y, rows), (x, columns) = (
                 _windows(*sizes, formulation) for sizes in zip(self.table_size, self.sizes[:2], strict=True)
             )
@@ -116,16 +117,16 @@ class _Call:
 
         if self.table is None:
             return self.offsets.new_empty(0)
-        chunks = -(-self.height * self.width // CHUNK)
+        chunks = -(-self.batch * self.height * self.width // CHUNK)
         rows, columns = self.windows[2:]
-        parts = dout.new_empty(self.batch * chunks, rows, columns, self.channels, dtype=torch.float32)
-        windows = rows // WINDOW * columns // WINDOW
-        table_parts[(self.batch * chunks * windows * self.blocks,)](
-            *(dout, self.offsets, parts, *dout.stride()[:2], *self.sizes, *self.table_size, *self.windows, chunks),
+        parts = dout.new_empty(chunks, rows, columns, self.channels, dtype=torch.float32)
+        windows = (rows // WINDOW) * (columns // WINDOW)
+        table_parts[(chunks * windows * self.blocks,)](
+            *(dout, self.offsets, parts, *dout.stride()[:2], self.batch, *self.sizes, *self.table_size, *self.windows),
             CHUNK=CHUNK,
             **self.constants,
         )
-        dtable = parts.new_empty(self.channels, *self.table_size)
+        dtable = _empty_like_table(self.table)
         entries = self.table_size[0] * self.table_size[1]
         offset_table_backward[(-(-entries // TILE) * self.blocks,)](
             *(parts.sum(0), dout, self.offsets, flags, dtable, *dout.stride()[:2], self.batch),
@@ -133,6 +134,11 @@ class _Call:
             **self.constants,
         )
         return dtable
+
+
+def _empty_like_table(table):
+    # stored as the parameter is, (C, T, U)
+    return table.new_empty(table.shape[2], *table.shape[:2]).permute(1, 2, 0)
 
 
 def _empty_results(u, offsets):
@@ -169,11 +175,8 @@ def _read_backward(dout, u, offsets, table, flags, formulation):
 
 @_read_backward.register_fake
 def _(dout, u, offsets, table, flags, formulation):
-    return (
-        u.new_empty(u.shape),
-        offsets.new_empty(offsets.shape),
-        offsets.new_empty(0 if table is None else table.shape),
-    )
+    of_table = offsets.new_empty(0) if table is None else _empty_like_table(table)
+    return u.new_empty(u.shape), offsets.new_empty(offsets.shape), of_table
 
 
 def _save(ctx, inputs, output):
@@ -204,4 +207,5 @@ def sample_offsets_triton(u, offsets, table, formulation):
     Returns:
         (B, L, C), contiguous, dtype of ``u``.
     """
+    table = None if table is None else table.permute(1, 2, 0).contiguous()
     return torch.ops.mmdefmamba.read_at_offsets(u, offsets, table, formulation)[0]
