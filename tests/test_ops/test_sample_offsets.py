@@ -256,7 +256,7 @@ class TestKernels:
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.endswith('A_log'):  # so large that scans and offsets matter
                 torch.nn.init.normal_(parameter, std=0.3)
-        images, results = torch.randn(1, 3, 8, 4, device=DEVICE), []
+        images, results = torch.randn(1, 3, 8, 12, device=DEVICE), []
         runs = ('triton', torch.float32), ('blockwise', torch.float32), ('reference', torch.float64)
         for backend, dtype in runs:
             model.to(DEVICE, dtype)
