@@ -313,8 +313,8 @@ def table_parts(
         reads = inside & (is_far_on_table(y, x, first_y, first_x, rows, columns) == 0) & (y + x == y + x)
         weight_y = share(y[None, :] - (first_y + entry_y)[:, None])
         weight = tl.where(reads[None, :], weight_y * share(x[None, :] - (first_x + entry_x)[:, None]), 0.0)
-        place = dout + (image * dout_b + token * dout_l)[:, None] + c[None, :]
-        gradient = tl.load(place, mask=reads[:, None] & inside_c[None, :], other=0.0).to(tl.float32)
+        received = dout + (image * dout_b + token * dout_l)[:, None] + c[None, :]
+        gradient = tl.load(received, mask=reads[:, None] & inside_c[None, :], other=0.0).to(tl.float32)
         total = tl.dot(weight, gradient, total, input_precision='tf32x3')
     place = chunk * rows * columns + entry_y * columns + entry_x
     tl.store(parts + place[:, None] * channels + c[None, :], total, mask=inside_c[None, :])
