@@ -19,7 +19,7 @@ from pathlib import Path
 from ..files import say
 
 #: The same as in mmdefmamba.engine.interruption, which imports PyTorch.
-INTERRUPTED, NOTE = 75, 'MMDEFMAMBA_INTERRUPTED_NOTE'
+INTERRUPTED, NOTE, LAUNCHER = 75, 'MMDEFMAMBA_INTERRUPTED_NOTE', 'MMDEFMAMBA_LAUNCHER_PID'
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 #: Seconds within which all machines and all processes have to appear.
 START_TIMEOUT = 'MMDEFMAMBA_START_TIMEOUT'
@@ -37,6 +37,7 @@ def main(argv=None):
         environment = {
             **os.environ,
             NOTE: str(note),
+            LAUNCHER: str(os.getpid()),
             # torchrun leaves SIGTERM to this program, which waits as long as the checkpoint takes. Releases without the
             # option end the processes half a minute after a SIGTERM that they get themselves.
             'PET_SIGNALS_TO_HANDLE': os.environ.get('PET_SIGNALS_TO_HANDLE', 'SIGINT,SIGQUIT'),

@@ -31,6 +31,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 #: tools/dist_*.sh name a file here. torchrun reports each exit status but 0 as a failure, or starts the process again:
 #: an interrupted process leaves a note in this file and ends with 0, and the script ends with ``INTERRUPTED``.
 NOTE = 'MMDEFMAMBA_INTERRUPTED_NOTE'
+#: tools/dist_*.sh name their own process here.
+LAUNCHER = 'MMDEFMAMBA_LAUNCHER_PID'
 _PR_SET_PDEATHSIG = 1
 
 
@@ -288,12 +290,27 @@ def end_with_parent():
 
 
 def end_with_torchrun():
-    """Have this process end when torchrun has started it and is gone, also after ``kill -9`` of torchrun."""
+    """Have this process end when torchrun has started it and is gone, also after ``kill -9`` of torchrun.
+
+    torchrun may have gone before this function is called, while this process imported its libraries. Where
+    tools/dist_*.sh started torchrun, the parent of its parent says so.
+    """
+    launcher = os.environ.pop(LAUNCHER, None)  # what this process starts has other parents
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         parent = os.getppid()
         end_with_parent()
-        if os.getppid() != parent:
+        if os.getppid() != parent or (launcher and _parent_of(parent) not in (int(launcher), None)):
             sys.exit('torchrun has ended')
+
+
+def _parent_of(pid):
+    """Return the id of the process that started a process: 0 if that has ended, None where it cannot be known."""
+    if sys.platform != 'linux':
+        return None
+    try:
+        return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
+    except OSError:
+        return 0
 
 
 def guard_data_worker(loader):

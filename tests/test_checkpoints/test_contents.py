@@ -226,6 +226,6 @@ def test_a_long_error_of_the_unpickler_takes_no_long_time(tmp_path):
         file.writestr('x/data.pkl', b'\x80\x02X' + len(text).to_bytes(4, 'little') + text + b')R.')
         file.writestr('x/version', '3\n')
     start = time.monotonic()
-    with pytest.raises(pickle.UnpicklingError, match='its pickle is not plain') as caught:
+    with pytest.raises(pickle.UnpicklingError, match='it calls what is no function') as caught:
         load_safely(tmp_path / 'x.pth')
     assert time.monotonic() - start < 20 and len(str(caught.value)) < 1500

@@ -444,6 +444,25 @@ def test_a_signal_to_the_launcher_reaches_the_training(number, free_port, proces
     assert 'Traceback' not in log.read_text()
 
 
+def test_a_process_that_torchrun_left_behind_while_it_imported_ends_before_it_trains(tmp_path, processes):
+    """A shell stands for torchrun, which ends at once; the process calls the function only after that."""
+    log = tmp_path / 'log.txt'
+    program = (
+        'import os, sys, time\n'
+        'from mmdefmamba.engine.interruption import end_with_torchrun\n'
+        'while os.getppid() == int(os.environ["TORCHRUN"]):\n'
+        '    time.sleep(0.05)\n'
+        'end_with_torchrun()\n'
+        'print("it trains")\n'
+    )
+    environment = {**os.environ, 'TORCHELASTIC_RUN_ID': 'none', 'MMDEFMAMBA_LAUNCHER_PID': str(os.getpid())}
+    with open(log, 'w') as file:
+        command = ['sh', '-c', 'TORCHRUN=$$ "$0" -c "$1" & echo', sys.executable, program]
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, timeout=60, check=True)
+    processes.wait_until(lambda: 'torchrun has ended' in log.read_text(), 60)
+    assert 'it trains' not in log.read_text()
+
+
 def test_nothing_outlives_torchrun(launch, processes, endless, tmp_path):
     training, log = launch(*endless), tmp_path / 'log.txt'
     processes.wait_until(lambda: 'start of the training' in log.read_text())

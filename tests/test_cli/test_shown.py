@@ -7,7 +7,7 @@ import pytest
 
 from mmdefmamba.files import say, shown, shown_lines
 
-PACKAGE = Path(__file__).parents[1] / 'mmdefmamba'
+PACKAGE = Path(__file__).parents[2] / 'mmdefmamba'
 #: Names of variables, attributes, keys and functions that stand for paths.
 PATHS = {
     *('ann_file', 'annotation_file', 'checkpoint', 'config', 'cwd', 'data_prefix', 'data_root', 'details', 'file'),
