@@ -219,9 +219,7 @@ class Traffic(TorchDispatchMode):
             results = node.apply(*inputs) if isinstance(node, BackwardCFunction) else node(*inputs)
             results = results if isinstance(results, tuple) else (results,)
             edges = node.next_functions
-            if isinstance(
-                node, BackwardCFunction
-            ):  # its results are those of all inputs, the edges of the tensors only
+            if isinstance(node, BackwardCFunction):  # it has a result for every input, but an edge only for tensors
                 edges = [edge for edge in edges if edge[0] is not None]
                 results = [x for x, needed in zip(results, node.needs_input_grad, strict=True) if needed]
             for (following, i), result in zip(edges, results, strict=False):
