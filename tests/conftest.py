@@ -15,9 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-# Without a GPU, Triton's interpreter runs the kernels. Triton reads this variable once, when it is first imported. With
-# older releases of PyTorch, importing MMEngine imports Triton.
-if not torch.cuda.is_available():
+# Without a GPU, Triton's interpreter runs the kernels, or with TRITON_INTERPRET=0 the emulator of compiled kernels in
+# tests/ptx_emulator. Triton reads this variable once, when it is first imported. With older releases of PyTorch,
+# importing MMEngine imports Triton.
+EMULATED = not torch.cuda.is_available() and os.environ.get('TRITON_INTERPRET') == '0'
+if not torch.cuda.is_available() and not EMULATED:
     os.environ['TRITON_INTERPRET'] = '1'
 # One thread per process, also in processes that tests start: pytest-xdist runs one process per core, and threads that
 # compete for a core are many times slower.
@@ -36,6 +38,39 @@ def pytest_addoption(parser):
     parser.addoption('--kills', type=int, default=3, help='how often test_interruption.py kills a training')
     parser.addoption('--steps', type=int, help='training steps in test_distributed, test_memory and test_numbers')
     parser.addoption('--cases', type=int, default=60, help='how many random cases test_random_cases.py tries')
+
+
+def pytest_configure(config):
+    """With TRITON_INTERPRET=0 let the emulator take the place of Triton's driver, before test files are imported."""
+    config.ptx_emulator = None
+    if EMULATED and importlib.util.find_spec('triton'):
+        sys.path.append(str(ROOT / 'tests'))
+        from ptx_emulator.driver import emulated
+
+        from mmdefmamba.ops.triton_scan import launch
+
+        launch.INTERPRETED = True  # tensors of the CPU are welcome
+        emulation = emulated()
+        config.ptx_emulator = emulation.__enter__()
+        config.add_cleanup(lambda: emulation.__exit__(None, None, None))
+
+
+@pytest.fixture(autouse=True)
+def _forget_memory(request):
+    emulator = request.config.ptx_emulator
+    if emulator:
+        emulator.allocations.forget()
+        emulator.launches.clear()
+
+
+@pytest.fixture
+def emulator(request):
+    """Return the emulator of compiled kernels, in which tests with the marker ``ptx`` run; see tests/ptx_emulator."""
+    if not request.config.ptx_emulator:
+        pytest.skip('needs the emulator of compiled kernels: TRITON_INTERPRET=0 python -m pytest -m ptx')
+    emulator = request.config.ptx_emulator
+    yield emulator
+    emulator.edit = None
 
 
 def forget(kind=ManagerMixin):
