@@ -34,7 +34,7 @@ def check_pickles(stream, count=1):
     A pickle that is damaged is let through up to the damage: whoever reads it says what is wrong.
 
     Args:
-        stream: bytes, or a file at the beginning of the first pickle.
+        stream: bytes, or a file in memory that is at the beginning of the first pickle.
         count: how many pickles follow one another in a file.
 
     Raises:
@@ -73,6 +73,8 @@ def _apply(operation, argument, stack):
             above.append(value)
         taken = taken[: taken.index(_MARK)]
     parts = [stack.pop() for _ in taken][::-1]
+    if None in parts:
+        raise ValueError('a mark is in the place of a value')
     if name in _CALL and not parts[0].is_function:
         raise pickle.UnpicklingError('it calls what is no function')
     size = sum(part.size for part in (*parts, *above))

@@ -229,8 +229,10 @@ def _refuse_claims(filename, source):
     try:
         for content in pickles:
             check_pickles(content)
-        with open(filename, 'rb') as file:
-            check_pickles(file, PICKLES_BEFORE_ZIP)
+        if size:
+            # not the file itself: its read() takes as much memory as a damaged pickle asks for
+            with open(filename, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                check_pickles(whole, PICKLES_BEFORE_ZIP)
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(f'{shown(source)} was not loaded: {error}, which no model needs.') from error
     if claimed > size:

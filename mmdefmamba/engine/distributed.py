@@ -73,7 +73,7 @@ def has_rendezvous(launcher):
     """Return whether the processes of a launcher meet in a :class:`Rendezvous`. MMEngine has its own way for others."""
     if launcher == 'pytorch':
         return get_device() in ('cpu', 'cuda')
-    return launcher == 'slurm' and get_device() == 'cuda'
+    return launcher in ('slurm', 'mpi') and get_device() == 'cuda'
 
 
 def join(cfg, rendezvous, records):

@@ -28,16 +28,20 @@ class Rendezvous:
     """The place where the processes of a run meet.
 
     Args:
-        launcher: ``'pytorch'`` (torchrun) or ``'slurm'``, whose environment variables say who this process is.
+        launcher: ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'`` (Open MPI), whose environment variables say who
+            this process is.
         timeout: seconds within which all processes must appear; by default ``MMDEFMAMBA_START_TIMEOUT``, or 300.
 
     Raises:
         TimeoutError: the address does not answer in time.
+        ValueError: ``mpi`` without MASTER_ADDR.
     """
 
     def __init__(self, launcher, timeout=None):
         if launcher == 'slurm':
             _take_from_slurm(os.environ)
+        elif launcher == 'mpi':
+            _take_from_mpi(os.environ)
         self.rank, self.world_size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
         self.address, self.port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
         self.timeout = float(timeout or os.environ.get(START_TIMEOUT, 300))
@@ -229,6 +233,15 @@ def _take_from_slurm(environment):
     if 'MASTER_ADDR' not in environment:
         hosts = subprocess.check_output(['scontrol', 'show', 'hostname', environment['SLURM_NODELIST']], text=True)
         environment['MASTER_ADDR'] = hosts.split()[0]
+
+
+def _take_from_mpi(environment):
+    """Set the variables of torchrun from those of Open MPI, as MMEngine does."""
+    if 'MASTER_ADDR' not in environment:
+        raise ValueError('--launcher mpi needs MASTER_ADDR, an address of the first machine: mpirun -x MASTER_ADDR=...')
+    for name, of_mpi in (('RANK', 'RANK'), ('WORLD_SIZE', 'SIZE'), ('LOCAL_RANK', 'LOCAL_RANK')):
+        environment[name] = environment[f'OMPI_COMM_WORLD_{of_mpi}']
+    environment.setdefault('MASTER_PORT', '29500')
 
 
 def _ranks(ranks):

@@ -439,6 +439,15 @@ def test_a_pickle_of_more_values_than_bytes_is_refused_at_once(content, reason, 
     assert time.process_time() - begin < 1
 
 
+@pytest.mark.parametrize(
+    'content', [b'((\x85.', b'\x8d' + b'\xff' * 7 + b'\x00', b'X\xff\xff\xff\xff', b'(a.', b'(K\x01s.']
+)
+def test_a_damaged_pickle_is_left_to_pytorch(content, tmp_path):
+    (tmp_path / 'damaged.pth').write_bytes(b'\x80\x02' + content)
+    with pytest.raises((RuntimeError, pickle.UnpicklingError), match=r'damaged\.pth'):
+        load_safely(tmp_path / 'damaged.pth')
+
+
 def test_a_list_that_holds_itself_is_no_reason_to_refuse_a_file(tmp_path):
     content = []
     content.append(content)

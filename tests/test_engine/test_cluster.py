@@ -25,7 +25,8 @@ from mmdefmamba.cli.start import resume_after_restart
 from mmdefmamba.cli.torchrun import check_address
 from mmdefmamba.compat import load_safely
 from mmdefmamba.engine.agreement import checksum, plan
-from mmdefmamba.engine.rendezvous import START_TIMEOUT, use_reachable_interface
+from mmdefmamba.engine.distributed import has_rendezvous
+from mmdefmamba.engine.rendezvous import START_TIMEOUT, Rendezvous, use_reachable_interface
 from mmdefmamba.engine.work_dir_lock import NAME, WorkDirLock
 
 HERE = Path(__file__).parent
@@ -169,6 +170,31 @@ def test_machines_may_have_their_data_in_different_places(run_ranks, config, tmp
     statuses, logs, _ = run_ranks(tmp_path / 'logs', *lines)
     assert statuses == [0, 0], logs
     assert f'different paths: my_folder is rank 0 on {HOST}: /scratch/0; rank 1 on {HOST}: /scratch/1' in logs[0]
+
+
+def test_processes_of_open_mpi_call_the_roll(processes, free_port, tmp_path, monkeypatch):
+    def work():
+        meeting = Rendezvous('mpi', timeout=60)
+        records = meeting.call_roll(dict(rank=meeting.rank))
+        print([one['rank'] for one in records], [os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')])
+        meeting.leave_together()
+
+    port, ranks = str(free_port()), range(2)
+    children = []
+    for rank in ranks:
+        of_mpi = {f'OMPI_COMM_WORLD_{name}': value for name, value in (('RANK', str(rank)), ('SIZE', '2'))}
+        log = tmp_path / f'{rank}.txt'
+        environment = dict(of_mpi, OMPI_COMM_WORLD_LOCAL_RANK=str(rank), MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+        children.append(processes.fork(work, log, **environment))
+    assert processes.wait(children, 60) == [0, 0]
+    assert [(tmp_path / f'{rank}.txt').read_text() for rank in ranks] == [
+        f"[0, 1] ['{rank}', '2', '{rank}']\n" for rank in ranks
+    ]
+    monkeypatch.delenv('MASTER_ADDR', raising=False)
+    with pytest.raises(ValueError, match='--launcher mpi needs MASTER_ADDR'):
+        Rendezvous('mpi')
+    monkeypatch.setattr('mmdefmamba.engine.distributed.get_device', lambda: 'cuda')
+    assert has_rendezvous('mpi')
 
 
 class ChangeWeight(Hook):

@@ -1,6 +1,8 @@
 import io
 import logging
+import struct
 import urllib.error
+import zlib
 
 import cv2
 import mmcv
@@ -10,7 +12,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from PIL import Image, UnidentifiedImageError
 
-from mmdefmamba.guards import damaged_images
+from mmdefmamba.guards import GuardsHook, damaged_images, loading
 
 pytestmark = pytest.mark.usefixtures('loading_guards')
 
@@ -149,3 +151,40 @@ def test_every_loading_error_names_the_file(error, kind, monkeypatch):
     with pytest.raises(kind, match=r'http://x/a\.png could not be loaded: ') as raised:
         LoadImageFromFile().transform({'img_path': 'http://x/a.png'})
     assert str(error) in str(raised.value) and raised.value.__cause__ is error
+
+
+def png_of_a_few_bytes(width, height):
+    """Return a PNG that says it has so many pixels, and holds none."""
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    chunks = ((b'IHDR', header), (b'IDAT', zlib.compress(b'')), (b'IEND', b''))
+    parts = (
+        struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b'\x89PNG\r\n\x1a\n' + b''.join(parts)
+
+
+def test_an_image_of_too_many_pixels_stops_a_training_before_it_is_decoded(picture, tmp_path, monkeypatch):
+    huge, small = tmp_path / 'huge.png', tmp_path / 'small.png'
+    huge.write_bytes(png_of_a_few_bytes(17_000, 17_000))
+    small.write_bytes(encoded(picture, '.png'))
+    with pytest.raises(OSError, match=r'huge.png .*17,000 x 17,000 pixels, the limit is 268,435,456 \(max_pixels\)'):
+        LoadImageFromFile().transform({'img_path': str(huge)})
+    for limit in (2400, None):
+        monkeypatch.setitem(loading._limits, 'max_pixels', limit)
+        assert LoadImageFromFile().transform({'img_path': str(small)})['img'].shape == (40, 60, 3)
+    monkeypatch.setitem(loading._limits, 'max_pixels', 2399)
+    with pytest.raises(OSError, match=r'small.png .*60 x 40 pixels, the limit is 2,399 \(max_pixels\)'):
+        LoadImageFromFile().transform({'img_path': str(small)})
+
+
+def test_the_limit_of_pixels_of_the_hook_holds_in_the_run_and_in_its_data_workers(monkeypatch):
+    for wrong in (0, -1, 2.5, '9'):
+        with pytest.raises(ValueError, match='max_pixels must be a positive number of pixels or None'):
+            GuardsHook(max_pixels=wrong)
+    set_up = {}
+    monkeypatch.setattr(loading, 'set_up_workers', set_up.__setitem__)
+    monkeypatch.setitem(loading._limits, 'max_pixels', loading.MAX_DATA_PIXELS)
+    loading.activate(['damaged_images'], 2399)
+    assert loading.max_pixels() == 2399
+    assert 'damaged_images' in set_up['guards'].args[0] and set_up['guards'].args[1] == 2399
+    loading.deactivate(['damaged_images'])
