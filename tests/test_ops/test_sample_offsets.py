@@ -169,9 +169,9 @@ class TestKernels:
     def test_a_few_far_tokens_are_added_once(self):
         """One far on the map, one far in the table only, one just beyond a neighbour on one axis."""
         leaves = make_leaves(2, 3, 3, 9, (30, 3), 'paper')
-        for place, offset in (((0, 1, 3), (0.9, -0.4)), ((0, 2, 8), (0.75, 0.0)), ((1, 1, 4), (0.0, 0.3))):
+        for place, offset in (((1, 1, 3), (0.9, -0.4)), ((1, 2, 8), (0.75, 0.0)), ((0, 1, 4), (0.0, 0.3))):
             leaves[1][place] = torch.tensor(offset)
-        assert flags_of(leaves, 'paper').tolist() == [[3, 2], [1, 0]]
+        assert flags_of(leaves, 'paper').tolist() == [[1, 0], [3, 2]]
         compare(leaves, 'paper')
 
     @pytest.mark.parametrize('formulation', FORMULATIONS)
@@ -205,6 +205,9 @@ class TestKernels:
         clean = leaves[1].isfinite().all(-1)
         gradient, wanted = results[2][clean], expected[2][clean]
         assert torch.equal(results[2].isnan(), expected[2].isnan()) and relative(gradient, wanted) < 1e-6
+        assert results[1].isfinite().all() and results[3].isfinite().all()
+        # so does the gradient of such a result
+        results = run(leaves, formulation, weight=results[0])
         assert results[1].isfinite().all() and results[3].isfinite().all()
 
     def test_nan_in_a_gradient_reaches_only_pixels_that_were_read(self):
