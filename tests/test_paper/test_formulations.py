@@ -108,7 +108,9 @@ def test_tool_prints_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     tool = ROOT / 'tools' / 'analysis_tools' / 'compare_formulations.py'
     monkeypatch.setattr(sys, 'argv', [str(tool), '--only', 'parity', 'borders', '--plots', str(tmp_path)])
-    runpy.run_path(str(tool), run_name='__main__')
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(tool), run_name='__main__')
+    assert not end.value.code
     lines = capsys.readouterr().out.splitlines()
     assert '| 7 x 7 | released | 13 of 49 (26.5%) | 13.8% | 13 of 49 (26.5%) | 26.5% |' in lines
     rows = [line.split(' | ') for line in lines if line.startswith(('| reference | ', '| blockwise | '))]
