@@ -149,11 +149,21 @@ def task_of(cfg):
     return TASKS[library]
 
 
-def _configs():
-    """Return the paths of the zoo's configs by name."""
+def model_metadata(name):
+    """Return what the metafile says of a model, ``{'Training Data': ...}``; empty for an unknown name."""
+    return next((entry['Metadata'] for entry in _entries() if entry['Name'] == name), {})
+
+
+def _entries():
+    """Return the entries of the zoo's models in the metafiles, a list of dicts."""
     folder = project_folder()
     files = [mmengine.load(folder / name) for name in mmengine.load(folder / 'model-index.yml')['Import']]
-    return {model['Name']: folder / model['Config'] for file in files for model in file['Models']}
+    return [entry for file in files for entry in file['Models']]
+
+
+def _configs():
+    """Return the paths of the zoo's configs by name."""
+    return {entry['Name']: project_folder() / entry['Config'] for entry in _entries()}
 
 
 def _task_folder(path):

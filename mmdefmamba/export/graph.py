@@ -26,7 +26,7 @@ class ExportedPart(nn.Module):
         output_names: ('logits',) of a classifier or segmentor, else None: maps are named when they have been computed.
 
     Raises:
-        ValueError: the part is unknown, or the library has no part 'model'.
+        ValueError: the part is unknown, the library has no part 'model', or the model has no logits.
     """
 
     def __init__(self, model, library=None, part='model', preprocessing=False):
@@ -35,6 +35,11 @@ class ExportedPart(nn.Module):
             raise ValueError(f'part must be one of {PARTS}, got {part!r}')
         if part == 'model' and library not in ('mmpretrain', 'mmseg', 'mmdet'):
             raise ValueError(f"the part 'model' needs a model of mmpretrain, mmseg or mmdet, got {library!r}")
+        if part == 'model' and library == 'mmpretrain' and not (hasattr(model, 'predict') and model.with_head):
+            kind = type(model).__name__
+            raise ValueError(
+                f'{kind} gives no logits: it is a model for pretraining. Export its backbone, --part backbone'
+            )
         self.library = library if part == 'model' else None
         self.network = model if part == 'model' else getattr(model, 'backbone', model)
         self.channels = image_channels(model)

@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 
 from ..analysis import config_complexity
-from ..apis.zoo import load_config, task_of
+from ..apis.zoo import load_config, model_metadata, task_of
 from ..checkpoints.contents import check_contents
 from ..compat import load_safely
 from ..config_tree import innermost_dataset
@@ -67,6 +67,7 @@ def model_card(config, file=None, *, checkpoint=None, data=None, metrics=None, l
         ('training data', ', '.join(map(shown, data or ())) or UNKNOWN),
         ('data set of the config', _type_of(trained_on)),
         ('config', name),
+        ('exports to ONNX and torch.export', model_metadata(name).get('Export', UNKNOWN)),
         ('epochs', meta.get('epoch', UNKNOWN)),
         ('classes', len(classes) or UNKNOWN),
         ('file', shown(Path(file).name) if file else UNKNOWN),

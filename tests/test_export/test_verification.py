@@ -128,6 +128,19 @@ def test_a_result_that_is_wrong_after_the_last_block_is_found(deep):
     assert 'map1 alone differs by 1.0e-05 of its size, the limit is 5e-06' in found.problems[0]
 
 
+def test_a_missing_state_is_found_with_initial_weights():
+    """The results hardly change then: the check looks at the blocks."""
+    torch.manual_seed(0)
+    model = DefMamba(dict(embed_dims=(8,), depths=(1,)), pretrain_img_size=16)
+    network = ExportedPart(model.eval(), part='backbone')
+    assert verify(NetworkAsFile(network), network, SIZES).problems == []
+    wrong = copy.deepcopy(network)
+    _forget_state(wrong.network.stages[0][0])
+    (comparison,) = verify(NetworkAsFile(wrong), network, SIZES[:1]).comparisons
+    assert max(comparison.differences.values()) < 2e-3
+    assert 'stages.0.0.dssm alone differs by' in comparison.problem
+
+
 def comparison(difference, flips=(), own=(), part=0.0, fall=0.0):
     own = {'logits': own} if own else {}
     return Comparison((1, 8, 8), {'logits': difference}, dict(flips), 64, {'block': part}, {'scan': fall}, own)

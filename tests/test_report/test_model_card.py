@@ -39,6 +39,7 @@ def test_card_says_what_is_known_and_that_the_rest_is_unknown(checkpoint):
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     for row in ('parameters | 460,685', 'epochs | 3', 'classes | 10', f'SHA-256 | {digest}', 'training data | unknown'):
         assert f'| {row} |' in card
+    assert '| exports to ONNX and torch.export | logits |' in card
     assert 'Unknown: nobody has given the results' in card and 'Unknown: the publisher has named none.' in card
     assert f"get_model('{CONFIG}', 'epoch_3.pth')" in card
     card = model_card(CONFIG, data=['digits: "8x8"'], metrics={'accuracy/top1': 98.5}, licence='apache-2.0')
