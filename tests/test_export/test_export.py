@@ -360,10 +360,12 @@ def test_traces_are_refused_with_the_name_of_the_tool(legacy, lively, tmp_path):
             torch.jit.trace(network, images)
 
 
-def test_the_backbone_compiles_for_free_sizes(lively):
+@pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.sweep)])
+def test_the_backbone_compiles_for_free_sizes(backend, lively):
+    """inductor needs a C++ compiler and minutes: python -m pytest -m sweep -k compiles tests/test_export."""
     torch._dynamo.reset()
-    network = small_backbone(lively, ('raster', 'deformable', 'local')).network
-    compiled = torch.compile(network, backend='aot_eager', dynamic=True)
+    network = small_backbone(lively, ('deformable', 'local')).network
+    compiled = torch.compile(network, backend=backend, dynamic=True)
     with torch.no_grad():
         for size in ((1, 3, 33, 40), (2, 3, 24, 16)):
             images = torch.randn(size)
