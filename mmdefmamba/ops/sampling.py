@@ -94,7 +94,7 @@ def sample_offsets(x, offsets, table=None, *, formulation='paper'):
     """
     if formulation not in FORMULATIONS:
         raise ValueError(f'formulation must be one of {FORMULATIONS}, got {formulation!r}')
-    if x.ndim != 4 or tuple(offsets.shape) != (len(x), *x.shape[2:], 2):
+    if x.ndim != 4 or tuple(offsets.shape) != (x.shape[0], *x.shape[2:], 2):
         raise ValueError(
             'x must be (batch, channels, height, width) and offsets (batch, height, width, 2) of the same sizes, '
             f'got {tuple(x.shape)} and {tuple(offsets.shape)}'

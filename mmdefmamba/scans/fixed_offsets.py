@@ -40,4 +40,4 @@ class FixedOffsetScan(DeformableScan):
         else:  # drawn on the CPU, so that all devices have the same numbers
             generator = torch.Generator().manual_seed(self.seed)
             raw = torch.randn(shape, generator=generator).to(u.device, u.dtype)
-        return self.constrain(raw.expand(len(u), -1, -1, -1))
+        return self.constrain(raw.expand(u.shape[0], -1, -1, -1))
