@@ -78,6 +78,14 @@ clean:  ## remove the environment and caches; work_dirs stays
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Wheels are for CPython 3.12 on Linux, whatever this machine is.
+gpu-wheels:  ## collect into wheels/ what benchmarks/gpu.sh needs on a machine with a GPU and no network
+	rm -rf wheels
+	$(PYTHON) -m pip download -q --no-deps --only-binary :all: --implementation cp --python-version 3.12 \
+	--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	--platform manylinux1_x86_64 -c $(CONSTRAINTS) -d wheels -r requirements/gpu.txt
+	@du -sh wheels
+
 mamba-recipe:  ## show how to build mamba-ssm's CUDA kernels
 	@sed -n '/^## The kernels of mamba-ssm/,/^## /{/^## /!p;}' docs/install.md
 

@@ -5,13 +5,13 @@ import functools
 import statistics
 
 import torch
-from networks import H200_LIMITS, NAMES, build, make_step, unavailable
-from timing import MODES, add_arguments, attempt, describe, peak_memory, report, threads_and_load
+from networks import MODEL, NAMES, build, limit_of, make_step, unavailable
+from timing import MODES, add_arguments, attempt, copy_bandwidth, describe, peak_memory, report, threads_and_load
 
 from mmdefmamba.analysis.timing import all_times
 
 HEADER = ['network', 'mode', 'threads', 'batch', 'size', 'images/s', 'ms', 'fastest ms', 'speed', 'fastest speed']
-HEADER += ['peak GiB', 'of the H200 limit', 'error']
+HEADER += ['peak GiB', "of the device's limit by a model", 'error']
 
 
 def main():
@@ -79,8 +79,10 @@ def time_networks(models, images, dtype, args):
     for (name, mode), values in seconds.items():
         median, fastest = statistics.median(values), min(values)
         speeds = [statistics.median(against) / median, min(against) / fastest]
-        limit = H200_LIMITS.get(name.partition(':')[0], (None, None))[args.training]
-        share = len(images) / median / limit if limit and args.device == 'cuda' else None
+        arch, share = name.partition(':')[0], None
+        if args.device == 'cuda' and arch in MODEL:
+            multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+            share = len(images) / median / limit_of(arch, args.training, multiprocessors, copy_bandwidth())
         memory = peak_memory(steps[name, mode], args.device)
         done.append([name, mode, *place, len(images) / median, median * 1e3, fastest * 1e3, *speeds, memory, share, ''])
     return done + rows

@@ -2,15 +2,12 @@
 
 import contextlib
 import csv
+import functools
 import os
 import platform
 from pathlib import Path
 
-import matplotlib
 import torch
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt
 
 from mmdefmamba.analysis.markdown import markdown_table
 
@@ -78,6 +75,20 @@ def recorded(function):
     return graph.replay
 
 
+@functools.cache
+def copy_bandwidth():
+    """Measure the bandwidth of the GPU for copies of 1 GiB, in TB/s: bytes read plus bytes written."""
+    source, target = (torch.empty(2**30, dtype=torch.uint8, device='cuda') for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    target.copy_(source)
+    begin.record()
+    for _ in range(10):
+        target.copy_(source)
+    end.record()
+    end.synchronize()
+    return 2 * source.numel() * 10 / begin.elapsed_time(end) / 1e9
+
+
 def describe(device, dtype=torch.float32):
     """Return one line about the setup: device, threads, dtype, TF32, versions."""
     name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
@@ -118,6 +129,11 @@ def report(name, header, rows, out, value, label=None, x=None, title=''):
     out.mkdir(parents=True, exist_ok=True)
     with open(out / f'{name}.csv', 'w', newline='') as file:
         csv.writer(file).writerows([header, *rows])
+
+    import matplotlib  # here: most benchmarks on a bare machine draw nothing
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
 
     rows = [dict(zip(header, row, strict=True)) for row in rows]
     rows = [row for row in rows if isinstance(row[value], (int, float))]
