@@ -30,9 +30,9 @@ def test_bytes_and_launches_of_the_backbone_stay_below_their_bounds():
     assert done.returncode == 0, done.stderr
     totals = json.loads(done.stdout.splitlines()[-1])
     inference, training = totals['inference'], totals['training']
-    assert 100 < inference['MB per image'] <= 308
-    assert 300 < training['MB per image'] <= 1057
-    assert 10 < inference['forward launches of the block with most'] <= 69
+    assert 100 < inference['MB per image'] <= 190
+    assert 300 < training['MB per image'] <= 713
+    assert 10 < inference['forward launches of the block with most'] <= 38
 
 
 def test_a_strided_tensor_counts_the_sectors_that_it_touches(traffic):
