@@ -12,16 +12,25 @@ ROWS = re.findall(r'^\| (?!what goes wrong|promise|-)(.*) \|$', TABLE, re.MULTIL
 def backing(row):
     """Yield the path and the function name of each test that a row names."""
     names = row.split(' | ')[-1]
-    assert re.fullmatch(r'`\S+\.py::\w+`(, `\S+\.py::\w+`)*', names), f'names no test: {row}'
-    for path, function in re.findall(r'(\S+\.py)::(\w+)', names.replace('`', '')):
+    assert re.fullmatch(r'`\S+\.py(::\w+)+`(, `\S+\.py(::\w+)+`)*', names), f'names no test: {row}'
+    for path, function in re.findall(r'(\S+\.py)::([\w:]+)', names.replace('`', '')):
         yield TESTS / ('' if '/' in path else 'test_guards') / path, function
+
+
+def functions(node, prefix=''):
+    """Yield the names of the functions in a file, those in classes as ``TestClass::test_function``."""
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef):
+            yield prefix + child.name
+        elif isinstance(child, ast.ClassDef):
+            yield from functions(child, f'{prefix}{child.name}::')
 
 
 def test_every_row_names_existing_tests():
     assert len(ROWS) > 40
     for row in ROWS:
         for path, function in backing(row):
-            names = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+            names = set(functions(ast.parse(path.read_text())))
             assert function in names, f'{path.name} has no {function}'
 
 
