@@ -54,8 +54,17 @@ def _count_attention(inputs, outputs):
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+def _count_sampling(inputs, outputs):
+    """Count a bilinear read as MMEngine counts ``F.grid_sample``, whose operator on tensors has another name."""
+    return 4 * prod(_sizes(outputs[0]))
+
+
 #: Operators that MMEngine's analyzer would count as 0.
-HANDLES = {'aten::baddbmm': _count_baddbmm, 'aten::scaled_dot_product_attention': _count_attention}
+HANDLES = {
+    'aten::baddbmm': _count_baddbmm,
+    'aten::grid_sampler_2d': _count_sampling,
+    'aten::scaled_dot_product_attention': _count_attention,
+}
 
 
 def complexity(model, input_shape, forward=None):
@@ -63,8 +72,7 @@ def complexity(model, input_shape, forward=None):
 
     MMEngine's analyzer counts, as the released code does: 1 per multiply-add, 4 per output element of bilinear
     sampling, and 0 for activations, gathers, sorts and RoI pooling. Attention counts the same with and without a mask,
-    fused or not. The selective scan is counted by formula, the same for every
-    backend.
+    fused or not. The selective scan is counted by formula, the same for every backend.
 
     Args:
         model: any module, with or without DefMamba backbones; its mode and device do not change.
