@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from mmengine.logging import print_log
+from mmengine.model.weight_init import update_init_info
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
 from ..files import shown
@@ -72,6 +73,8 @@ def load_pretrained(module, checkpoint, prefix=None, map_location='cpu', weights
             f'{some(broken)}: its training diverged. Use an earlier checkpoint'
         )
     load_state_dict(module, entries, strict=False, logger='silent')
+    if hasattr(module, '_params_init_info'):
+        update_init_info(module, init_info=f'Pretrained: loaded from {shown(checkpoint)}')
     print_log(
         f'{name}: {verdict.matched} of {verdict.total} parameters and buffers loaded from {shown(checkpoint)}, '
         f'prefix {prefix!r}{chosen}; {verdict}',

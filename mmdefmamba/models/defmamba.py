@@ -17,12 +17,10 @@ Glossary: the symbols of the paper and the names in this package.
 import numpy as np
 import torch
 from mmengine.model import BaseModule, PretrainedInit
-from mmengine.model.weight_init import update_init_info
 from mmengine.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..files import shown
 from ..layers import is_plain
 from ..names import unknown_name
 from ..scans import ScanContext
@@ -152,8 +150,6 @@ class DefMamba(BaseModule):
             self.init_cfg = given
         for cfg in pretrained:
             load_pretrained(self, **{name: value for name, value in cfg.items() if name != 'type'})
-            if hasattr(self, '_params_init_info'):
-                update_init_info(self, init_info=f'Pretrained: loaded from {shown(cfg["checkpoint"])}')
         return None
 
     def forward(self, x):
