@@ -71,7 +71,7 @@ def compare(leaves, formulation, rounding=0.0, skipped=()):
 def flags_of(leaves, formulation):
     """The flags of the tiles: 1 if a point is far from its token, plus 2 if it is far in the table."""
     x, offsets, table = leaves
-    u, table = x.flatten(2).transpose(1, 2), table.permute(1, 2, 0)
+    u = x.flatten(2).transpose(1, 2)
     return torch.ops.mmdefmamba.read_at_offsets(u, offsets, table, formulation)[1]
 
 
@@ -242,15 +242,15 @@ class TestKernels:
     @pytest.mark.parametrize(('formulation', 'table'), [('paper', (4, 2)), ('released', None)], ids=str)
     def test_operators_pass_opcheck(self, formulation, table):
         x, offsets, *tables = make_leaves(1, 1, 1, 2, table, formulation)
-        table = tables[0].permute(1, 2, 0).contiguous() if tables else None
+        table = tables[0] if tables else None
         u = x.flatten(2).transpose(1, 2)
         leaves = [None if t is None else t.detach().requires_grad_() for t in (u, offsets, table)]
         forward, backward = torch.ops.mmdefmamba.read_at_offsets, torch.ops.mmdefmamba.read_at_offsets_backward
         if table is not None:  # this takes seconds
             torch.library.opcheck(forward, (*leaves, formulation))
-        leaves = [None if t is None else t.detach() for t in leaves]
-        out, flags = forward(*leaves, formulation)
-        arguments = torch.ones_like(out), *leaves, flags, formulation
+        u, offsets, table = (None if t is None else t.detach() for t in leaves)
+        out, flags, rows = forward(u, offsets, table, formulation)
+        arguments = torch.ones_like(out), u, offsets, None if table is None else rows, flags, formulation
         torch.library.opcheck(backward, arguments, test_utils=('test_schema', 'test_faketensor'))
 
     def test_a_network_gets_the_gradients_of_the_reference(self):

@@ -59,13 +59,13 @@ class _Call:
     Args:
         u: map, (B, L, C).
         offsets: (B, H, W, 2), float32.
-        table: (T, U, C), float32, or None.
+        table: (T, U, C), float32, contiguous, or None.
         formulation: 'paper' or 'released'.
     """
 
     def __init__(self, u, offsets, table, formulation):
         self.u, self.offsets = channel_last(u), offsets.contiguous()
-        self.table = None if table is None else table.contiguous()
+        self.table = table
         check_offsets('the map', self.u)
         self.batch, self.height, self.width = offsets.shape[:3]
         self.channels = u.shape[-1]
@@ -126,7 +126,7 @@ class _Call:
             CHUNK=CHUNK,
             **self.constants,
         )
-        dtable = _empty_like_table(self.table)
+        dtable = dout.new_empty(self.channels, *self.table_size, dtype=torch.float32)
         entries = self.table_size[0] * self.table_size[1]
         offset_table_backward[(-(-entries // TILE) * self.blocks,)](
             *(parts.sum(0), dout, self.offsets, flags, dtable, *dout.stride()[:2], self.batch),
@@ -134,11 +134,6 @@ class _Call:
             **self.constants,
         )
         return dtable
-
-
-def _empty_like_table(table):
-    # stored as the parameter is, (C, T, U)
-    return table.new_empty(table.shape[2], *table.shape[:2]).permute(1, 2, 0)
 
 
 def _empty_results(u, offsets):
@@ -150,16 +145,24 @@ def _empty_results(u, offsets):
 @torch.library.custom_op(
     'mmdefmamba::read_at_offsets',
     mutates_args=(),
-    schema='(Tensor u, Tensor offsets, Tensor? table, str formulation) -> (Tensor, Tensor)',
+    schema='(Tensor u, Tensor offsets, Tensor? table, str formulation) -> (Tensor, Tensor, Tensor)',
 )
 def _read(u, offsets, table, formulation):
     with torch.cuda.device_of(u):
-        return _Call(u, offsets, table, formulation).forward()
+        rows = None if table is None else table.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
+        results = _Call(u, offsets, rows, formulation).forward()
+    return *results, _rows_or_nothing(rows, offsets)
 
 
 @_read.register_fake
 def _(u, offsets, table, formulation):
-    return _empty_results(u, offsets)
+    rows = None if table is None else table.new_empty(*table.shape[1:], table.shape[0])
+    return *_empty_results(u, offsets), _rows_or_nothing(rows, offsets)
+
+
+def _rows_or_nothing(rows, offsets):
+    """Return what an operator can return for a table as rows of channels, (T, U, C), which the backward reads, too."""
+    return offsets.new_empty(0) if rows is None else rows
 
 
 @torch.library.custom_op(
@@ -175,16 +178,21 @@ def _read_backward(dout, u, offsets, table, flags, formulation):
 
 @_read_backward.register_fake
 def _(dout, u, offsets, table, flags, formulation):
-    of_table = offsets.new_empty(0) if table is None else _empty_like_table(table)
+    of_table = offsets.new_empty(0) if table is None else table.new_empty(table.shape[2], *table.shape[:2])
     return u.new_empty(u.shape), offsets.new_empty(offsets.shape), of_table
 
 
 def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:3], output[1])
-    ctx.formulation = inputs[3]
+    u, offsets, table, ctx.formulation = inputs
+    _, flags, rows = output
+    ctx.save_for_backward(u, offsets, None if table is None else rows, flags)
+    ctx.mark_non_differentiable(flags, rows)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, dout, _):
+def _backward(ctx, dout, *_):
+    if dout is None:
+        return None, None, None, None
     u, offsets, table, flags = ctx.saved_tensors
     du, doffsets, dtable = torch.ops.mmdefmamba.read_at_offsets_backward(
         dout, u, offsets, table, flags, ctx.formulation
@@ -207,5 +215,4 @@ def sample_offsets_triton(u, offsets, table, formulation):
     Returns:
         (B, L, C), contiguous, dtype of ``u``.
     """
-    table = None if table is None else table.permute(1, 2, 0).contiguous()
     return torch.ops.mmdefmamba.read_at_offsets(u, offsets, table, formulation)[0]
