@@ -51,6 +51,7 @@ USED = {
     ('guards/runs.py', '_test_loop'): 'set by mmengine.runner:Runner.__init__',
     ('layers.py', '_backward_hooks'): 'set by torch.nn:Module.__init__',
     ('layers.py', '_backward_pre_hooks'): 'set by torch.nn:Module.__init__',
+    ('layers.py', '_compiled_call_impl'): 'torch.nn:Module',
     ('layers.py', '_forward_hooks'): 'set by torch.nn:Module.__init__',
     ('layers.py', '_forward_pre_hooks'): 'set by torch.nn:Module.__init__',
     ('layers.py', '_has_any_global_hook'): 'torch.nn.modules.module',

@@ -107,14 +107,12 @@ def test_target_is_never_the_source_nor_half_written(released_file, tmp_path, mo
 
 
 def run_tool(monkeypatch, capsys, *args):
-    """Run the tool; return its exit message (None for success) and its output."""
+    """Run the tool; return what it says of an error (None for success) and its output."""
     monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
-    message = None
-    try:
+    with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(TOOL), run_name='__main__')
-    except SystemExit as exit:
-        message = exit.code
-    return message, capsys.readouterr().out
+    printed = capsys.readouterr()
+    return printed.err if ended.value.code else None, printed.out
 
 
 def test_tool_converts_and_describes_the_file(checkpoint, tmp_path, monkeypatch, capsys, assert_same):

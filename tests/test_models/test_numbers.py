@@ -219,12 +219,20 @@ def test_deterministic_runs_are_equal_bit_for_bit(device, formulation, scans, de
 # -- An image alone and in a batch.
 
 
+@pytest.fixture
+def whole_float32():
+    """Switch TF32 off, which has 10 bits of mantissa. It is on by default in cuDNN's convolutions."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+    torch.set_float32_matmul_precision(precision)
+
+
 @DEVICE
 @pytest.mark.parametrize('others', [1, 6])
-def test_features_do_not_depend_on_the_rest_of_the_batch(device, others, monkeypatch):
-    # TF32 has 10 bits of mantissa. It is on by default in cuDNN's convolutions.
-    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, 'allow_tf32', False)
+@pytest.mark.usefixtures('whole_float32')
+def test_features_do_not_depend_on_the_rest_of_the_batch(device, others):
     model = build(device).eval()
     images = torch.randn(1 + others, 3, 96, 72, device=device)
     images[1:] *= 100

@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 from scipy.stats import ttest_rel
 
+from mmdefmamba.cli import ablation as tool
 from mmdefmamba.paper import ablation_runs as ablation
 
 OPTIONS = {
@@ -90,8 +91,9 @@ def test_the_tool_goes_through_all_configs_before_the_next_seed(tmp_path, monkey
         runs.append((work_dir.relative_to(tmp_path), seed, cfg.model.backbone.dw_conv))
         return {'top1': float(seed)}
 
-    monkeypatch.setattr(ablation, 'run_once', run_once)
-    monkeypatch.setattr(ablation, 'measure_costs', lambda cfgs, *_: {name: {'params': 1} for name in cfgs})
+    # where the tool calls them: another test of this process may have imported the tool
+    monkeypatch.setattr(tool, 'run_once', run_once)
+    monkeypatch.setattr(tool, 'measure_costs', lambda cfgs, *_: {name: {'params': 1} for name in cfgs})
     main = runpy.run_path('tools/ablation.py')['main']
     folder = 'configs/classification/ablation/pico_digits'
     options = ['--work-dir', str(tmp_path), '--cfg-options', 'model.backbone.dw_conv=False']
