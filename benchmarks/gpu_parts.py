@@ -589,7 +589,9 @@ def mamba(part):
     from networks import build, make_step, unavailable
 
     part.table('Images/s by the kernel of the scan, batch 128, bfloat16', 'network', 'pass', 'images/s', 'error')
-    for name, training in itertools.product(('small:mamba_ssm', 'small:triton'), (False, True)):
+    # Triton's interpreter takes minutes for a training step
+    names = ('tiny:mamba_ssm', 'tiny:blockwise') if part.rehearse else ('small:mamba_ssm', 'small:triton')
+    for name, training in itertools.product(names, (False, True)):
         if reason := unavailable(name, part.device, torch.bfloat16):
             part.row(name, None, None, reason)
             continue

@@ -3,11 +3,13 @@
 The script launches the kernels on tensors without data and records the arguments instead of running the kernels. It
 compiles them for the given compute capability and reads the machine code: registers, spilled bytes, and instructions in
 the loop over tokens per element of the state (tokens x states x channels of a lane). It measures no time.
+
+With --network it compiles instead each kernel that a training step of a backbone launches, with the arguments of that
+step: slices at their pitch, unaligned where they are. It shows registers and spilled bytes.
 """
 
 import argparse
 import collections
-import contextlib
 import os
 import re
 import subprocess
@@ -16,13 +18,14 @@ from pathlib import Path
 
 import torch
 import triton
+from launches import recorded_launches
 from timing import print_table
+from traffic import count
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mmdefmamba.ops.triton_scan import launch
 
-KERNELS = ('scan_forward', 'scan_backward', 'chunk_ends', 'pass_carries')
 CASES = {
     'row by row': dict(ordered=False, training=False),
     'with an order': dict(training=False),
@@ -37,28 +40,6 @@ TRITON_TYPES = {
     torch.int32: 'i32',
     torch.int64: 'i64',
 }
-
-
-@contextlib.contextmanager
-def recorded_launches():
-    """Record launches within the block instead of running kernels; yield a list of (kernel, args, kwargs)."""
-    launches = []
-
-    class Recorder:
-        def __init__(self, kernel):
-            self.kernel = kernel
-
-        def __getitem__(self, grid):
-            return lambda *args, **kwargs: launches.append((self.kernel, args, kwargs))
-
-    kernels = {name: getattr(launch, name) for name in KERNELS}
-    try:
-        for name, kernel in kernels.items():
-            setattr(launch, name, Recorder(kernel))
-        yield launches
-    finally:
-        for name, kernel in kernels.items():
-            setattr(launch, name, kernel)
 
 
 def record(batch, scans, length, channels, states, dtype, ordered=True, chunk_length=0, training=True):
@@ -99,7 +80,9 @@ def compile_launch(kernel, args, kwargs, capability):
         value = values[parameter.name]
         if isinstance(value, torch.Tensor):
             signature[parameter.name] = '*' + TRITON_TYPES[value.dtype]
-            aligned = not parameter.do_not_specialize_on_alignment
+            # as Triton does by the pointer: the memory of a tensor begins aligned, a slice of it need not
+            begins_aligned = value.storage_offset() * value.element_size() % 16 == 0
+            aligned = begins_aligned and not parameter.do_not_specialize_on_alignment
         elif parameter.is_constexpr or value is None or (value == 1 and not parameter.do_not_specialize):
             signature[parameter.name] = 'constexpr'
             constants[(i,)] = value
@@ -155,17 +138,51 @@ def inspect(kernel, args, kwargs, capability):
     return rows
 
 
+def network_rows(args, dtype):
+    """Return one row per kernel that a training step of a network launches, over all its specialisations."""
+    found, launches = {}, collections.Counter()
+
+    def keep(kernel, arguments, options):
+        found[kernel, str([_kind(x) for x in arguments]), str(options)] = kernel, arguments, options
+        launches[kernel.__name__] += 1
+
+    count(args.network, 128, dtype, 224, passes=('training',), on_kernel=keep)
+    usage = collections.defaultdict(list)
+    for kernel, arguments, options in found.values():
+        # 4 warps are what Triton takes where a launch does not say how many
+        _, *used = machine_code(compile_launch(kernel, arguments, {'num_warps': 4, **options}, args.capability))
+        usage[kernel.__name__].append(used)
+    rows = []
+    for name, used in sorted(usage.items()):
+        registers, stacks = zip(*used, strict=True)
+        rows.append([name, launches[name], len(used), f'{min(registers)} to {max(registers)}', max(stacks)])
+    return rows
+
+
+def _kind(x):
+    """Return what Triton specialises a kernel for: dtype and alignment of a tensor, divisibility of an integer."""
+    if isinstance(x, torch.Tensor):
+        return x.dtype, x.storage_offset() * x.element_size() % 16 == 0
+    return (x == 1, x % 16 == 0, x > 2**31 - 1) if isinstance(x, int) else x
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--capability', type=int, default=90, help='compute capability, 90 for H100 and H200')
     parser.add_argument('--dtype', default='bfloat16', choices=['float32', 'bfloat16', 'float16'])
     parser.add_argument('--states', type=int, default=16)
     parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES))
+    parser.add_argument('--network', metavar='ARCH', help='the kernels of a network, such as small')
     args = parser.parse_args()
     if launch.INTERPRETED or os.environ.get('TRITON_INTERPRET') == '1':
         raise SystemExit('inspect_kernels.py compiles kernels, but TRITON_INTERPRET=1 is set: unset it')
 
     dtype = getattr(torch, args.dtype)
+    if args.network:
+        setting = f'sm_{args.capability}, {args.dtype}, Triton {triton.__version__}'
+        print(f'{setting}: a training step of {args.network}, batch 128 at 224 x 224')
+        print_table(['kernel', 'launches', 'compiled', 'registers', 'most bytes spilled'], network_rows(args, dtype))
+        return
     sizes = dict(batch=8, scans=3, length=3136, channels=96, states=args.states, dtype=dtype)
     cases = {name: record(**sizes, **CASES[name]) for name in args.cases}
     print(f'sm_{args.capability}, {args.dtype}, N = {args.states}, Triton {triton.__version__}')

@@ -187,10 +187,15 @@ SEVERAL = {
 
 
 class Traffic(TorchDispatchMode):
-    """Record the launches of everything that runs within the block, as :class:`Launch`."""
+    """Record the launches of everything that runs within the block, as :class:`Launch`.
 
-    def __init__(self):
+    Args:
+        on_kernel: a function (kernel, args, kwargs) that is called for each Triton kernel, or None.
+    """
+
+    def __init__(self, on_kernel=None):
         super().__init__()
+        self.on_kernel = on_kernel
         self.launches = []
         self.node = None  # that of the backward which runs
         self.places = {}  # number of an autograd node -> (part, block) of the forward operation that made it
@@ -292,6 +297,8 @@ class Traffic(TorchDispatchMode):
         return reads, writes
 
     def _count_kernel(self, kernel, args, kwargs):
+        if self.on_kernel is not None:
+            self.on_kernel(kernel, args, kwargs)
         given = dict(zip(kernel.arg_names, args, strict=False), **kwargs)
         given = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
         read, written = accesses(kernel)
@@ -360,7 +367,7 @@ def fake_gpu():
         yield mode
 
 
-def count(arch, batch, dtype, size, passes=('inference', 'training'), backend='triton', **options):
+def count(arch, batch, dtype, size, passes=('inference', 'training'), backend='triton', on_kernel=None, **options):
     """Count the launches of an inference, and of a forward and backward in training.
 
     Args:
@@ -368,6 +375,7 @@ def count(arch, batch, dtype, size, passes=('inference', 'training'), backend='t
         batch, size: number of images, and their side in pixels.
         dtype: of the activations; parameters and images are float32, as under autocast.
         passes: which of 'inference' and 'training' are counted.
+        on_kernel: see :class:`Traffic`.
 
     Returns:
         A dict: pass -> list of :class:`Launch`.
@@ -387,7 +395,7 @@ def count(arch, batch, dtype, size, passes=('inference', 'training'), backend='t
             model.eval()(images)  # fills the caches of constants
         for name in passes:
             torch.clear_autocast_cache()
-            traffic = Traffic()
+            traffic = Traffic(on_kernel)
             with traffic.counting(), torch.set_grad_enabled(name == 'training'):
                 (out,) = model.train(name == 'training')(images)
             if name == 'training':
