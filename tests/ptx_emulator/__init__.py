@@ -19,6 +19,7 @@ runs Triton kernels on tensors of the CPU can run in it, too: `TRITON_INTERPRET=
     operands      readers of registers, constants and addresses
     arithmetic    instructions on registers
     exchange      instructions on memory, and exchanges within a warp
+    matrices      instructions of a warp on small matrices
     control       branches, ends, barriers
     lanes         all lanes of a launch, in step
     memory        bytes that know who wrote and read them

@@ -479,6 +479,10 @@ def _convert(instruction, program):
             lanes.put(target, (upper << np.uint32(16)) | lower)
 
         return pack
+    if (modes, to, of) == (['rna'], 'tf32', 'f32'):  # to the nearest with 10 bits after the point, ties away from zero
+        nearest = bits(instruction, program, sources[0], 32)
+        mask = np.uint32(0xFFFFE000)
+        return lambda lanes: lanes.put(target, np.asarray((nearest(lanes) + np.uint32(0x1000)) & mask))
     if {to, of} - {*FLOATS} - {f'{letter}{width}' for letter in 'sub' for width in (8, 16, 32, 64)}:
         raise instruction.unknown()
     if set(modes) - {'rn', 'rz', 'sat', 'ftz', *ROUNDINGS}:

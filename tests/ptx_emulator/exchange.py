@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .arithmetic import OPCODES, opcode
+from .arithmetic import opcode
 from .faults import Fault
 from .operands import SIGNED, UNSIGNED, address, bits, bits_of, registers_of
 
@@ -71,45 +71,31 @@ def _store(instruction, program):
     return run
 
 
-@opcode('ldmatrix', 'stmatrix')
-def _matrices(instruction, program):
-    """Matrices of 8 x 8 numbers of 16 bits: lanes 8 i to 8 i + 7 name the rows of matrix i; each lane holds a pair."""
+@opcode('cp')
+def _asynchronous_copy(instruction, program):
+    """Copies from global to shared memory arrive when the lane waits for them, not before."""
     parts = instruction.parts
-    counts = [int(part[1:]) for part in parts if part in ('x1', 'x2', 'x4')]
-    if parts[-1] != 'b16' or 'm8n8' not in parts or not counts:
+    if parts[:3] == ['cp', 'async', 'commit_group']:
+        return lambda lanes: lanes.copies.commit()
+    if parts[:3] in (['cp', 'async', 'wait_group'], ['cp', 'async', 'wait_all']):
+        left = int(instruction.operands[0], 0) if instruction.operands else 0
+        return lambda lanes: lanes.copies.wait(left)
+    if parts[:2] != ['cp', 'async'] or parts[2] not in ('ca', 'cg') or parts[3].partition('::')[0] != 'shared':
         raise instruction.unknown()
-    loads = parts[0] == 'ldmatrix'
-    registers, place = instruction.operands if loads else reversed(instruction.operands)
-    where = address(instruction, program, place)
-    names = registers_of(registers)
-    transposed = 'trans' in parts
-    lane = np.arange(32)
-
-    def pieces(lanes, i):
-        """Yield (address of each active lane, number of its first byte, bytes) for matrix ``i``."""
-        rows = where(lanes).reshape(-1, 32)[:, 8 * i : 8 * i + 8]
-        if (rows[lanes.active.reshape(-1, 32)[:, 0]] % 16).any():
-            raise Fault('a row of a matrix is misaligned')
-        if not transposed:
-            yield (rows[:, lane // 4] + 4 * (lane % 4)).ravel()[lanes.active_lanes], 0, 4
-            return
-        for j in range(2):
-            yield (rows[:, 2 * (lane % 4) + j] + 2 * (lane // 4)).ravel()[lanes.active_lanes], 2 * j, 2
+    to, of, size, *taken = instruction.operands
+    to, of = address(instruction, program, to), address(instruction, program, of)
+    size = int(size, 0)
+    taken = bits(instruction, program, taken[0], 32) if taken else lambda lanes: np.uint32(size)
 
     def run(lanes):
-        lanes.check_whole_warps()
-        memory, active = lanes.memory['shared'], lanes.active_lanes
-        for i, name in enumerate(names):
-            raw = np.zeros((len(active), 4), np.uint8)
-            if not loads:
-                raw = lanes.register(name)[active][:, None].view(np.uint8)
-            for addresses, first, size in pieces(lanes, i):
-                if loads:
-                    raw[:, first : first + size] = memory.load(active, addresses, size)
-                else:
-                    memory.store(active, addresses, np.ascontiguousarray(raw[:, first : first + size]))
-            if loads:
-                lanes.put_active(name, np.ascontiguousarray(raw).view(np.uint32)[:, 0])
+        active = lanes.active_lanes
+        count = lanes.spread(taken(lanes))[active]
+        raw = np.zeros((len(active), size), np.uint8)
+        if not np.isin(count, (0, size)).all():
+            raise instruction.unknown('a copy that is cut off')
+        reads = count > 0
+        raw[reads] = lanes.memory['global'].load(active[reads], of(lanes)[active][reads], size)
+        lanes.copies.start(to(lanes)[active], raw)
 
     return run
 
@@ -202,6 +188,3 @@ def _nothing(instruction, program):
 def _policy(instruction, program):
     target = instruction.operands[0]
     return lambda lanes: lanes.put(target, np.uint64(0))
-
-
-__all__ = ['OPCODES']

@@ -1,6 +1,6 @@
 """From an instruction to what it does: a function of the lanes, or a change of the place at which they run."""
 
-from . import exchange  # noqa: F401  it adds its instructions to OPCODES
+from . import exchange, matrices  # noqa: F401  they add their instructions to OPCODES
 from .arithmetic import OPCODES
 from .control import flow
 

@@ -17,6 +17,33 @@ MAX_STEPS = 10**6
 POISONS = {1: np.bool_(False), **{width: kind(POISON & ((1 << width) - 1)) for width, kind in UNSIGNED.items()}}
 
 
+class Copies:
+    """Copies from global to shared memory that lanes have started and not waited for, in groups."""
+
+    def __init__(self, lanes):
+        self.lanes = lanes
+        self.groups = np.zeros(lanes.count, int)  # that each lane has completed
+        self.started = []  # (lanes, group of each, addresses, bytes)
+
+    def start(self, addresses, raw):
+        active = self.lanes.active_lanes
+        self.started.append((active, self.groups[active], addresses, raw))
+
+    def commit(self):
+        self.groups[self.lanes.active] += 1
+
+    def wait(self, left):
+        """Let all copies of the active lanes arrive but those of the last ``left`` groups."""
+        still = []
+        for lanes, group, addresses, raw in self.started:
+            here = self.lanes.active[lanes] & (group < self.groups[lanes] - left)
+            if here.any():
+                self.lanes.memory['shared'].store(lanes[here], addresses[here], raw[here])
+            if not here.all():
+                still.append((lanes[~here], group[~here], addresses[~here], raw[~here]))
+        self.started = still
+
+
 class Lanes:
     """All lanes of a launch.
 
@@ -45,6 +72,7 @@ class Lanes:
         self.registers = {}
         self.alive = np.ones(self.count, bool)
         self.steps = 0
+        self.copies = Copies(self)
         self._select(self.alive)
 
     def _shared(self, programs, size):
