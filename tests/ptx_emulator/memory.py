@@ -135,17 +135,18 @@ class Memory:
 
         A sum over lanes of products may be fused in another order in each lane: a * b + (c * d of the other lane).
         """
-        kind = {2: np.uint16, 4: np.float32}.get(raw.shape[1])
-        if kind is None:
+        size = raw.shape[1]
+        if size == 1:
             return np.ones(len(raw), bool)
-        a, b = (np.ascontiguousarray(x).view(kind)[:, 0].astype(np.float64) for x in (written, raw))
-        if kind is np.uint16:  # of a half precision type: neighbours
-            return np.abs(a - b) > 1
+        kind = np.uint16 if size == 2 else np.float32
+        a, b = (np.ascontiguousarray(x).view(kind).astype(np.float64) for x in (written, raw))
+        if size == 2:  # of a half precision type: neighbours
+            return (np.abs(a - b) > 1).any(1)
         largest = np.maximum(np.abs(a), np.abs(b))
         relative = np.abs(a - b) / np.where(largest == 0, 1, largest)
-        alike = relative < ALIKE
-        self.rounding = max(self.rounding, float(relative[alike].max(initial=0)))
-        return ~alike
+        alike = (relative < ALIKE) | (a == b) | (np.isnan(a) & np.isnan(b))
+        self.rounding = max(self.rounding, float(relative[alike & np.isfinite(relative)].max(initial=0)))
+        return ~alike.all(1)
 
     def store(self, lanes, addresses, raw):
         """Write ``raw``, (lanes, bytes)."""
