@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from .precision import result_dtype, without_autocast
 from .sequence_scan.interface import prefers_triton
-from .transforms import has_function_transforms, is_float32_on_cpu, is_transformed
+from .transforms import is_float32_on_cpu, is_transformed
 from .triton_maps import depthwise_conv_triton
 
 # Kernels of 3x3, and small maps, are fast in PyTorch.
@@ -84,12 +84,8 @@ def _convolve(x, weight, bias=None):
 def _takes_triton(x, weight, bias, dtype):
     parameters = [weight] if bias is None else [weight, bias]
     return (
-        prefers_triton(x)
-        and not has_function_transforms()
-        and x.numel() > 0
+        prefers_triton(x, parameters)
         and (bias is None or bias.shape == weight.shape[:1])
-        # F.conv2d serves what is left, or says what is wrong with it
-        and all(p.device == x.device and p.is_floating_point() and p.dtype != torch.float64 for p in parameters)
         and (torch.is_autocast_enabled(x.device.type) or all(p.dtype == dtype for p in parameters))
     )
 

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 
 from .precision import result_dtype, without_autocast
 from .sequence_scan.interface import prefers_triton
-from .transforms import has_function_transforms
 from .triton_maps import add_norm_triton, norm_triton
 
 
@@ -89,14 +88,9 @@ def _dtype_of_layer_norm(device_type, dtype):
 
 
 def _takes_triton(x, channels, weight, bias):
+    parameters = weight, bias
     return (
-        prefers_triton(x)
-        and not has_function_transforms()
-        and x.numel() > 0
-        and all(
-            p is not None and p.shape == channels and p.device == x.device and p.dtype != torch.float64
-            for p in (weight, bias)
-        )
-        # F.layer_norm serves what is left, or says what is wrong with it
+        prefers_triton(x, [p for p in parameters if p is not None])
+        and all(p is not None and p.shape == channels for p in parameters)
         and (torch.is_autocast_enabled(x.device.type) or weight.dtype == bias.dtype == x.dtype)
     )

@@ -1,31 +1,12 @@
 """The offset network after its convolution, as few kernels: channel attention, and from its map to offsets and keys.
 
 The layers of the offset network are the definition, see :mod:`mmdefmamba.scans.deformable`. The functions here compute
-the same where :func:`takes_kernels` says so. They read a map stored channel-last where it lies, compute in float32 and
-round nothing in between. Gradients are the same bits in each run.
+the same where :func:`~.sequence_scan.interface.prefers_triton` says so. They read a map stored channel-last where it
+lies, compute in float32 and round nothing in between. Gradients are the same bits in each run.
 """
 
-import torch
-
 from .precision import without_autocast
-from .sequence_scan.interface import prefers_triton
-from .transforms import has_function_transforms
 from .triton_maps import channel_attention_triton, offset_head_triton
-
-
-def takes_kernels(u, parameters):
-    """Return whether the functions of this module can compute the offset network for maps like ``u``.
-
-    Args:
-        u: the map that the offset network reads, (B, C, H, W).
-        parameters: the parameters of its layers.
-    """
-    return (
-        prefers_triton(u)
-        and u.numel() > 0
-        and not has_function_transforms()
-        and all(p.device == u.device and p.is_floating_point() and p.dtype != torch.float64 for p in parameters)
-    )
 
 
 def channel_attention(x, fc1, bias1, fc2, bias2):

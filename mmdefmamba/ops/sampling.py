@@ -104,7 +104,7 @@ def sample_offsets(x, offsets, table=None, *, formulation='paper'):
     for name, tensor in (('x', x), ('offsets', offsets), ('table', table)):
         if tensor is not None and not tensor.is_floating_point():
             raise ValueError(f'{name} must be a floating point tensor, got {tensor.dtype}')
-    if x.numel() and offsets.dtype == torch.float32 and prefers_triton(x):
+    if offsets.dtype == torch.float32 and prefers_triton(x):
         with without_autocast(x.device.type):
             table = None if table is None else sized_table(table.float(), x.shape[2:], formulation)
             out = sample_offsets_triton(x.flatten(2).transpose(1, 2), offsets, table, formulation)

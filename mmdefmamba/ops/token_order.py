@@ -122,7 +122,7 @@ class _LearnedOrder(torch.autograd.Function):
         ctx.save_for_backward(order)
         ctx.released = gradient == 'released'
         ctx.offset_dtype = index_offset.dtype
-        ctx.in_kernel = prefers_triton(x) and index_offset.dtype == torch.float32 and x.numel() > 0
+        ctx.in_kernel = prefers_triton(x) and index_offset.dtype == torch.float32
         return x.view_as(x)
 
     @staticmethod

@@ -7,9 +7,10 @@ from torch import nn
 from ..layers import is_plain
 from ..ops import TokenOrder, learned_order, sample_offsets, sample_points
 from ..ops.depthwise_conv import depthwise_conv
-from ..ops.offset_head import channel_attention, offset_head, takes_kernels
+from ..ops.offset_head import channel_attention, offset_head
 from ..ops.precision import at_least_float32, rounded
 from ..ops.reference_points import linspace, moved_points
+from ..ops.sequence_scan.interface import prefers_triton
 from ..ops.tensors import intervals
 from .base import SCANS, Scan
 from .offset_bias import OffsetBias
@@ -111,7 +112,7 @@ class OffsetNetwork(nn.Module):
 
         They have to be called if the kernels cannot run, and if a layer does anything but what its class says.
         """
-        if not (takes_kernels(u, self.parameters()) and self._is_plain()):
+        if not (prefers_triton(u, self.parameters()) and self._is_plain()):
             return None
         x = apply_depthwise(self.dwconv, u)
         weights, attention = None, self.channel_attention

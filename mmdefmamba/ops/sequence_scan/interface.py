@@ -8,6 +8,7 @@ import torch
 from ..native import selective_scan_native
 from ..native import unavailable_reason as native_unavailable_reason
 from ..precision import saturate, without_autocast
+from ..transforms import has_function_transforms
 from . import blockwise, mamba_ssm
 from . import triton_backend as triton
 from .exported import selective_scan_exported
@@ -134,14 +135,27 @@ def prefers_native(x):
     )
 
 
-def prefers_triton(x):
+def prefers_triton(x, parameters=()):
     """Return whether operators beside the scans, which take no ``backend``, use the Triton kernels for ``x``.
 
     They do so for CUDA tensors, unless :func:`use_backend` names a backend in plain PyTorch. In Triton's interpreter
-    they do so for CPU tensors too, but only within ``use_backend('triton')``: it is slow.
+    they do so for CPU tensors too, but only within ``use_backend('triton')``: it is slow. PyTorch's own operators serve
+    what the kernels cannot, or say what is wrong with it.
+
+    Args:
+        x: the map, any shape.
+        parameters: what else the operator is given, an iterable of tensors: on the device of ``x``, and floating point,
+            but not float64.
     """
     backends = (None, 'triton', 'mamba_ssm') if x.is_cuda else ('triton',)
-    return _forced_backend in backends and not torch.compiler.is_exporting() and unavailable_reason('triton', x) is None
+    return (
+        _forced_backend in backends
+        and not torch.compiler.is_exporting()
+        and unavailable_reason('triton', x) is None
+        and not has_function_transforms()
+        and x.numel() > 0
+        and all(p.device == x.device and p.is_floating_point() and p.dtype != torch.float64 for p in parameters)
+    )
 
 
 def choose_backend(backend, u, states=DEFAULT_STATES):
