@@ -15,13 +15,27 @@ from .functions import gelu_and_slope, tanh_of
 
 
 @triton.jit
-def _weighted(x, scale, place, in_l, c, in_c, HAS_SCALE: tl.constexpr):
-    """Return a tile of the map in float32 as it is, its weights, and their product; zero outside."""
+def _to_normalise(x, scale, place, in_l, c, in_c, HAS_SCALE: tl.constexpr, NORM_FIRST: tl.constexpr):
+    """Return what the norm reads of a tile, the slope of the GELU before it, the tile as it is, and its weights.
+
+    All are float32; what is outside is zero.
+    """
     x_tc = tl.load(x + place[:, None] + c[None, :], mask=in_l[:, None] & in_c[None, :], other=0.0).to(tl.float32)
     scale_c = (
         tl.load(scale + c, mask=in_c, other=0.0).to(tl.float32) if HAS_SCALE else tl.full(c.shape, 1.0, tl.float32)
     )
-    return x_tc, scale_c[None, :], x_tc * scale_c[None, :]
+    a = x_tc * scale_c[None, :]
+    slope = tl.full(a.shape, 1.0, tl.float32)
+    if not NORM_FIRST:
+        a, slope = gelu_and_slope(a)
+    return a, slope, x_tc, scale_c[None, :]
+
+
+@triton.jit
+def _norm_parameters(norm_weight, norm_bias, c, in_c):
+    """Return weight and bias of the norm for some channels, float32."""
+    weight_c = tl.load(norm_weight + c, mask=in_c, other=0.0).to(tl.float32)
+    return weight_c, tl.load(norm_bias + c, mask=in_c, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -39,9 +53,7 @@ def _mean_and_rstd(
     for begin in range(0, channels, C_BLOCK):
         c = begin + tl.arange(0, C_BLOCK)
         in_c = c < channels
-        _, _, a = _weighted(x, scale, place, in_l, c, in_c, HAS_SCALE)
-        if not NORM_FIRST:
-            a, _ = gelu_and_slope(a)
+        a, _, _, _ = _to_normalise(x, scale, place, in_l, c, in_c, HAS_SCALE, NORM_FIRST)
         count = tl.minimum(C_BLOCK, channels - begin).to(tl.float32)
         total = begin + count
         of_block = tl.sum(a, 1) / count
@@ -83,11 +95,8 @@ def head_forward(
     for begin in range(0, channels, C_BLOCK):
         c = begin + tl.arange(0, C_BLOCK)
         in_c = c < channels
-        _, _, a = _weighted(x, scale, place, in_l, c, in_c, HAS_SCALE)
-        if not NORM_FIRST:
-            a, _ = gelu_and_slope(a)
-        weight_c = tl.load(norm_weight + c, mask=in_c, other=0.0).to(tl.float32)
-        bias_c = tl.load(norm_bias + c, mask=in_c, other=0.0).to(tl.float32)
+        a, _, _, _ = _to_normalise(x, scale, place, in_l, c, in_c, HAS_SCALE, NORM_FIRST)
+        weight_c, bias_c = _norm_parameters(norm_weight, norm_bias, c, in_c)
         a = (a - mean[:, None]) * rstd[:, None] * weight_c[None, :] + bias_c[None, :]
         if NORM_FIRST:
             a, _ = gelu_and_slope(a)
@@ -172,11 +181,8 @@ def head_backward(
     for begin in range(0, channels, C_BLOCK):
         c = begin + tl.arange(0, C_BLOCK)
         in_c = c < channels
-        _, _, a = _weighted(x, scale, place, in_l, c, in_c, HAS_SCALE)
-        if not NORM_FIRST:
-            a, _ = gelu_and_slope(a)
-        weight_c = tl.load(norm_weight + c, mask=in_c, other=0.0).to(tl.float32)
-        bias_c = tl.load(norm_bias + c, mask=in_c, other=0.0).to(tl.float32)
+        a, _, _, _ = _to_normalise(x, scale, place, in_l, c, in_c, HAS_SCALE, NORM_FIRST)
+        weight_c, bias_c = _norm_parameters(norm_weight, norm_bias, c, in_c)
         normal, projected, gradient = _gradient_of_norm(
             a, mean, rstd, weight_c, bias_c, proj, c, in_c, channels, of_y, of_x, of_order, NORM_FIRST, POINTS, ORDER
         )
@@ -197,12 +203,8 @@ def head_backward(
     for begin in range(0, channels, C_BLOCK):
         c = begin + tl.arange(0, C_BLOCK)
         in_c = c < channels
-        x_tc, scale_c, a = _weighted(x, scale, place, in_l, c, in_c, HAS_SCALE)
-        slope = tl.full(a.shape, 1.0, tl.float32)
-        if not NORM_FIRST:
-            a, slope = gelu_and_slope(a)
-        weight_c = tl.load(norm_weight + c, mask=in_c, other=0.0).to(tl.float32)
-        bias_c = tl.load(norm_bias + c, mask=in_c, other=0.0).to(tl.float32)
+        a, slope, x_tc, scale_c = _to_normalise(x, scale, place, in_l, c, in_c, HAS_SCALE, NORM_FIRST)
+        weight_c, bias_c = _norm_parameters(norm_weight, norm_bias, c, in_c)
         normal, _, gradient = _gradient_of_norm(
             a, mean, rstd, weight_c, bias_c, proj, c, in_c, channels, of_y, of_x, of_order, NORM_FIRST, POINTS, ORDER
         )

@@ -6,6 +6,8 @@ import triton.language as tl
 from .blocks import (
     LN_2,
     LOG2_E,
+    UNALIGNED,
+    UNSPECIALIZED,
     program_place,
     raw_steps,
     read_steps,
@@ -66,13 +68,9 @@ def dot_states(x, y):
 
 
 @triton.jit(
-    do_not_specialize=[
-        'walks',
-        *('rows0_b', 'rows1_b', 'rows2_b', 'rows3_b', 'rows0_l', 'rows1_l', 'rows2_l', 'rows3_l'),
-    ],
+    do_not_specialize=UNSPECIALIZED,
     do_not_specialize_on_alignment=[
-        *('u0', 'u1', 'u2', 'u3', 'rows0', 'rows1', 'rows2', 'rows3'),
-        *('delta', 'dt_weight', 'A', 'D', 'bias', 'dy', 'states', 'scratch', 'after'),
+        *(*UNALIGNED, 'D', 'dy', 'states', 'scratch', 'after'),
         *('du', 'ddelta', 'dA', 'drows', 'dD', 'dbias'),
     ],
 )

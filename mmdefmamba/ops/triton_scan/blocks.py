@@ -11,6 +11,13 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
+#: Arguments of the kernels that walk over tokens, for the decorator: integers for which none is compiled anew, and what
+#: none expects to be aligned. Without a promise of alignment each lane reads its own channel of each token, as the
+#: recurrence needs it. With a promise Triton reads vectors and exchanges them between lanes, which takes longer than
+#: the narrow reads.
+UNSPECIALIZED = ['walks', *(f'rows{i}_{stride}' for stride in 'bl' for i in range(4))]
+UNALIGNED = [*(f'u{i}' for i in range(4)), *(f'rows{i}' for i in range(4)), 'delta', 'dt_weight', 'A', 'bias']
+
 
 @triton.jit
 def program_place(channels, scans, chunks, C_BLOCK: tl.constexpr, PARTS: tl.constexpr):

@@ -5,6 +5,8 @@ import triton.language as tl
 
 from .blocks import (
     LOG2_E,
+    UNALIGNED,
+    UNSPECIALIZED,
     dot_states,
     program_place,
     raw_steps,
@@ -50,16 +52,8 @@ def walk_tile(h, A_nc, delta_tc, u_tc, B_tn, C_tn):
 
 
 @triton.jit(
-    do_not_specialize=[
-        'walks',
-        *('rows0_b', 'rows1_b', 'rows2_b', 'rows3_b', 'rows0_l', 'rows1_l', 'rows2_l', 'rows3_l'),
-    ],
-    # Without a promise of alignment each lane reads its own channel of each token, as the recurrence needs it. With a
-    # promise Triton reads vectors and exchanges them between lanes, which takes longer than the narrow reads.
-    do_not_specialize_on_alignment=[
-        *('u0', 'u1', 'u2', 'u3', 'rows0', 'rows1', 'rows2', 'rows3'),
-        *('delta', 'dt_weight', 'A', 'D', 'bias', 'starts', 'y', 'states'),
-    ],
+    do_not_specialize=UNSPECIALIZED,
+    do_not_specialize_on_alignment=[*UNALIGNED, 'D', 'starts', 'y', 'states'],
 )
 def scan_forward(
     u0,
