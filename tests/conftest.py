@@ -291,6 +291,40 @@ def quick_interpreter():
     interpreter._patch_lang, interpreter._patch_lang_tensor = prepare, prepare_tensor
 
 
+@pytest.fixture
+def whole_float32():
+    """Switch TF32 off, which has 10 bits of mantissa. It is on by default in cuDNN's convolutions."""
+    import torch
+
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(scope='session')
+def record_operators():
+    """Return a context manager that records all operators that run within: in ``calls``, (operator, arguments)."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Recorder(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.calls = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.calls.append((function, args))
+            return function(*args, **(kwargs or {}))
+
+        @property
+        def names(self):
+            """The names of all operators but views."""
+            return [function.overloadpacket.__name__ for function, _ in self.calls if not function.is_view]
+
+    return Recorder
+
+
 @pytest.fixture(scope='session')
 def pure_python(tmp_path_factory):
     """Return ``write(cfg)``, which writes a Config in pure Python style, with classes as types and no default scope.

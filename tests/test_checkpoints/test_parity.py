@@ -28,11 +28,11 @@ def test_network_matches_recorded_outputs(checkpoint, record, backend, dtype, va
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize('backend', sorted(BACKENDS))
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['f64', 'f32'])
-def test_network_matches_recorded_outputs_on_gpu(checkpoint, record, backend, dtype, monkeypatch):
+@pytest.mark.usefixtures('whole_float32')
+def test_network_matches_recorded_outputs_on_gpu(checkpoint, record, backend, dtype):
     reason = unavailable_reason(backend, torch.empty(1, dtype=dtype, device='cuda'))
     if reason:
         pytest.skip(f'{backend}: {reason}')
-    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
     limits = (VALUES, GRADIENTS) if dtype == torch.float64 else (1e-3, 1e-3)
     assert_close(parity(checkpoint, record, backend, 'cuda', dtype), *limits)
 

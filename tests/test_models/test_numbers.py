@@ -219,16 +219,6 @@ def test_deterministic_runs_are_equal_bit_for_bit(device, formulation, scans, de
 # -- An image alone and in a batch.
 
 
-@pytest.fixture
-def whole_float32():
-    """Switch TF32 off, which has 10 bits of mantissa. It is on by default in cuDNN's convolutions."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision('highest')
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-    torch.set_float32_matmul_precision(precision)
-
-
 @DEVICE
 @pytest.mark.parametrize('others', [1, 6])
 @pytest.mark.usefixtures('whole_float32')

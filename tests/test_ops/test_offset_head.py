@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdefmamba.ops import TokenOrder, learned_order, use_backend
 from mmdefmamba.ops.offset_head import channel_attention
@@ -264,28 +263,14 @@ def test_what_torch_compile_is_told_is_what_the_operators_return():
     torch.library.opcheck(torch.ops.mmdefmamba.channel_attention_backward.default, backward, test_utils=tests[:2])
 
 
-class Recorder(TorchDispatchMode):
-    """Within the block: the names of all operators that run, without views and empty tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if not function.is_view:
-            self.names.append(function.overloadpacket.__name__)
-        return out
-
-
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
-def test_a_scan_on_a_gpu_makes_no_constants_and_sorts_once(formulation, monkeypatch):
+def test_a_scan_on_a_gpu_makes_no_constants_and_sorts_once(formulation, monkeypatch, record_operators):
     """Reference points, indices and sizes are computed in the kernels. Tensors without memory show what runs."""
     monkeypatch.setattr(nn.init, 'trunc_normal_', lambda x, **_: x)
-    with FakeTensorMode(), torch.device('cuda'), Recorder() as recorder:
+    with FakeTensorMode(), torch.device('cuda'), record_operators() as recorder:
         scan = build_scan('deformable', ScanContext(6, 3, (4, 5), formulation))
         u = torch.empty(2, 4, 5, 6).permute(0, 3, 1, 2)
-        recorder.names.clear()
+        recorder.calls.clear()
         # the table of the released formulation is resized
         order = scan(u)[1].order
     assert order.dtype == torch.int32

@@ -187,8 +187,8 @@ def test_the_operator_passes_opcheck():
 @pytest.mark.skipif(DEVICE == 'cpu', reason='no CUDA device')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize('sizes', [(4, 3136, 96), (3, 784, 192), (8, 196, 384), (8, 49, 768)], ids=str)
-def test_real_sizes_on_cuda(sizes, dtype, monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, 'allow_tf32', False)
+@pytest.mark.usefixtures('whole_float32')
+def test_real_sizes_on_cuda(sizes, dtype):
     batch, length, channels = sizes
     inputs, orders = make_inputs(channels // 16, batch, length, channels, 16, dtype)
     results = [errors(inputs, orders, lambda inputs: projected_scan_triton(*arguments(inputs, orders)))]

@@ -9,7 +9,6 @@ import math
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdefmamba.models import DefMamba
 from mmdefmamba.ops import sample_offsets, sample_points, unavailable_reason, use_backend
@@ -253,7 +252,7 @@ class TestKernels:
         arguments = torch.ones_like(out), u, offsets, None if table is None else rows, flags, formulation
         torch.library.opcheck(backward, arguments, test_utils=('test_schema', 'test_faketensor'))
 
-    def test_a_network_gets_the_gradients_of_the_reference(self):
+    def test_a_network_gets_the_gradients_of_the_reference(self, record_operators):
         torch.manual_seed(0)
         model = DefMamba(dict(embed_dims=(4,), depths=(1,)), scans=('deformable',), pretrain_img_size=16)
         for name, parameter in model.named_parameters():
@@ -263,7 +262,7 @@ class TestKernels:
         runs = ('triton', torch.float32), ('blockwise', torch.float32), ('reference', torch.float64)
         for backend, dtype in runs:
             model.to(DEVICE, dtype)
-            with Recorder() as recorder, use_backend(backend):
+            with record_operators() as recorder, use_backend(backend):
                 (y,) = model(images.to(dtype))
             assert ('read_at_offsets' in recorder.names) == (backend == 'triton')
             loss = (y * torch.linspace(-1, 1, y.numel(), dtype=dtype, device=DEVICE).view_as(y)).sum()
@@ -272,7 +271,7 @@ class TestKernels:
             assert relative(got, want) < max(1e-5, 2 * relative(plain_result, want))
 
     @pytest.mark.parametrize('formulation', FORMULATIONS)
-    def test_a_scan_respects_what_users_replaced(self, formulation):
+    def test_a_scan_respects_what_users_replaced(self, formulation, record_operators):
         """Rounded points and a hook on the offset bias take the plain path; wider offsets of a subclass are right."""
 
         class Wide(DeformableScan):
@@ -290,7 +289,7 @@ class TestKernels:
             torch.nn.init.normal_(scan.offset_bias.table)
             if hooked:
                 scan.offset_bias.register_forward_hook(lambda module, args, out: (2 * out[0], out[1]))
-            with Recorder() as recorder, use_backend('triton'):
+            with record_operators() as recorder, use_backend('triton'):
                 y, _ = scan(u)
             assert ('read_at_offsets' in recorder.names) == fused
             with use_backend('reference'):
@@ -298,21 +297,9 @@ class TestKernels:
             assert relative(y, expected) < (1e-2 if options else 1e-5)
 
 
-class Recorder(TorchDispatchMode):
-    """Within the block: the names of all operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(function._opname)
-        return function(*args, **(kwargs or {}))
-
-
-def test_cudnn_samples_nothing():
+def test_cudnn_samples_nothing(record_operators):
     """cuDNN's sampler returns another layout, cannot be traced for free sizes, and runs in no test without a GPU."""
-    with FakeTensorMode(), Recorder() as recorder:
+    with FakeTensorMode(), record_operators() as recorder:
         x, points = torch.empty(2, 3, 4, 5, device='cuda'), torch.empty(2, 4, 5, 2, device='cuda')
         assert sample_points(x, points, x[0], points).shape == x.shape
         assert sample_offsets(x.double(), points.double(), x[0].double()).shape == x.shape

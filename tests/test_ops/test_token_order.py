@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdefmamba.ops import TokenOrder, learned_order, permute_tokens, restore_tokens
 from mmdefmamba.scans import build_scan
@@ -67,23 +66,9 @@ def test_a_permutation_may_have_any_integers_and_nothing_else():
         TokenOrder.from_order(torch.rand(3))
 
 
-class Recorder(TorchDispatchMode):
-    """Within the block: the names of all operators that run, without views."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if function.namespace == 'aten' and not function.is_view:
-            self.names.append(function.overloadpacket.__name__)
-        return out
-
-
-def test_an_order_is_one_sort_and_its_inverse_is_computed_when_it_is_read():
+def test_an_order_is_one_sort_and_its_inverse_is_computed_when_it_is_read(record_operators):
     keys = torch.tensor([[0.5, -1.0, 0.5, 0.0]], requires_grad=True)
-    with Recorder() as recorder:
+    with record_operators() as recorder:
         order = TokenOrder.from_keys(keys)
     assert recorder.names.count('sort') == 1 and not {'scatter', 'scatter_', 'arange'} & set(recorder.names)
     assert order.order.tolist() == [[1, 3, 0, 2]] and order.keys is None
@@ -91,9 +76,9 @@ def test_an_order_is_one_sort_and_its_inverse_is_computed_when_it_is_read():
     assert TokenOrder.from_keys(keys, with_gradient=True).keys is keys
 
 
-def test_orders_on_a_gpu_have_32_bits():
+def test_orders_on_a_gpu_have_32_bits(record_operators):
     """Tensors without memory show the operators that run on a GPU."""
-    with FakeTensorMode(), Recorder() as recorder:
+    with FakeTensorMode(), record_operators() as recorder:
         order = TokenOrder.from_keys(torch.empty(2, 9, device='cuda')).order
     assert order.dtype == torch.int32 and recorder.names[-2:] == ['sort', '_to_copy']
 
