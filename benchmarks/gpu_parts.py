@@ -329,6 +329,8 @@ def scan_step(device, batch, channels, side, options, training, dtype=None):
 
 def operators(part):
     """Single operators at the four stages: PyTorch's own, NCHW and NHWC, against the kernels of this package."""
+    from gpu_operators import FORWARD_ONLY, OPERATORS
+
     batch = 1 if part.rehearse else 128
     stages = {1: (4, 3, 1, 3)} if part.rehearse else STAGES
     header = ['operator', 'pass', *(f'stage {stage}' for stage in stages)]
@@ -351,112 +353,6 @@ def operators(part):
                     measured.append('ERROR' if error else f'{ms:.3f}')
                 cells.append(', '.join(measured))
             part.row(name, 'forward + backward' if training else 'forward', *cells)
-
-
-def operator(function):
-    """Return a maker of steps from a function (layers, x, offsets) of a map (B, C, H, W) in one of three ways."""
-
-    def make(device, batch, channels, side, kernel, training, way):
-        import torch
-
-        from mmdefmamba.ops import use_backend
-
-        torch.manual_seed(0)
-        layout = torch.contiguous_format if way == 'nchw' else torch.channels_last
-        x = torch.randn(batch, channels, side, side, device=device).bfloat16().contiguous(memory_format=layout)
-        run, parameters = function(device, channels, side, kernel, batch)
-        x.requires_grad_(training)
-
-        def step():
-            with use_backend('triton' if way == 'triton' else 'blockwise'), torch.set_grad_enabled(training):
-                y = run(x)
-                return torch.autograd.grad(y, [x, *parameters], torch.ones_like(y)) if training else y
-
-        return step
-
-    return make
-
-
-@operator
-def _depthwise(device, channels, side, kernel, batch):
-    import torch
-
-    from mmdefmamba.ops.depthwise_conv import depthwise_conv
-
-    weight = torch.randn(channels, 1, kernel, kernel, device=device, dtype=torch.bfloat16, requires_grad=True)
-    bias = torch.randn(channels, device=device, dtype=torch.bfloat16, requires_grad=True)
-    return lambda x: depthwise_conv(x, weight, bias), [weight, bias]
-
-
-@operator
-def _depthwise_silu(device, channels, side, kernel, batch):
-    import torch
-
-    from mmdefmamba.ops.depthwise_conv import depthwise_conv
-
-    weight = torch.randn(channels, 1, 3, 3, device=device, dtype=torch.bfloat16, requires_grad=True)
-    bias = torch.randn(channels, device=device, dtype=torch.bfloat16, requires_grad=True)
-    return lambda x: depthwise_conv(x, weight, bias, silu=True), [weight, bias]
-
-
-@operator
-def _sampling(device, channels, side, kernel, batch):
-    import torch
-
-    from mmdefmamba.ops.sampling import sample_offsets
-
-    offsets = ((torch.rand(batch, side, side, 2, device=device) * 2 - 1) / side).requires_grad_()
-    table = torch.randn(channels, side, side, device=device, requires_grad=True)
-    return lambda x: sample_offsets(x, offsets, table), [offsets, table]
-
-
-@operator
-def _layer_norm(device, channels, side, kernel, batch):
-    import torch
-    import torch.nn.functional as F
-
-    weight, bias = (torch.ones(channels, device=device, requires_grad=True) for _ in range(2))
-
-    def run(x):  # as autocast runs it: in float32
-        return F.layer_norm(x.permute(0, 2, 3, 1).float(), (channels,), weight, bias).bfloat16()
-
-    return run, [weight, bias]
-
-
-@operator
-def _order(device, channels, side, kernel, batch):
-    import torch
-
-    from mmdefmamba.ops import TokenOrder
-
-    keys = torch.rand(batch, side * side, device=device)
-    return lambda x: TokenOrder.from_keys(keys).order, []
-
-
-@operator
-def _deformable_scan(device, channels, side, kernel, batch):
-    import torch
-
-    from mmdefmamba.scans import ScanContext, build_scan
-
-    scan = build_scan('deformable', ScanContext(channels, (9, 7, 5, 3).index(kernel), (side, side))).to(device)
-
-    def run(x):
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            return scan(x)[0]
-
-    return run, [p for name, p in scan.named_parameters() if 'table' in name]
-
-
-OPERATORS = {
-    'depthwise convolution of the offset network': _depthwise,
-    'depthwise 3x3 and SiLU': _depthwise_silu,
-    'sampling with offset bias': _sampling,
-    'LayerNorm (no kernel of this package)': _layer_norm,
-    'order: sort and int32': _order,
-    'all of the deformable scan but the scan': _deformable_scan,
-}
-FORWARD_ONLY = ('order: sort and int32',)
 
 
 def profile(part):
