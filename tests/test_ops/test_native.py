@@ -435,3 +435,19 @@ def test_softplus_of_the_kernels_is_pytorchs(level):
     y = multi_scan([torch.ones(1, 1, len(raw))], *inputs, [None], backend='native')
     expected = F.softplus(raw.double())
     assert ((y.flatten() - expected).abs() <= 2.5e-7 * expected + 2e-38).all()
+    assert (y.flatten()[raw <= -88] == 0).all()
+
+
+@pytest.mark.parametrize('rate, step', [(-1.0, -1e4), (-1e3, 20.0), (-130.0, 1.0)], ids=str)
+def test_what_is_below_every_float_is_zero(rate, step, level):
+    """Softplus of -1e4, e^-2e4 and e^-171 times a state of 1e12, read by the second token alone: 1e-38 would show."""
+    u, B = torch.tensor([[[1e6, 0.0]]]), torch.tensor([[[[1e6, 0.0]]]])
+    delta = torch.tensor([[[1e-3, step]]], requires_grad=True)
+    A = torch.tensor([[rate]], requires_grad=True)
+    C = torch.tensor([[[[0.0, 1.0]]]])
+    y = selective_scan(u, delta, A, B, C, delta_softplus=True, backend='native')
+    decay = 1.0 if step < 0 else 0.0
+    driven = F.softplus(torch.tensor(1e-3)).item() * 1e12
+    torch.testing.assert_close(y[0, 0], torch.tensor([0.0, decay * driven]), rtol=1e-6, atol=0)
+    y[..., 1].sum().backward()
+    assert A.grad == 0 and delta.grad[..., 1] == 0

@@ -68,13 +68,14 @@ INLINE vec exp2_polynomial(vec f) {
   return p * f + 1.0f;
 }
 
-/* 2^x. */
+/* 2^x. Below the smallest normal float, 2^-126, the absolute error is at most 2^-127; at -127 and below it is 0 without
+   AVX-512, where 1.0f minus 127 in the exponent leaves no bit. */
 INLINE vec exp2_of(vec x) {
 #if V == 16
   const vec f = (vec)_mm512_reduce_ps((__m512)x, 0); /* x minus the nearest integer */
   return (vec)_mm512_scalef_ps((__m512)exp2_polynomial(f), (__m512)(x - f));
 #else
-  x = at_most(at_least(x, -126.0f), 127.0f); /* the exponents that a float has */
+  x = at_most(at_least(x, -127.0f), 127.0f);
   const vec shifted = x + 12582912.0f;       /* 1.5 * 2^23: the sum is rounded to an integer, in its lowest bits */
   const vec f = x - (shifted - 12582912.0f);
   return (vec)((ivec)exp2_polynomial(f) + ((ivec)shifted << 23));
@@ -87,13 +88,15 @@ INLINE vec fused_multiply_add(vec a, vec b, vec c) {
   return a;
 }
 
-/* e^x for x <= 0. The product with log2(e) is kept in two parts: rounded once, it would cost a large x its digits. */
+/* e^x for x <= 0, and 0 below -87, as a floor above 0 would let a time step that is switched off move a large state.
+   The product with log2(e) is kept in two parts: rounded once, it would cost a large x its digits. */
 INLINE vec exp_of(vec x) {
+  const ivec tiny = x < broadcast(-87.0f);
   x = at_least(x, -87.0f);
   const vec shifted = x * LOG2E + 12582912.0f, whole = shifted - 12582912.0f;
   const vec exact = fused_multiply_add(x, broadcast(LOG2E), -whole);
   const vec f = x * 1.92596299e-8f + exact; /* log2(e) minus LOG2E */
-  return (vec)((ivec)exp2_polynomial(f) + ((ivec)shifted << 23));
+  return (vec)(~tiny & ((ivec)exp2_polynomial(f) + ((ivec)shifted << 23)));
 }
 
 /* log(1 + z) for z in [0, 1], relative error 2e-7: z times a polynomial, so that small z keep their digits. */
