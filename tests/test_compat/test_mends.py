@@ -53,9 +53,10 @@ def test_importing_the_models_does_not_load_the_runner(run):
 
 
 def test_each_room_can_be_imported_first(run):
-    """Each room is imported in its own process, forked from one that has imported only PyTorch."""
+    """Each room is imported in its own process, forked from one that has imported only what MMEngine imports."""
     code = """
-import os, pkgutil, sys, torch, numpy, mmdefmamba
+import os, pkgutil, sys, torch._dynamo, torch.distributed.fsdp, numpy, cv2, rich.console, sympy, yaml, mmdefmamba
+assert not any(name.startswith('mmengine') for name in sys.modules)
 names = [m.name for m in pkgutil.iter_modules(mmdefmamba.__path__) if m.name != 'app']
 for name in names:
     child = os.fork()
@@ -75,11 +76,11 @@ print(len(names))
 
 def test_classes_are_registered_in_any_import_order(run):
     build = "from mmengine.registry import MODELS; print(type(MODELS.build(dict(type='DefMamba'))).__name__)"
-    for first in ('import mmdefmamba', 'import mmengine, mmdefmamba', 'import mmdet, mmdefmamba'):
-        assert run(f'{first}; {build}')[0] == ['DefMamba']
     hooks = 'from mmengine.registry import DATASETS, HOOKS; import mmengine.runner; '
     hooks += "print('Digits' in DATASETS.module_dict, 'GuardsHook' in HOOKS.module_dict)"
-    assert run(f'import mmdefmamba; {hooks}')[0] == ['True True']
+    assert run(f'import mmdefmamba; {build}; {hooks}')[0] == ['DefMamba', 'True True']
+    for first in ('import mmengine, mmdefmamba', 'import mmdet, mmdefmamba'):
+        assert run(f'{first}; {build}')[0] == ['DefMamba']
 
 
 def test_each_mend_waits_for_its_library_and_reports_itself_once(run):
