@@ -20,8 +20,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from .precision import without_autocast
+from .sequence_scan.interface import prefers_triton
 from .tensors import needs_gradient
-from .transforms import is_float32_on_cpu, is_transformed
+from .transforms import has_function_transforms, is_float32_on_cpu, is_transformed
+from .triton_maps import bias_gelu_triton
 
 BACKENDS = ('onednn', 'torch')
 #: Environment variable that names the backend for the whole process: 'auto', 'onednn' or 'torch'.
@@ -58,8 +61,16 @@ def linear(x, weight, bias=None):
 def linear_gelu(x, weight, bias=None):
     """Compute ``F.gelu(linear(x, weight, bias))``. Without gradients the result of the product is not stored apart.
 
+    Where the Triton kernels run, GELU adds the bias, in float32, and its backward sums the bias's gradient in the same
+    pass, in a fixed order.
+
     Args, returns and raises: see :func:`linear`. GELU is the exact one, with the error function.
     """
+    if _takes_triton(x, weight, bias):
+        product = F.linear(x, weight)
+        with without_autocast(x.device.type):
+            in_place = product.is_contiguous() and not needs_gradient(product, bias) and not is_transformed()
+            return bias_gelu_triton(product, bias, in_place=in_place)
     if needs_gradient(x, weight, bias) or is_transformed():
         return F.gelu(linear(x, weight, bias))
     if _takes_onednn(x, weight, bias):
@@ -149,6 +160,21 @@ def _check(backend, what):
 @functools.cache
 def _log_choice():
     _logger.info('linear layers on the CPU: backend %s (%s)', *linear_backend())
+
+
+def _takes_triton(x, weight, bias):
+    return (
+        bias is not None
+        and prefers_triton(x)
+        and not has_function_transforms()
+        and x.numel() > 0
+        and weight.ndim == 2
+        and bias.shape == weight.shape[:1]
+        and bias.device == x.device
+        # F.linear serves what is left, or says what is wrong with it
+        and (torch.is_autocast_enabled(x.device.type) or weight.dtype == bias.dtype == x.dtype)
+        and torch.float64 not in (weight.dtype, bias.dtype)
+    )
 
 
 def _takes_onednn(x, weight, bias):

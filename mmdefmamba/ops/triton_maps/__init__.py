@@ -7,6 +7,7 @@ definition.
 
 from .attention_op import channel_attention_triton
 from .depthwise_op import depthwise_conv_triton
+from .gelu_op import bias_gelu_triton
 from .head_op import offset_head_triton
 from .norm_op import add_norm_triton, norm_triton
 from .offset_op import sample_offsets_triton
@@ -14,6 +15,7 @@ from .order_op import order_gradient_triton
 
 __all__ = [
     'add_norm_triton',
+    'bias_gelu_triton',
     'channel_attention_triton',
     'depthwise_conv_triton',
     'norm_triton',

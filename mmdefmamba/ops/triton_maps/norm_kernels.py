@@ -30,9 +30,15 @@ def _standardised(x, inside, channels, eps):
 
 
 @triton.jit
-def _normal_cdf(x):
+def normal_cdf(x):
     """Return the distribution function of the normal distribution. GELU is x times it."""
     return 0.5 * (1.0 + tl.erf(x * SQRT_HALF))
+
+
+@triton.jit
+def gelu_slope(x):
+    """Return the derivative of GELU."""
+    return normal_cdf(x) + x * DENSITY_AT_ZERO * tl.exp2(x * x * -HALF_LOG2_E)
 
 
 @triton.jit(do_not_specialize=['rows', 'rows_of_image'])
@@ -58,7 +64,7 @@ def norm_forward(
     y *= tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
     y += tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
     if GELU:
-        y *= _normal_cdf(y)
+        y *= normal_cdf(y)
     tl.store(normed + place, y.to(normed.dtype.element_ty), mask=inside)
 
 
@@ -89,9 +95,7 @@ def norm_backward(
         standard, inverse = _standardised(sum_of_row, inside, channels, eps)
         gradient = tl.load(dnormed + place, mask=inside, other=0.0).to(tl.float32)
         if GELU:
-            y = standard * gamma + beta
-            density = DENSITY_AT_ZERO * tl.exp2(y * y * -HALF_LOG2_E)
-            gradient *= _normal_cdf(y) + y * density
+            gradient *= gelu_slope(standard * gamma + beta)
         dgamma += gradient * standard
         dbeta += gradient
         gradient *= gamma
