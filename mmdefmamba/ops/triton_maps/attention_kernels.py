@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..triton_scan.blocks import sigmoid_of
-from .functions import gelu_and_slope
+from .functions import gelu_and_slope, quotient
 
 
 @triton.jit(do_not_specialize=['length', 'part_length'])
@@ -45,7 +45,7 @@ def attention_forward(
     mean = tl.zeros([C_PADDED], tl.float32)
     for part in range(parts):
         mean += tl.load(sums + (b * parts + part) * channels + c, mask=in_c, other=0.0)
-    mean /= length
+    mean = quotient(mean, length)
     tl.store(pooled + b * channels + c, mean, mask=in_c)
     out = tl.load(bias2 + c, mask=in_c, other=0.0).to(tl.float32)
     for begin in range(0, hidden, H_BLOCK):
@@ -90,4 +90,4 @@ def attention_backward(
         tl.store(dunit + row + h, dz_h, mask=in_h)
         fc1_hc = tl.load(fc1 + h[:, None] * channels + c[None, :], mask=inside, other=0.0).to(tl.float32)
         of_mean += tl.sum(fc1_hc * dz_h[:, None], 0)
-    tl.store(dmean + b * channels + c, of_mean / length, mask=in_c)
+    tl.store(dmean + b * channels + c, quotient(of_mean, length), mask=in_c)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .norm_kernels import gelu_slope, normal_cdf
+from .functions import gelu_and_slope
 
 
 @triton.jit(do_not_specialize=['rows'])
@@ -16,7 +16,8 @@ def gelu_forward(x, bias, out, rows, channels, R: tl.constexpr, C_BLOCK: tl.cons
     place = row.to(tl.int64) * channels + c
     y = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     y += tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
-    tl.store(out + place, (y * normal_cdf(y)).to(out.dtype.element_ty), mask=inside)
+    y, _ = gelu_and_slope(y)
+    tl.store(out + place, y.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=['rows', 'tiles', 'parts'])
@@ -35,7 +36,8 @@ def gelu_backward(dout, x, bias, dx, sums, rows, channels, tiles, parts, R: tl.c
         inside = (row < rows) & (c < channels)
         place = row.to(tl.int64) * channels + c
         y = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) + added
-        gradient = tl.load(dout + place, mask=inside, other=0.0).to(tl.float32) * gelu_slope(y)
+        _, slope = gelu_and_slope(y)
+        gradient = tl.load(dout + place, mask=inside, other=0.0).to(tl.float32) * slope
         tl.store(dx + place, gradient.to(dx.dtype.element_ty), mask=inside)
         dbias += gradient
     tl.store(sums + part * channels + c, tl.sum(dbias, 0)[None, :], mask=c < channels)

@@ -11,7 +11,7 @@ again for the rest. The second walk finds the tile in the cache.
 import triton
 import triton.language as tl
 
-from .functions import gelu_and_slope, tanh_of
+from .functions import gelu_and_slope, quotient, tanh_of
 
 
 @triton.jit
@@ -56,13 +56,14 @@ def _mean_and_rstd(
         a, _, _, _ = _to_normalise(x, scale, place, in_l, c, in_c, HAS_SCALE, NORM_FIRST)
         count = tl.minimum(C_BLOCK, channels - begin).to(tl.float32)
         total = begin + count
-        of_block = tl.sum(a, 1) / count
+        of_block = quotient(tl.sum(a, 1), count)
         deviation = tl.where(in_c[None, :], a - of_block[:, None], 0.0)
         step = of_block - mean
-        mean += step * (count / total)
+        mean += step * tl.div_rn(count, total)
         squares += tl.sum(deviation * deviation, 1) + step * step * (begin * count / total)
+    deviation = tl.sqrt_rn(quotient(squares, channels) + eps)
     # zero where there is no token: with eps = 0 it would be infinite there
-    return mean, tl.where(in_l, 1.0 / tl.sqrt(squares / channels + eps), 0.0)
+    return mean, tl.where(in_l, quotient(1.0 + tl.zeros_like(deviation), deviation), 0.0)
 
 
 @triton.jit
@@ -71,7 +72,7 @@ def _reference_index(k, length, RELEASED: tl.constexpr):
     index = k.to(tl.float32)
     if RELEASED:
         index += 0.5
-    return tl.div_rn(index, tl.maximum(length - 1, 1).to(tl.float32) + tl.zeros_like(index)) * 2.0 - 1.0
+    return quotient(index, tl.maximum(length - 1, 1)) * 2.0 - 1.0
 
 
 @triton.jit(do_not_specialize=['length', 'height', 'width'])
@@ -107,8 +108,8 @@ def head_forward(
             order_tc += a * tl.load(proj + 2 * POINTS * channels + c, mask=in_c, other=0.0).to(tl.float32)[None, :]
     if POINTS:
         point = points + (b * length + token) * 2
-        tl.store(point, tanh_of(tl.sum(y_tc, 1)) / height, mask=in_l)
-        tl.store(point + 1, tanh_of(tl.sum(x_tc, 1)) / width, mask=in_l)
+        tl.store(point, quotient(tanh_of(tl.sum(y_tc, 1)), height), mask=in_l)
+        tl.store(point + 1, quotient(tanh_of(tl.sum(x_tc, 1)), width), mask=in_l)
     if ORDER:
         key = tanh_of(tl.sum(order_tc, 1)) + _reference_index(token, length, RELEASED)
         tl.store(keys + b * length + token, key, mask=in_l)
@@ -169,8 +170,8 @@ def head_backward(
         point = (b * length + token) * 2
         tanh_y = tl.load(points + point, mask=in_l, other=0.0) * height
         tanh_x = tl.load(points + point + 1, mask=in_l, other=0.0) * width
-        of_y = tl.load(of_points + point, mask=in_l, other=0.0) / height * (1.0 - tanh_y * tanh_y)
-        of_x = tl.load(of_points + point + 1, mask=in_l, other=0.0) / width * (1.0 - tanh_x * tanh_x)
+        of_y = quotient(tl.load(of_points + point, mask=in_l, other=0.0), height) * (1.0 - tanh_y * tanh_y)
+        of_x = quotient(tl.load(of_points + point + 1, mask=in_l, other=0.0), width) * (1.0 - tanh_x * tanh_x)
     if ORDER:
         key = b * length + token
         tanh_key = tl.load(keys + key, mask=in_l, other=0.0) - _reference_index(token, length, RELEASED)
@@ -197,8 +198,8 @@ def head_backward(
         gradient *= weight_c[None, :]
         mean_gradient += tl.sum(gradient, 1)
         mean_product += tl.sum(gradient * normal, 1)
-    mean_gradient /= channels
-    mean_product /= channels
+    mean_gradient = quotient(mean_gradient, channels)
+    mean_product = quotient(mean_product, channels)
 
     for begin in range(0, channels, C_BLOCK):
         c = begin + tl.arange(0, C_BLOCK)

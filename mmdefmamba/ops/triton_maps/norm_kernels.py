@@ -7,10 +7,7 @@ registers, padded to a power of two, C_BLOCK. All of it is computed in float32.
 import triton
 import triton.language as tl
 
-SQRT_HALF = tl.constexpr(0.7071067811865476)
-# of the density of the normal distribution, exp(-x * x / 2) / sqrt(2 pi), as a power of two
-HALF_LOG2_E = tl.constexpr(0.7213475204444817)
-DENSITY_AT_ZERO = tl.constexpr(0.3989422804014327)
+from .functions import gelu_and_slope, quotient
 
 
 @triton.jit
@@ -24,21 +21,9 @@ def _rows(tile, rows, channels, R: tl.constexpr, C_BLOCK: tl.constexpr):
 @triton.jit
 def _standardised(x, inside, channels, eps):
     """Return rows with mean 0 and variance 1, zero where nothing is ``inside``, and 1 / standard deviation (R, 1)."""
-    centred = tl.where(inside, x - tl.sum(x, 1)[:, None] / channels, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 1)[:, None] / channels + eps)
+    centred = tl.where(inside, x - quotient(tl.sum(x, 1), channels)[:, None], 0.0)
+    scale = tl.rsqrt(quotient(tl.sum(centred * centred, 1), channels)[:, None] + eps)
     return centred * scale, scale
-
-
-@triton.jit
-def normal_cdf(x):
-    """Return the distribution function of the normal distribution. GELU is x times it."""
-    return 0.5 * (1.0 + tl.erf(x * SQRT_HALF))
-
-
-@triton.jit
-def gelu_slope(x):
-    """Return the derivative of GELU."""
-    return normal_cdf(x) + x * DENSITY_AT_ZERO * tl.exp2(x * x * -HALF_LOG2_E)
 
 
 @triton.jit(do_not_specialize=['rows', 'rows_of_image'])
@@ -64,7 +49,7 @@ def norm_forward(
     y *= tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
     y += tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
     if GELU:
-        y *= normal_cdf(y)
+        y, _ = gelu_and_slope(y)
     tl.store(normed + place, y.to(normed.dtype.element_ty), mask=inside)
 
 
@@ -95,12 +80,13 @@ def norm_backward(
         standard, inverse = _standardised(sum_of_row, inside, channels, eps)
         gradient = tl.load(dnormed + place, mask=inside, other=0.0).to(tl.float32)
         if GELU:
-            gradient *= gelu_slope(standard * gamma + beta)
+            _, slope_of_gelu = gelu_and_slope(standard * gamma + beta)
+            gradient *= slope_of_gelu
         dgamma += gradient * standard
         dbeta += gradient
         gradient *= gamma
-        mean = tl.sum(gradient, 1)[:, None] / channels
-        slope = tl.sum(gradient * standard, 1)[:, None] / channels
+        mean = quotient(tl.sum(gradient, 1), channels)[:, None]
+        slope = quotient(tl.sum(gradient * standard, 1), channels)[:, None]
         of_row = (gradient - mean - standard * slope) * inverse
         if HAS_SHIFT:
             dshift += tl.where(inside, of_row, 0.0)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .functions import quotient
+
 
 @triton.jit
 def _mean_of_rows(grad, place, inside, channels, grad_l, T: tl.constexpr, C_BLOCK: tl.constexpr):
@@ -12,7 +14,7 @@ def _mean_of_rows(grad, place, inside, channels, grad_l, T: tl.constexpr, C_BLOC
         c = begin + tl.arange(0, C_BLOCK)
         mask = inside[:, None] & (c < channels)[None, :]
         total += tl.load(grad + place[:, None] * grad_l + c[None, :], mask=mask, other=0.0).to(tl.float32)
-    return tl.sum(total, 1) / channels
+    return quotient(tl.sum(total, 1), channels)
 
 
 @triton.jit(do_not_specialize=['length'])
