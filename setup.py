@@ -26,7 +26,9 @@ def requirements(name):
 
 def long_description():
     """Return README.md without what only works in the repository: relative links become text, pictures go."""
-    text = re.sub(r'^!\[[^]]*\]\((?!https?:)[^)]*\)\n\n(\*[^*]+\*\n\n)?', '', read('README.md'), flags=re.MULTILINE)
+    text = re.sub(
+        r'^(?:!\[[^]]*\]\((?!https?:)[^)]*\) ?)+\n\n(\*[^*]+\*\n\n)?', '', read('README.md'), flags=re.MULTILINE
+    )
     return re.sub(r'(?<!!)\[([^]]*)\]\((?!https?:)[^)]*\)', r'\1', text)
 
 

@@ -1,0 +1,144 @@
+"""Write configs/*/README.md, the cards of the model zoo, from the metafiles and the tables of the paper.
+
+python docs/make_model_pages.py
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+import yaml
+
+from mmdefmamba.analysis.markdown import markdown_table
+from mmdefmamba.paper.tables import PAPER
+
+ROOT = Path(__file__).resolve().parents[1]
+#: The size of the image, in pixels, for which FLOPs are counted where a metafile gives no other: that of the paper.
+SIZES = {'classification': '224 x 224', 'detection': '1280 x 800', 'segmentation': '512 x 2048'}
+METHODS = {
+    'mask_rcnn': 'Mask R-CNN',
+    'cascade_mask_rcnn': 'Cascade Mask R-CNN',
+    'retinanet': 'RetinaNet',
+    'atss': 'ATSS',
+    'sparse_rcnn': 'Sparse R-CNN',
+    'rtmdet': 'RTMDet-s',
+    'dino': 'DINO',
+    'mask2former': 'Mask2Former',
+    'upernet': 'UperNet',
+    'deeplabv3plus': 'DeepLabV3+',
+    'fpn': 'Semantic FPN',
+    'ocrnet': 'OCRNet',
+    'segformer': 'SegFormer',
+    'mocov3': 'MoCo v3, pretraining',
+    'simmim': 'SimMIM, pretraining',
+}
+HEADER = ('config', 'parameters', 'paper', 'FLOPs', 'paper', 'scores: paper', 'measured', 'exports')
+UNKNOWN, NOT_PRINTED = 'unknown', '-'
+TEXT = """<!-- docs/make_model_pages.py writes this page from metafile.yml: change that file. -->
+
+# Models: {task}
+
+A card for each family of configs: what was measured with this code, what the paper prints, and what is not known.
+The paper prints nothing where a cell has `-`. Parameters are those of the whole model. FLOPs are multiply-adds
+without the selective scan, for an image of {size} as in the paper, or of the size beside them.
+`python tools/analysis_tools/get_flops.py CONFIG` counts those of any config, with and without the scan. A config whose
+name ends in `_released` follows the authors' code, with which the paper's scores were computed. The others follow the
+paper's text: [fidelity](../../docs/fidelity.md). The last column is what [an export](../../docs/howto/export.md) gives.
+There are no checkpoints yet.
+"""
+CARD = """
+## {title}
+
+{table}
+
+- **Measured**: {measured}
+- **The paper's**: {paper}
+- **Not known**: {unknown}
+"""
+
+
+def main():
+    for task in SIZES:
+        path = ROOT / 'configs' / task / 'README.md'
+        path.write_text(page(task), 'utf-8')
+        print(path)
+
+
+def page(task):
+    """Return the page of a task: 'classification', 'detection' or 'segmentation'."""
+    families = defaultdict(list)
+    for entry in yaml.safe_load((ROOT / 'configs' / task / 'metafile.yml').read_text('utf-8'))['Models']:
+        families[family(entry)].append(entry)
+    return TEXT.format(task=task, size=SIZES[task]) + ''.join(
+        card(title, entries) for title, entries in families.items()
+    )
+
+
+def family(entry):
+    """Return the title of the family that a model belongs to: its method and its data."""
+    method = entry['Name'].partition('defmamba')[0].strip('_')
+    return f'{METHODS[method] if method else "DefMamba"} on {entry["Metadata"]["Training Data"]}'
+
+
+def card(title, entries):
+    """Return the card of a family."""
+    paper = {row.config: row for row in PAPER if row.table in ('1', '2', '3', 'B2', 'C3')}
+    printed = dict.fromkeys(paper[entry['Config']].table for entry in entries if entry['Config'] in paper)
+    measured = [f'`{entry["Name"]}`: {entry["Metadata"]["Measured"]}' for entry in entries if 'Results' in entry]
+    untrained = sum('Results' not in entry for entry in entries)
+    uncounted = sum('FLOPs' not in entry['Metadata'] for entry in entries)
+    data = entries[0]['Metadata']['Training Data']
+    unknown = ['the speed on a GPU']
+    if uncounted:
+        unknown.insert(0, f'the FLOPs of {some(uncounted, len(entries))}, which were not counted')
+    if untrained:
+        unknown.insert(0, f'the scores of {some(untrained, len(entries))}: no result on {data} is recorded yet')
+    tables = ' and '.join(printed)
+    return CARD.format(
+        title=title,
+        table=markdown_table([HEADER, *(model_row(entry, paper.get(entry['Config'])) for entry in entries)]),
+        measured='. '.join(['the parameters and the FLOPs in the table', *measured]) + '.',
+        paper=f'parameters, FLOPs, scores (table {tables}) and the recipe.' if printed else 'no row for these configs.',
+        unknown='; '.join(unknown) + '.',
+    )
+
+
+def some(number, whole):
+    """Return how many of the configs of a card are meant, as text."""
+    return 'all configs' if number == whole > 1 else 'the config' if whole == 1 else f'{number} of {whole} configs'
+
+
+def model_row(entry, row):
+    """Return the row of a model.
+
+    Args:
+        entry: the model in the metafile.
+        row: its :class:`~mmdefmamba.paper.tables.Row` of the paper, or None.
+    """
+    metadata = entry['Metadata']
+    measured = {name: value for result in entry.get('Results', ()) for name, value in result['Metrics'].items()}
+    return (
+        f'[{entry["Name"]}]({Path(entry["Config"]).name})',
+        f'{metadata["Parameters"] / 1e6:.2f} M',
+        (row and row.params) or NOT_PRINTED,
+        flops_text(metadata) if 'FLOPs' in metadata else UNKNOWN,
+        row.flops if row else NOT_PRINTED,
+        listed(row.scores) if row else NOT_PRINTED,
+        listed(measured) or UNKNOWN,
+        metadata['Export'],
+    )
+
+
+def flops_text(metadata):
+    """Return the FLOPs of a model as text, with the size of the image where it is not the paper's."""
+    flops, size = metadata['FLOPs'], metadata.get('FLOPs at')
+    text = f'{flops / 1e9:.2f} G' if flops >= 1e9 else f'{flops / 1e6:.1f} M'
+    return f'{text} at {size}' if size else text
+
+
+def listed(scores):
+    """Return scores, a dict, as text."""
+    return ', '.join(f'{name} {value}' for name, value in scores.items())
+
+
+if __name__ == '__main__':
+    main()
