@@ -1,7 +1,7 @@
-"""Train several configs with several seeds each, and write one table of scores and costs, and a plot.
+"""Train several configs with several seeds each, and write one table of scores, tests and costs, and a plot.
 
-The work dir gets table.md, table.csv and table.png. After an interruption the same command continues where it stopped.
-With more seeds or configs it adds those.
+Each config is compared with the first one, seed by seed. The work dir gets table.md, table.csv and table.png. After an
+interruption the same command continues where it stopped. With more seeds or configs it adds those.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 
 from ..apis.zoo import load_config
 from ..files import say
-from ..paper.ablation_runs import measure_costs, run_once, write_table
+from ..paper.ablation_runs import measure_costs, run_once, seconds_of, write_table
 from .program import Parser
 from .run_options import CfgOptions
 
@@ -40,5 +40,11 @@ def main(argv=None):
         for name, cfg in cfgs.items():
             results[name].append(run_once(cfg, seed, work_dir / name))
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    table = write_table(work_dir, results, measure_costs(cfgs, args.shape, args.rounds, args.batch, device))
-    say(*table.split('\n'))
+    costs = measure_costs(cfgs, args.shape, args.rounds, args.batch, device)
+    seconds = {name: seconds_of(work_dir / name, args.seeds) for name in cfgs}
+    for name, each in seconds.items():
+        if each:
+            costs[name]['train s'] = sum(each) / len(each)
+    table = write_table(work_dir, results, costs)
+    timed = [second for each in seconds.values() for second in each]
+    say(*table.split('\n'), *(['', f'{len(timed)} runs took {sum(timed) / 3600:.2f} hours.'] if timed else []))

@@ -3,6 +3,7 @@
 import csv
 import json
 import statistics
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ def run_once(cfg, seed, work_dir):
 
     The result is saved as ``work_dir/seed_N/result.json``. If this file exists, nothing is trained. An interrupted
     series therefore continues where it stopped, and an interrupted training continues from its last checkpoint.
+    ``seconds.json`` beside it has the seconds of the last start of the training, validation included.
 
     Args:
         cfg: an MMEngine Config; it is not changed.
@@ -39,10 +41,19 @@ def run_once(cfg, seed, work_dir):
         cfg.update(work_dir=str(folder), experiment_name=f'{Path(work_dir).name}_seed_{seed}')
         cfg.merge_from_dict({'randomness.seed': seed})
         resume_if_possible(cfg)
+        begin = time.perf_counter()
         runner = Runner.from_cfg(cfg)
         runner.train()
-        AtomicLocalBackend().put_text(json.dumps(runner.val()), result)
+        metrics = runner.val()
+        AtomicLocalBackend().put_text(json.dumps(time.perf_counter() - begin), folder / 'seconds.json')
+        AtomicLocalBackend().put_text(json.dumps(metrics), result)
     return json.loads(result.read_text())
+
+
+def seconds_of(work_dir, seeds):
+    """Return the seconds that each of the first ``seeds`` runs of a config took; runs of older releases have none."""
+    files = [Path(work_dir, f'seed_{seed}', 'seconds.json') for seed in range(seeds)]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 
 def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
@@ -141,6 +152,39 @@ def f_ratio(results, metric):
     return float(between / within), float(f.sf(between / within, *degrees))
 
 
+def paired_tests(results, metric):
+    """Test each config against the first one, seed by seed: Student's paired t-test, two-sided.
+
+    The configs are compared at once, so that some seem to differ by chance. Holm's step-down correction keeps the
+    probability that any of them is called different by mistake below the limit that is put on its p.
+
+    Args:
+        results: as for :func:`summarise`; only seeds that both configs have are used.
+        metric: name of the metric.
+
+    Returns:
+        dict of config name to (p, p by Holm, effect). The effect is the mean gain divided by its standard deviation
+        over seeds (Cohen's d for paired samples). A config with fewer than two seeds, or with the same gain in each,
+        is left out and does not count among the comparisons.
+    """
+    # only tests need SciPy
+    from scipy.stats import ttest_rel
+
+    first, *others = results
+    found = {}
+    for name in others:
+        pairs = [(run[metric], other[metric]) for run, other in zip(results[name], results[first], strict=False)]
+        gains = [run - other for run, other in pairs]
+        if len(gains) > 1 and not np.allclose(gains, gains[0]):
+            effect = statistics.mean(gains) / statistics.stdev(gains)
+            found[name] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue), effect
+    corrected, largest = {}, 0.0
+    for rank, name in enumerate(sorted(found, key=lambda name: found[name][0])):
+        largest = max(largest, min(1.0, (len(found) - rank) * found[name][0]))
+        corrected[name] = largest
+    return {name: (p, corrected[name], effect) for name, (p, effect) in found.items()}
+
+
 def write_table(folder, results, costs=None):
     """Write ``table.md``, ``table.csv`` and ``table.png`` into a folder.
 
@@ -154,6 +198,10 @@ def write_table(folder, results, costs=None):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows, metrics = summarise(results, costs), metrics_of(results)
+    for metric in metrics:
+        for name, values in paired_tests(results, metric).items():
+            row = next(row for row in rows if row['config'] == name)
+            row.update(zip((f'{metric} p', f'{metric} p Holm', f'{metric} effect'), values, strict=True))
     text = markdown(rows, metrics)
     for metric in metrics:
         ratio, probability = f_ratio(results, metric)
@@ -173,11 +221,16 @@ def write_table(folder, results, costs=None):
 def markdown(rows, metrics):
     """Format rows of :func:`summarise` as a Markdown table.
 
-    A score is printed as mean ± deviation (value of each seed), a gain as mean ± deviation.
+    A score is printed as mean ± deviation (value of each seed), a gain as mean ± deviation, with the results of
+    :func:`paired_tests` beside it if there are any.
     """
     costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan', 'img/s': 'img/s'}
+    costs['train s'] = 'train s'
     costs = {key: title for key, title in costs.items() if any(key in row for row in rows)}
-    scores = [title for metric in metrics for title in (metric, f'to {rows[0]["config"]}')]
+    tested = [metric for metric in metrics if any(f'{metric} p' in row for row in rows)]
+    scores = []
+    for metric in metrics:
+        scores += [metric, f'to {rows[0]["config"]}', *(['p', 'p by Holm', 'effect'] if metric in tested else [])]
     header = ['config', 'seeds', *scores, *costs.values()]
     lines = [header]
     for row in rows:
@@ -189,6 +242,10 @@ def markdown(rows, metrics):
             each = ', '.join(f'{value:.1f}' for value in row[f'{metric} each'])
             cells.append(f'{row[metric]:.1f} ± {spread} ({each})')
             cells.append('' if row is rows[0] else f'{row[f"{metric} gain"]:+.1f} ± {gain_spread}')
+            if metric in tested:
+                for key, form in (('p', '.2g'), ('p Holm', '.2g'), ('effect', '+.1f')):
+                    value = row.get(f'{metric} {key}')
+                    cells.append('' if value is None else f'{value:{form}}')
         for key in costs:
             cells.append('-' if key not in row else _number(row[key]))
         lines.append(cells)

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -67,6 +68,41 @@ def test_f_ratio_by_hand():
     assert ablation.f_ratio(longer, 'top1') == (ratio, probability)
     assert ablation.f_ratio(RESULTS, 'top1') == (None, None)
     assert ablation.f_ratio({'a': [{'top1': 1.0}] * 2, 'b': [{'top1': 2.0}] * 2}, 'top1') == (None, None)
+
+
+def test_paired_tests_by_hand():
+    """The gains are 1, 2, 3 (t = 2 sqrt 3), 1, 0, -1 (t = 0), 4, 4, 4 (not tested) and 10, 11, 12 (t = 11 sqrt 3)."""
+    gains = {'a': (0, 0, 0), 'b': (1, 2, 3), 'c': (1, 0, -1), 'd': (4, 4, 4), 'e': (10, 11, 12)}
+    results = {
+        n: [{'top1': base + gain} for base, gain in zip((5, 9, 1), each, strict=True)] for n, each in gains.items()
+    }
+    found = ablation.paired_tests(results, 'top1')
+    assert found.keys() == {'b', 'c', 'e'}
+
+    def two_sided(t):  # Student's t with two degrees of freedom
+        return 1 - t / math.sqrt(2 + t * t)
+
+    p = {'b': two_sided(2 * 3**0.5), 'c': 1.0, 'e': two_sided(11 * 3**0.5)}
+    assert {name: values[0] for name, values in found.items()} == pytest.approx(p)
+    # Holm: the smallest of 3 times 3, the next times 2, the last times 1, none smaller than the one before
+    assert [found[name][1] for name in 'ebc'] == pytest.approx([3 * p['e'], 2 * p['b'], 1.0])
+    assert [found[name][2] for name in 'bce'] == pytest.approx([2, 0, 11])
+    assert ablation.paired_tests(RESULTS, 'top1') == {}
+    assert ablation.paired_tests({'a': RESULTS['a']}, 'top1') == {}
+    # equal p: the larger factor holds for both
+    twice = {'a': results['a'], 'b': results['b'], 'x': results['b']}
+    assert [values[1] for values in ablation.paired_tests(twice, 'top1').values()] == pytest.approx([2 * p['b']] * 2)
+
+
+def test_tests_and_times_stand_in_the_table(tmp_path):
+    results = {'a': [{'top1': x} for x in (5.0, 9.0, 1.0)], 'b': [{'top1': x} for x in (6.0, 11.0, 4.0)]}
+    lines = ablation.write_table(tmp_path, results, {'b': {'train s': 61.4}}).splitlines()
+    assert lines[0] == '| config | seeds | top1 | to a | p | p by Holm | effect | train s |'
+    assert lines[3] == '| b | 3 | 7.0 ± 3.6 (6.0, 11.0, 4.0) | +2.0 ± 1.0 | 0.074 | 0.074 | +2.0 | 61 |'
+    for seed, seconds in ((0, 10.5), (2, 20.0), (3, 1.0)):
+        (tmp_path / f'seed_{seed}').mkdir()
+        (tmp_path / f'seed_{seed}/seconds.json').write_text(str(seconds))
+    assert ablation.seconds_of(tmp_path, 3) == [10.5, 20.0]
 
 
 def test_costs_are_counted_and_timed_at_the_size_of_the_config():
