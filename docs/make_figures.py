@@ -28,6 +28,7 @@ from mmdefmamba.visualization import (
     draw_static_scans,
     figure_to_rgb,
 )
+from mmdefmamba.visualization.canvas import DPI
 from mmdefmamba.visualization.inputs import dataset_images, load_images, network_inputs, test_dataloader
 from mmdefmamba.visualization.scan_figures import limitation_figure, trace_image
 
@@ -54,6 +55,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in figures(models, Path(folder)):
             path = args.out_dir / f'{name}.png'
+            figure.set_dpi(2 * DPI)  # sharp on screens with small pixels
             # a palette of 256 colours needs a third of the bytes; k-means without dither keeps the colours
             picture = Image.fromarray(figure_to_rgb(figure)).quantize(256, kmeans=4, dither=Image.Dither.NONE)
             picture.save(path, optimize=True)

@@ -6,8 +6,9 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from ..analysis.trace import find_backbone
 from ..model_wrappers import plain_model
 from ..visualization import draw_points, draw_scan_order, figure_to_rgb, trace_blocks
+from ..visualization.canvas import DPI
 from ..visualization.inputs import network_inputs
-from .case_images import data_uri, shrink
+from .case_images import data_uri
 from .metric import Case, Gallery, draw_or_name_error, find_images, image_name
 
 MOST_TOKENS = 32 * 32  # more arrows than this could not be distinguished
@@ -40,10 +41,11 @@ def scan_galleries(runner, cases):
         _, traces = trace_blocks(backbone, inputs, state_space=False)
         trace = _readable(traces)
         traced.append(trace)
-        figures = [] if trace.points is None else [('points: from each token to the point that is read', draw_points)]
-        figures.append(('scan order, over the image and next to the raster order', draw_scan_order))
-        pictures = [(caption, data_uri(shrink(figure_to_rgb(draw(image, trace))))) for caption, draw in figures]
-        return Case(image_name(record['key']), '', pictures)
+        figures = {'scan order, over the image and next to the raster order': draw_scan_order(image, trace, columns=2)}
+        if trace.points is not None:
+            points = draw_points(image, trace, rows=2)
+            figures = {'points: from each token to the point that is read': points, **figures}
+        return Case(image_name(record['key']), '', [(name, _sharp(figure)) for name, figure in figures.items()])
 
     drawn = [draw_or_name_error(draw, record) for record in records]
     if not traced:
@@ -55,6 +57,13 @@ def scan_galleries(runner, cases):
         f'have at most {MOST_TOKENS} tokens. The images are those that the network was given.'
     )
     return [Gallery(title, note, drawn)]
+
+
+def _sharp(figure):
+    """Return a figure as a data URI, with two pixels for each one of the page, as good screens have them."""
+    figure.set_dpi(2 * DPI)
+    picture = figure_to_rgb(figure)
+    return data_uri(picture)
 
 
 def is_tta(model):

@@ -2,9 +2,10 @@
 
 from statistics import mean
 
-from .canvas import panels
+from .canvas import SECOND, panels, styled
 
 
+@styled
 def draw_runs(results, metrics):
     """Draw one panel per metric, with one row per config: a dot for each run and a bar at the mean.
 
@@ -20,10 +21,10 @@ def draw_runs(results, metrics):
     for axis, metric in zip(axes[0], metrics, strict=True):
         for y, name in enumerate(names):
             values = [run[metric] for run in results[name]]
-            axis.plot(values, [y] * len(values), 'o', color='tab:blue', alpha=0.5, markersize=4)
+            axis.plot(values, [y] * len(values), 'o', color=SECOND, alpha=0.5, markersize=4)
             axis.plot(mean(values), y, '|', color='black', markersize=12)
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(len(names) - 0.5, -0.5)  # the first config on top; half a row of room at both ends
-        axis.grid(axis='x', alpha=0.3)
+        axis.grid(axis='x')
         axis.set_xlabel(f'{metric}: each seed, and the mean')
     return figure

@@ -8,6 +8,9 @@ from ..analysis.activation import activation_map, place_of_token
 from .canvas import (
     ACCENT,
     EDGE_SIDE,
+    PALETTE,
+    PANEL,
+    add_bar,
     as_rgb,
     cell_size,
     edge_panel,
@@ -15,14 +18,16 @@ from .canvas import (
     image_panels,
     relative,
     show,
+    styled,
     token_centres,
 )
 
 COLOURS = 'magma'
-# Of the tokens of one figure, from Okabe and Ito's palette: the paper marks two, in red and orange.
-TOKEN_COLOURS = (ACCENT, '#E69F00', '#56B4E9', '#009E73', '#F0E442', '#CC79A7')
+# Of the tokens of one figure; the first is that of a single token.
+TOKEN_COLOURS = (ACCENT, *(PALETTE[i] for i in (3, 4, 2, 6, 5)))
 
 
+@styled
 def draw_activation_map(image, trace, token, index=0):
     """Draw the activation map of a token: of all scans of a block together, and of each scan alone.
 
@@ -43,18 +48,19 @@ def draw_activation_map(image, trace, token, index=0):
     maps = {'all scans': activation_map(trace, token, index)}
     if len(trace.scans) > 1:
         maps |= {trace.scans[k]: activation_map(trace, token, index, k) for k in range(len(trace.scans))}
-    figure, axes = image_panels(image, 1, 1 + len(maps), bar=True)
+    figure, axes = image_panels(image, 1, 1 + len(maps), size=0.85 * PANEL, bar=True)
     row, column = divmod(place_of_token(token, trace.map_size), trace.map_size[1])
     show(axes[0, 0], image, f'{trace.label}, token ({row}, {column})')
     for axis, (name, values) in zip(axes[0, 1:], maps.items(), strict=True):
         shown = _show_map(axis, image, relative(values).numpy(), 0.75)
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name)
     for axis in axes[0]:
         _mark_token(axis, trace.map_size, image.shape[:2], token, 7, 1.2)
     _add_bar(figure, axes[0], shown)
     return figure
 
 
+@styled
 def draw_activation_maps(image, activation, columns=4):
     """Draw the activation maps of several tokens on one colour scale, beside the image with these tokens.
 
@@ -79,11 +85,9 @@ def draw_activation_maps(image, activation, columns=4):
     for i, (token, share) in enumerate(zip(activation.tokens, shares, strict=True)):
         colour = TOKEN_COLOURS[i % len(TOKEN_COLOURS)]
         shown = _show_map(panels[i], image, share, 0.75)
-        panels[i].set_title(f'{i + 1}: token ({token[0]}, {token[1]})', fontsize=9)
+        panels[i].set_title(f'{i + 1}: token ({token[0]}, {token[1]})')
         y, x = centres[place_of_token(token, activation.map_size)]
-        number = first.annotate(
-            str(i + 1), (x, y), xytext=(4, 4), textcoords='offset points', fontsize=9, color='white'
-        )
+        number = first.annotate(str(i + 1), (x, y), xytext=(4, 4), textcoords='offset points', color='white')
         number.set_path_effects([withStroke(linewidth=2, foreground='black')])  # readable on any image
         for axis in (first, panels[i]):
             _mark_token(axis, activation.map_size, image.shape[:2], token, 7, 1.2, colour)
@@ -93,6 +97,7 @@ def draw_activation_maps(image, activation, columns=4):
     return figure
 
 
+@styled
 def draw_activation_map_to_edge(image, trace, token, index=0):
     """Draw the activation map of a token, of all scans together, with the grid of tokens and without a frame.
 
@@ -127,7 +132,7 @@ def _show_map(axis, image, shares, opacity):
 
 
 def _add_bar(figure, axes, shown):
-    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.01, aspect=25)
+    bar = add_bar(figure, shown, axes, shrink=0.8, pad=0.01, aspect=25)
     bar.set_ticks([0, 0.1, 0.5, 1], labels=['0', '10 %', '50 %', 'most'])
 
 

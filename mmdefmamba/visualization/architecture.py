@@ -4,7 +4,7 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 from ..scans import SCANS, DeformableScan
-from .canvas import ACCENT, SECOND, panels
+from .canvas import ACCENT, HEADING, LINE, QUIET, SECOND, panels, styled
 
 WIDTH, HEIGHT = 11.0, 5.6  # of the figure, in inches; the boxes are placed in these units
 #: What a box is: a layer, an operation of the scan, or something that is learned about where to look.
@@ -12,6 +12,7 @@ PLAIN, SCAN, LEARNED = '#F2F2F2', '#DCEAF5', '#FBE3D4'
 BOX_HEIGHT = 0.62
 
 
+@styled
 def draw_architecture(backbone, image_size=(224, 224)):
     """Draw a DefMamba: sizes, numbers of blocks and scans are read from the network.
 
@@ -97,7 +98,7 @@ def scan_name(scan):
 
 
 def _title(axis, x, y, title, text=''):
-    shown = axis.text(x, y, title, fontsize=11, fontweight='bold', va='center')
+    shown = axis.text(x, y, title, fontsize=HEADING, fontweight='bold', va='center')
     if text:
         axis.annotate(
             text,
@@ -105,8 +106,7 @@ def _title(axis, x, y, title, text=''):
             xycoords=shown,
             xytext=(8, 0),
             textcoords='offset points',
-            fontsize=9,
-            color='#555555',
+            color=QUIET,
             va='center',
         )
 
@@ -134,19 +134,19 @@ def _box(axis, x, y, width, text, colour, height=BOX_HEIGHT):
             height,
             boxstyle=f'round,pad=0,rounding_size={rounding}',
             facecolor=colour or 'white',
-            edgecolor=SECOND if colour == SCAN else ACCENT if colour == LEARNED else '#808080',
+            edgecolor=SECOND if colour == SCAN else ACCENT if colour == LEARNED else LINE,
         )
     )
-    axis.text(x + width / 2, y, text, fontsize=9, ha='center', va='center')
+    axis.text(x + width / 2, y, text, ha='center', va='center')
 
 
 def _arrow(axis, start, end):
-    axis.annotate('', end, start, arrowprops=dict(arrowstyle='->', color='#404040', shrinkA=0, shrinkB=0, lw=1))
+    axis.annotate('', end, start, arrowprops=dict(arrowstyle='->', color=QUIET, shrinkA=0, shrinkB=0, lw=1))
 
 
 def _bypass(axis, start, end, y, text='', depth=0.55):
     """Draw a connection that leaves at ``start``, runs below the boxes of height ``y`` and ends below ``end``."""
-    axis.plot([start, start, end], [y, y - depth, y - depth], color='#404040', lw=1)
+    axis.plot([start, start, end], [y, y - depth, y - depth], color=QUIET, lw=1)
     _arrow(axis, (end, y - depth), (end, y - 0.12))
     if text:
-        axis.text((start + end) / 2, y - depth - 0.04, text, fontsize=9, ha='center', va='top')
+        axis.text((start + end) / 2, y - depth - 0.04, text, ha='center', va='top')

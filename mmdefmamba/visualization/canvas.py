@@ -1,20 +1,66 @@
-"""The basis of all figures: panels that need no graphical backend, colours, and the place of a token on an image."""
+"""The basis of all figures: their look, panels that need no graphical backend, and the place of a token on an image."""
+
+import functools
 
 import numpy as np
+from matplotlib import cycler, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-#: Vermillion and blue of Okabe and Ito's palette and a colour map, all safe for colour-blind readers.
-ACCENT, SECOND = '#D55E00', '#0072B2'
+#: Okabe and Ito's palette and a colour map, which colour-blind readers can distinguish, and two greys.
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#56B4E9', '#CC79A7', '#F0E442', '#000000', '#999999', '#666666')
+SECOND, ACCENT = PALETTE[:2]
 COLOURS = 'viridis'
+#: Colours of lines and frames that carry no meaning, and of text that explains.
+LINE, QUIET = '#808080', '#555555'
 DPI = 100
-#: Side of a panel with an image, in inches.
-PANEL = 2.8
+#: Side of a panel with an image, in inches. Four of them side by side fill a page.
+PANEL = 2.1
+#: Sizes of text, in points: titles of parts of a figure; titles of panels and names of axes; numbers and legends.
+HEADING, TEXT, SMALL = 11, 9, 8
+#: The look of all figures, in matplotlib's settings; see :func:`styled`.
+STYLE = {
+    'font.family': 'DejaVu Sans',  # it comes with matplotlib
+    'font.size': TEXT,
+    'axes.titlesize': TEXT,
+    'axes.labelsize': TEXT,
+    'xtick.labelsize': SMALL,
+    'ytick.labelsize': SMALL,
+    'legend.fontsize': SMALL,
+    'legend.title_fontsize': SMALL,
+    'text.color': 'black',
+    'axes.titlecolor': 'auto',
+    'axes.labelcolor': 'black',
+    'axes.edgecolor': LINE,
+    'axes.linewidth': 0.8,
+    'axes.prop_cycle': cycler(color=PALETTE),
+    'xtick.color': LINE,
+    'ytick.color': LINE,
+    'xtick.labelcolor': 'black',
+    'ytick.labelcolor': 'black',
+    'grid.color': LINE,
+    'grid.alpha': 0.3,
+    'figure.facecolor': 'white',
+    'axes.facecolor': 'white',
+    'savefig.facecolor': 'auto',
+    'savefig.dpi': 'figure',
+}
 #: Longer side of a figure from :func:`edge_panel`, in pixels.
 EDGE_SIDE = 480
 #: An image with a longer side than this, in pixels, has more pixels than its panel.
 LARGE = 300
+
+
+def styled(draw):
+    """Give the figures of a drawing function the look of all figures, whatever the settings of matplotlib are."""
+
+    @functools.wraps(draw)
+    def drawn(*args, **options):
+        with rc_context(STYLE):
+            return draw(*args, **options)
+
+    return drawn
 
 
 def panels(rows, columns, width=PANEL, height=PANEL, **options):
@@ -49,11 +95,25 @@ def image_panels(image, rows, columns, size=PANEL, lines=1, bar=False):
     height, width = image.shape[:2]
     scale = size / max(height, width)
     # a very thin image still needs room for its title, and the layout needs a panel of some size
-    width, height = max(scale * width, 0.9 * size), max(scale * height, 0.2 * size) + 0.17 + 0.17 * lines
+    least = 1.2 * size if width < height else size
+    width, height = max(scale * width, least), max(scale * height, 0.56) + 0.17 + 0.17 * lines
     figure, axes = panels(rows, columns, width + (0.7 / columns if bar else 0), height)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     return figure, axes
+
+
+def add_bar(figure, shown, axes, **options):
+    """Add a colour bar on the right of panels, which stay where they are.
+
+    Args:
+        figure: the Figure.
+        shown: the matplotlib image or collection whose colours the bar explains.
+        axes: the axes beside which it stands.
+        **options: for ``Figure.colorbar``.
+    """
+    # matplotlib would move narrow panels to the right, and their titles out of the figure
+    return figure.colorbar(shown, ax=axes, panchor=False, **options)
 
 
 def edge_panel(image):
@@ -136,7 +196,7 @@ def show(axis, image, title=None, **options):
     shown = axis.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **options)
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     if title:
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title)
     return shown
 
 

@@ -1,10 +1,11 @@
 """The picture of the quickstart: digits, their predictions and their learned scan orders."""
 
-from .canvas import ACCENT, COLOURS, SECOND, draw_path, panels, show
+from .canvas import ACCENT, COLOURS, SECOND, add_bar, draw_path, panels, show, styled
 
 RIGHT, WRONG = SECOND, ACCENT
 
 
+@styled
 def draw_digits(images, labels, predictions, trace):
     """Draw a row of digits, and below it a row of their learned scan orders.
 
@@ -20,7 +21,7 @@ def draw_digits(images, labels, predictions, trace):
         ValueError: the block does not have a deformable scan.
     """
     k = trace.scan_index('deformable')
-    figure, axes = panels(2, len(images), 1.5, 1.7)
+    figure, axes = panels(2, len(images), 1.15, 1.35)
     for i, (image, label, prediction) in enumerate(zip(images, labels, predictions, strict=True)):
         top, bottom = axes[:, i]
         right = label == prediction
@@ -35,6 +36,6 @@ def draw_digits(images, labels, predictions, trace):
             axis.set_yticks([])
     axes[0, 0].set_ylabel('digit, prediction')
     axes[1, 0].set_ylabel('learned scan order')
-    bar = figure.colorbar(scanned, ax=axes[1, :], shrink=0.9, pad=0.01)
+    bar = add_bar(figure, scanned, axes[1, :], shrink=0.9, pad=0.01)
     bar.set_ticks([0, len(order) - 1], labels=['first', 'last'])
     return figure

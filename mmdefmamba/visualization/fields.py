@@ -1,13 +1,14 @@
 """Effective receptive fields, before and after training."""
 
 from ..analysis.receptive_field import field_area
-from .canvas import image_panels, relative, show
+from .canvas import add_bar, image_panels, relative, show, styled
 
 COLOURS = 'magma'
 #: Range of the colours: this many powers of ten below the maximum.
 DECADES = 4
 
 
+@styled
 def draw_receptive_fields(fields):
     """Draw effective receptive fields side by side.
 
@@ -24,6 +25,6 @@ def draw_receptive_fields(fields):
         half, most = (field_area(field, share) for share in (0.5, 0.9))
         title = f'{name}\n50 % within {half:.1%},\n90 % within {most:.1%} of the pixels'
         shown = show(axis, decades, title, cmap=COLOURS, vmin=-DECADES, vmax=0)
-    bar = figure.colorbar(shown, ax=axes[0], shrink=0.8, pad=0.02, aspect=25)
+    bar = add_bar(figure, shown, axes[0], shrink=0.8, pad=0.02, aspect=25)
     bar.set_ticks(range(-DECADES, 1), labels=[f'$10^{{{i}}}$' for i in range(-DECADES, 0)] + ['most'])
     return figure

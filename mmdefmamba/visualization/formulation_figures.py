@@ -1,8 +1,9 @@
 """The figures of docs/fidelity.md: how the paper's formulation and the released one differ."""
 
-from .canvas import panels
+from .canvas import add_bar, panels, styled
 
 
+@styled
 def draw_reads(inside, entries, map_size):
     """Draw what each formulation reads: of the map, and of the table of the offset bias.
 
@@ -19,21 +20,18 @@ def draw_reads(inside, entries, map_size):
     for axis, (formulation, share) in zip(axes[0, :count], inside.items(), strict=True):
         image = axis.imshow(share.numpy(), vmin=0, vmax=1, cmap='viridis')
         height, width = share.shape
-        axis.set_title(
-            f'{formulation}: share of a read that\nis inside a {height} x {width} map, no offset', fontsize=9
-        )
-    figure.colorbar(image, ax=axes[0, :count], shrink=0.8)
+        axis.set_title(f'{formulation}: share of a read that\nis inside a {height} x {width} map, no offset')
+    add_bar(figure, image, axes[0, :count], shrink=0.8)
     for axis, (formulation, read) in zip(axes[0, count:], entries.items(), strict=True):
         axis.imshow(read.numpy(), vmin=0, vmax=1, cmap='Greys')
-        axis.set_title(
-            f'{formulation}: entries of the bias\ntable ever read, {map_size[0]} x {map_size[1]} map', fontsize=9
-        )
+        axis.set_title(f'{formulation}: entries of the bias\ntable ever read, {map_size[0]} x {map_size[1]} map')
     for axis in axes[0]:
         rows, columns = axis.get_images()[0].get_array().shape
         axis.set(xticks=[0, columns - 1], yticks=[0, rows - 1])
     return figure
 
 
+@styled
 def draw_distances(measured):
     """Draw how far each point of difference moves the outputs of a network: one panel per network, by stage.
 
@@ -52,5 +50,5 @@ def draw_distances(measured):
         axis.set_xticklabels([f'stage {stage + 1}' for stage in range(len(values))])
     axes[0, 0].set_ylabel('relative L2 distance')
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=min(len(labels), 5), fontsize=8, loc='outside lower center')
+    figure.legend(handles, labels, ncols=min(len(labels), 5), loc='outside lower center')
     return figure

@@ -3,7 +3,7 @@
 import cv2
 
 from ..analysis.offsets import BlockOffsets
-from .canvas import COLOURS, PANEL, as_rgb, draw_path, faded, image_panels, show
+from .canvas import COLOURS, PANEL, as_rgb, draw_path, faded, image_panels, show, styled
 from .points import draw_arrows
 
 MIN_SIDE = 96
@@ -44,6 +44,7 @@ def limitation_cases(image, part=0.5, tiles=3):
     }
 
 
+@styled
 def draw_limitation_cases(images, trace, formulation='paper'):
     """Draw one row per case: the image, its points and its order, and how far both have moved.
 
@@ -61,14 +62,14 @@ def draw_limitation_cases(images, trace, formulation='paper'):
     if trace.point_offset is None or len(trace.point_offset) != len(images):
         raise ValueError(f'{trace.label} must have learned points for {len(images)} images')
     grounds = {name: as_rgb(image) for name, image in images.items()}
-    figure, axes = image_panels(next(iter(grounds.values())), len(grounds), 4, size=0.8 * PANEL)
+    figure, axes = image_panels(next(iter(grounds.values())), len(grounds), 4, size=0.9 * PANEL, lines=2)
     for i, (row, (name, image)) in enumerate(zip(axes, grounds.items(), strict=True)):
         measured = BlockOffsets(trace, formulation)
         measured.add(trace.select(slice(i, i + 1)))
         show(row[0], image, name)
         draw_arrows(row[1], image, trace, i)
-        title = f'moved by {measured.offset_length:.2f} tokens, varies by {measured.offset_variation:.2f}'
-        row[1].set_title(title, fontsize=8)
+        title = f'moved by {measured.offset_length:.2f} tokens,\nvaries by {measured.offset_variation:.2f}'
+        row[1].set_title(title)
         show(row[2], faded(image), f'{trace.label}: path')
         k = trace.scan_index()
         draw_path(row[2], trace.orders[k][i].numpy(), trace.map_size, image.shape[:2])

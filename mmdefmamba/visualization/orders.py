@@ -5,12 +5,13 @@ import numpy as np
 import torch
 
 from ..scans import SCANS, ContentScan, ScanContext, StaticScan, build_scan
-from .canvas import COLOURS, PANEL, as_rgb, draw_path, faded, image_panels, show
+from .canvas import COLOURS, PANEL, add_bar, as_rgb, draw_path, faded, image_panels, show, styled
 
 COLUMNS = 6
 
 
-def draw_scan_order(image, trace, index=0, scan=None):
+@styled
+def draw_scan_order(image, trace, index=0, scan=None, columns=4):
     """Draw the order in which a scan visits the tokens of an image, next to the order of the raster scan.
 
     Args:
@@ -18,6 +19,7 @@ def draw_scan_order(image, trace, index=0, scan=None):
         trace: a :class:`~mmdefmamba.analysis.BlockTrace` of a batch with that image.
         index: index of the image in the batch.
         scan: name or index of one of the trace's scans; None takes the deformable scan, or else the first one.
+        columns: 4, or 2 for two rows of panels, which stay readable on a narrow screen.
 
     Returns:
         A matplotlib Figure of four panels: the image, the path of the raster scan over it, the path of the scan over
@@ -29,16 +31,17 @@ def draw_scan_order(image, trace, index=0, scan=None):
     image = as_rgb(image)
     k = trace.scan_index(scan)
     order, ranks = trace.orders[k][index].numpy(), trace.ranks(index, k).numpy()
-    figure, axes = image_panels(image, 1, 4, lines=2, bar=True)
+    figure, axes = image_panels(image, 4 // columns, columns, lines=2, bar=True)
+    first, *paths, last_panel = axes.flat
     size, last = image.shape[:2], max(len(order) - 1, 1)
-    show(axes[0, 0], image, 'image')
-    for axis, path, title in ((axes[0, 1], np.arange(len(order)), 'raster'), (axes[0, 2], order, trace.scans[k])):
+    show(first, image, 'image')
+    for axis, path, title in zip(paths, (np.arange(len(order)), order), ('raster', trace.scans[k]), strict=True):
         show(axis, faded(image), title)
         draw_path(axis, path, trace.map_size, size)
     moved = np.abs(ranks.ravel() - np.arange(len(order))) / last
     title = f'{trace.label}: step of each token\nshifted by {moved.mean():.1%} of the way'
-    shown = show(axes[0, 3], ranks, title, size=size, cmap=COLOURS, vmin=0, vmax=last)
-    _first_to_last(figure, shown, axes[0], last)
+    shown = show(last_panel, ranks, title, size=size, cmap=COLOURS, vmin=0, vmax=last)
+    _first_to_last(figure, shown, axes, last)
     return figure
 
 
@@ -53,6 +56,7 @@ def content_scans():
     return sorted(name for name, cls in SCANS.module_dict.items() if issubclass(cls, ContentScan))
 
 
+@styled
 def draw_static_scans(map_size=(8, 8), scans=None, image=None):
     """Draw the paths of scans that do not need a trained network, one panel per scan.
 
@@ -74,7 +78,7 @@ def draw_static_scans(map_size=(8, 8), scans=None, image=None):
     orders = [_order(scan, map_size, image) for scan in scans]
     rows = -(-len(scans) // COLUMNS)
     ground = np.full((*map_size, 3), 255, np.uint8) if image is None else faded(as_rgb(image))
-    figure, axes = image_panels(ground, rows, min(len(scans), COLUMNS), size=0.6 * PANEL, bar=True)
+    figure, axes = image_panels(ground, rows, min(len(scans), COLUMNS), size=0.62 * PANEL, bar=True)
     last = max(map_size[0] * map_size[1] - 1, 1)
     for axis, scan, order in zip(axes.flat, scans, orders, strict=False):
         show(axis, ground, scan if isinstance(scan, str) else _described(scan))
@@ -105,5 +109,5 @@ def _described(cfg):
 
 
 def _first_to_last(figure, shown, axes, last):
-    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.01, aspect=25)
+    bar = add_bar(figure, shown, axes, shrink=0.8, pad=0.01, aspect=25)
     bar.set_ticks([0, last], labels=['first', 'last'])

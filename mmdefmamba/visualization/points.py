@@ -3,13 +3,26 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from .canvas import ACCENT, SECOND, as_rgb, cell_size, edge_panel, faded, image_panels, map_to_image, show
+from .canvas import (
+    ACCENT,
+    PANEL,
+    SECOND,
+    as_rgb,
+    cell_size,
+    edge_panel,
+    faded,
+    image_panels,
+    map_to_image,
+    show,
+    styled,
+)
 
 #: The largest number of arrows along a side of the map. More of them would be too small to see.
 MOST_ARROWS = 16
 
 
-def draw_points(image, trace, index=0, zoom=None):
+@styled
+def draw_points(image, trace, index=0, zoom=None, rows=1):
     """Draw an arrow from the reference point of each token to the point where its features are read.
 
     On a map with more than ``MOST_ARROWS`` tokens along a side, the panel of the whole image has the arrows of every
@@ -20,6 +33,7 @@ def draw_points(image, trace, index=0, zoom=None):
         trace: a :class:`~mmdefmamba.analysis.BlockTrace` of a batch with that image.
         index: index of the image in the batch.
         zoom: (row, column, rows, columns) of a window of tokens to enlarge in a panel of its own, or None.
+        rows: 1, or the number of panels to put them below each other, which stays readable on a narrow screen.
 
     Returns:
         A matplotlib Figure.
@@ -29,26 +43,29 @@ def draw_points(image, trace, index=0, zoom=None):
     """
     check_points(trace)
     image = as_rgb(image)
-    figure, axes = image_panels(image, 1, 2 if zoom is None else 3, size=3.6, lines=2)
-    show(axes[0, 0], image, 'image')
-    length = token_offsets(trace, index)
     every = spacing(trace.map_size)
-    drawn = 'points' if every == 1 else f'points of every {ordinal(every)} token, {every} times as far'
-    title = f'{trace.label}: {drawn}\nmoved by {length.mean():.2f} tokens (most: {length.max():.2f})'
-    draw_arrows(axes[0, 1], image, trace, index, every=every)
-    axes[0, 1].set_title(title, fontsize=9)
+    count = 2 if zoom is None else 3
+    figure, axes = image_panels(image, rows, count // rows, size=1.35 * PANEL, lines=2 if every == 1 else 3)
+    axes = axes.flat
+    show(axes[0], image, 'image')
+    length = token_offsets(trace, index)
+    drawn = ': points' if every == 1 else f'\npoints of every {ordinal(every)} token, {every} times as far'
+    title = f'{trace.label}{drawn}\nmoved by {length.mean():.2f} tokens (most: {length.max():.2f})'
+    draw_arrows(axes[1], image, trace, index, every=every)
+    axes[1].set_title(title)
     if zoom is not None:
         top, left, bottom, right = _window(zoom, trace.map_size, image.shape[:2])
-        for axis in axes[0, :2]:
+        for axis in axes[:2]:
             axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=SECOND, lw=1.8))
-        draw_arrows(axes[0, 2], image, trace, index, magnified=max(image.shape[:2]) / max(bottom - top, right - left))
-        axes[0, 2].set(xlim=(left, right), ylim=(bottom, top))
-        axes[0, 2].set_title('the window, larger', fontsize=9)
-        for spine in axes[0, 2].spines.values():
+        draw_arrows(axes[2], image, trace, index, magnified=max(image.shape[:2]) / max(bottom - top, right - left))
+        axes[2].set(xlim=(left, right), ylim=(bottom, top))
+        axes[2].set_title('the window, larger')
+        for spine in axes[2].spines.values():
             spine.set(color=SECOND, linewidth=1.8)
     return figure
 
 
+@styled
 def draw_points_to_edge(image, trace, index=0):
     """Draw the arrows of :func:`draw_points` alone, without a frame.
 

@@ -4,13 +4,14 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 
 from ..analysis.offsets import OFFSET_LIMIT
-from .canvas import PANEL, panels
+from .canvas import PANEL, panels, styled
 
 COLOURS = 'viridis'
 #: One line style per block of a stage, so that the lines can be distinguished without colours.
 STYLES = ('-', '--', ':', '-.')
 
 
+@styled
 def draw_offset_statistics(statistics):
     """Draw the offsets of each stage.
 
@@ -22,7 +23,7 @@ def draw_offset_statistics(statistics):
         of the tokens in the order, with one line per block.
     """
     stages = sorted({block.stage for block in statistics})
-    figure, axes = panels(2, len(stages), 0.95 * PANEL, 0.85 * PANEL)
+    figure, axes = panels(2, len(stages), 1.1 * PANEL, PANEL)
     for column, stage in enumerate(stages):
         blocks = [block for block in statistics if block.stage == stage]
         _draw_points(axes[0, column], blocks, stage)
@@ -34,7 +35,7 @@ def draw_offset_statistics(statistics):
 
 def _draw_points(axis, blocks, stage):
     blocks = [block for block in blocks if block.offset_counts is not None]
-    axis.set_title(f'stages.{stage}', fontsize=10)
+    axis.set_title(f'stages.{stage}')
     if not blocks:
         axis.text(0.5, 0.5, 'learns no points', ha='center', va='center', transform=axis.transAxes)
         axis.set(xticks=[], yticks=[])
@@ -47,22 +48,22 @@ def _draw_points(axis, blocks, stage):
     axis.axvline(0, color='white', linewidth=0.5, alpha=0.6)
     tokens = sum(block.tokens for block in blocks)
     length = sum(block.offset_length * block.tokens for block in blocks) / tokens
-    axis.set_title(f'stages.{stage}: {length:.2f} tokens on average', fontsize=9)
+    axis.set_title(f'stages.{stage}\n{length:.2f} tokens on average')
     axis.set(xticks=[*limits, 0], yticks=[*limits, 0])
-    axis.set_xlabel('right, tokens', fontsize=9)
+    axis.set_xlabel('right, tokens')
 
 
 def _draw_shifts(axis, blocks):
+    # a legend of many blocks would cover the panel: it names the first and the last
+    named = (blocks[0], blocks[-1])
     for i, block in enumerate(blocks):
         # a small map has few different shifts, so that many fine bins would be empty
         counts = block.shift_counts.view(-1, 3).sum(1).numpy()
         edges = np.linspace(-1, 1, len(counts) + 1)
-        label = f'block {block.block}: {block.shift:.1%}'
+        label = f'block {block.block}: {block.shift:.1%}' if block in named else None
         axis.stairs(counts / counts.sum(), edges, label=label, linestyle=STYLES[i % len(STYLES)], linewidth=1.3)
     # the upper limit leaves room for the legend
-    axis.set(xlim=(-1, 1), yscale='log', ylim=(1e-4, 1e2), yticks=[1e-4, 1e-2, 1])
-    axis.set_xlabel('rank shift, of the whole way', fontsize=9)
-    axis.grid(alpha=0.3)
-    columns = -(-len(blocks) // 4)
-    size = 7 if columns < 3 else 5
-    axis.legend(fontsize=size, ncols=columns, loc='upper right', title='mean shift', title_fontsize=size)
+    axis.set(xlim=(-1, 1), yscale='log', ylim=(1e-4, 1e4), yticks=[1e-4, 1e-2, 1])
+    axis.set_xlabel('rank shift, of the whole way')
+    axis.grid()
+    axis.legend(loc='upper right', title='mean shift')

@@ -1,16 +1,22 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import rc_context
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
 from matplotlib.quiver import Quiver
 from matplotlib.text import Text
 
+from mmdefmamba import visualization
 from mmdefmamba.analysis import activation_map, activation_maps, offset_statistics, trace_blocks
 from mmdefmamba.models import DefMamba
 from mmdefmamba.scans import SCANS, ContentScan, ScanContext, StaticScan, build_scan
 from mmdefmamba.visualization import (
+    canvas,
     draw_activation_map,
     draw_activation_map_to_edge,
     draw_activation_maps,
@@ -319,28 +325,82 @@ def outside(figure):
     hidden = {label for tick in ticks - drawn for label in (tick.label1, tick.label2)}  # beyond the limits of an axis
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
     texts = [text for text in texts if text not in hidden]
-    assert texts
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
     return [text for text, box in boxes if min(box.x0, box.y0) < 0 or box.x1 > width or box.y1 > height]
 
 
-@pytest.mark.parametrize('size', [(32, 32), (20, 28), (64, 16), (16, 64), (72, 72)], ids=str)
-def test_no_text_is_cut_off(size):
+def all_figures(size):
+    """Return one figure of each drawing function for images of a size, (height, width): a dict of name to figures."""
     torch.manual_seed(0)
     model = network()
-    trace = trace_blocks(model, torch.randn(2, 3, *size), state_space=True)[1][0]
-    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
-    figures = {
-        'scan order': draw_scan_order(image, trace),
-        'points': draw_points(image, trace),
-        'points and a window': draw_points(image, trace, zoom=(0, 0, 2, 2)),
-        'static scans': draw_static_scans((8, 8), image=image),
-        'activation map': draw_activation_map(image, trace, (0, 0)),
-        'statistics': draw_offset_statistics(offset_statistics(model, torch.randn(2, 3, *size))),
-        'receptive fields': draw_receptive_fields({'before': torch.rand(size), 'after training': torch.rand(size)}),
-        'runs': draw_runs({'a config with a long name': [{'top-1': 1.0}], 'b': [{'top-1': 2.0}]}, ['top-1']),
+    traces = trace_blocks(model, torch.randn(2, 3, *size), state_space=True)[1]
+    image, trace = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8), traces[0]
+    runs = {'a config with a long name': [{'top-1': 1.0}], 'b': [{'top-1': 2.0}]}
+    distances = {name: {f'a point of difference {i}': [1e-3, 0.2] for i in range(10)} for name in ('one', 'other')}
+    return {
+        'draw_activation_map': [draw_activation_map(image, trace, (0, 0))],
+        'draw_activation_map_to_edge': [draw_activation_map_to_edge(image, trace, (0, 0))],
+        'draw_activation_maps': [draw_activation_maps(image, activation_maps(trace, [(0, 0), (1, 1), (2, 2)]))],
+        'draw_architecture': [draw_architecture(model)],
+        'draw_digits': [draw_digits(np.zeros((2, 8, 8), np.uint8), [3, 4], [3, 5], trace)],
+        'draw_distances': [draw_distances(distances)],
+        'draw_limitation_cases': [draw_limitation_cases({'whole': image, 'a regular pattern of it': image}, trace)],
+        'draw_offset_statistics': [
+            draw_offset_statistics(offset_statistics(model, torch.randn(2, 3, *size))),
+            draw_offset_statistics(offset_statistics(network(['raster']), torch.randn(2, 3, *size))),
+        ],
+        'draw_points': [
+            draw_points(image, trace),
+            draw_points(image, trace, rows=2),
+            draw_points(image, trace, zoom=(0, 0, 2, 2)),
+        ],
+        'draw_points_to_edge': [draw_points_to_edge(image, trace)],
+        'draw_reads': [draw_reads({'released': torch.rand(56, 56)}, {'paper': torch.eye(56).bool()}, (56, 56))],
+        'draw_receptive_fields': [draw_receptive_fields({'before': torch.rand(size), 'after': torch.rand(size)})],
+        'draw_runs': [draw_runs(runs, ['top-1'])],
+        'draw_scan_order': [draw_scan_order(image, trace), draw_scan_order(image, trace, columns=2)],
+        'draw_static_scans': [draw_static_scans((8, 8), image=image), draw_static_scans((3, 9))],
     }
-    assert {name: outside(figure) for name, figure in figures.items()} == {name: [] for name in figures}
+
+
+def drawing_functions():
+    """Return the names of all drawing functions of the package."""
+    modules = Path(visualization.__file__).parent.glob('*.py')
+    names = {name for path in modules for name in re.findall(r'^def (draw_\w+)', path.read_text(), re.MULTILINE)}
+    # these draw on an axis, or a data sample by a visualizer of mmdet or mmseg
+    return names - {'draw_path', 'draw_arrows', 'draw_truth', 'draw_truth_and_prediction'}
+
+
+@pytest.fixture(scope='module', params=[(64, 16), (72, 72)], ids=str)
+def figures(request):
+    with rc_context({'font.size': 30, 'axes.titlesize': 'xx-large', 'font.family': 'monospace'}):  # of a user
+        return all_figures(request.param)
+
+
+def test_no_text_of_any_figure_is_cut_off(figures):
+    assert set(figures) == drawing_functions()
+    assert {name: [outside(figure) for figure in drawn] for name, drawn in figures.items()} == {
+        name: [[]] * len(drawn) for name, drawn in figures.items()
+    }
+
+
+def test_all_figures_have_one_look(figures):
+    for name, drawn in figures.items():
+        for text in [text for figure in drawn for text in figure.findobj(Text) if text.get_text().strip()]:
+            assert text.get_fontsize() in (canvas.HEADING, canvas.TEXT, canvas.SMALL), (name, text.get_text())
+            assert text.get_fontfamily() == ['DejaVu Sans'], (name, text.get_text())
+        lines = [line for figure in drawn for axis in figure.axes for line in axis.lines]
+        colours = {to_hex(line.get_color()).upper() for line in lines}
+        assert colours <= {*canvas.PALETTE, canvas.LINE, canvas.QUIET, '#FFFFFF', '#404040'}, name
+
+
+def test_titles_of_neighbours_do_not_overlap(figures):
+    for name in ('draw_scan_order', 'draw_points', 'draw_limitation_cases', 'draw_activation_map', 'draw_digits'):
+        for figure in figures[name]:
+            figure_to_rgb(figure)
+            renderer = figure.canvas.get_renderer()
+            boxes = [axis.title.get_window_extent(renderer) for axis in figure.axes if axis.get_title()]
+            assert [i for i, box in enumerate(boxes) if box.count_overlaps(boxes) > 1] == [], name
 
 
 def test_a_large_map_has_the_arrows_of_some_tokens_enlarged():
