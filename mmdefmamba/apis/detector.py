@@ -22,6 +22,8 @@ class TaskPredictor(Predictor):
 
     task = 'detection'
     visualizer = 'DetLocalVisualizer'
+    #: whether boxes are drawn with their place in the list of :meth:`describe`, from 1
+    numbered = False
 
     def _build(self, cfg, checkpoint, device):
         return _Inferencer(cfg, checkpoint, device, show_progress=False)
@@ -58,4 +60,23 @@ class TaskPredictor(Predictor):
     def _draw(self, image, sample):
         self.inferencer.visualizer.alpha = OPACITY
         options = dict(return_vis=True, pred_score_thr=self.score_thr)
-        return self.inferencer.visualize([image], [sample], **options)[0]
+        picture = self.inferencer.visualize([image], [sample], **options)[0]
+        return self._number(picture, sample) if self.numbered else picture
+
+    def _number(self, picture, sample):
+        instances = self._above_threshold(sample).pred_instances
+        # the order of describe(): Python's sort keeps the order of equal scores
+        order = sorted(range(len(instances)), key=lambda i: -float(instances.scores[i]))
+        if not order:
+            return picture
+        visualizer = self.inferencer.visualizer
+        visualizer.set_image(picture)
+        visualizer.draw_texts(
+            [str(number) for number in range(1, len(order) + 1)],
+            instances.bboxes[order][:, 2:],  # the lower right corners: mmdet writes the class into the upper left ones
+            colors='white',
+            vertical_alignments='bottom',
+            horizontal_alignments='right',
+            bboxes=dict(facecolor='black', alpha=0.8, pad=1.5, edgecolor='none'),
+        )
+        return visualizer.get_image()

@@ -34,7 +34,8 @@ class Analysis:
         picture: the image with the prediction, (height, width, 3), uint8, RGB.
         summary: the prediction in a few words.
         shares: pairs of a class name and a number from 0 to 1: the score of a class (classification) or of an object
-            (detection), or the share of the pixels (segmentation). The largest number is first.
+            (detection; the name begins with the number of the box), or the share of the pixels (segmentation). The
+            largest number is first.
         seen: the image that the network was given, (height, width, 3), uint8, RGB.
         traces: dict of label to the :class:`~mmdefmamba.analysis.BlockTrace` of a block.
     """
@@ -193,6 +194,7 @@ class Explorer:
             model = self.models[name]
             try:
                 self._predictors[name] = get_predictor(model.config, model.checkpoint, self.device)
+                self._predictors[name].numbered = True
             except (Exception, SystemExit) as error:  # a config is a program, which can raise anything
                 raise UploadError(f'The model {name} cannot be loaded: {shorten(error)}') from error
             if len(self._predictors) > MODELS_IN_MEMORY:
@@ -204,7 +206,8 @@ class Explorer:
 def _shares(predictor, sample):
     found = predictor.describe(sample)
     if predictor.task == 'detection':
-        return [(item['class'], item['score']) for item in found['objects']]
+        # the numbers are those of the boxes in the picture
+        return [(f'{i}: {item["class"]}', item['score']) for i, item in enumerate(found['objects'], 1)]
     if predictor.task == 'segmentation':
         return list(found['shares'].items())
     pairs = enumerate(found['scores'])

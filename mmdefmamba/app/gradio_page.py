@@ -123,16 +123,18 @@ class Page:
     def on_example(self, session, model, as_digit):
         """Handle a request for an example."""
         session = session._replace(examples=session.examples + 1)
-        is_of_digits = self.explorer.is_of_digits(model)
-        return self._attempt(
-            lambda: example_image(is_of_digits, session.examples - 1), EXAMPLE, session, model, as_digit
-        )
+
+        def load():
+            return example_image(self.explorer.is_of_digits(model), session.examples - 1)
+
+        return self._attempt(load, EXAMPLE, session, model, as_digit)
 
     def on_model(self, session, model, as_digit):
         """Handle the choice of another model: show a new example if an example is shown, else the same image again."""
-        is_of_digits = self.explorer.is_of_digits(model)
         looked = self.on_example if session.source == EXAMPLE else self.on_settings
-        return [gr.update(visible=is_of_digits), *looked(session, model, as_digit)]
+        results = looked(session, model, as_digit)
+        loaded = results[0].analysis is not None and results[0].analysis.model == model
+        return [gr.update(visible=loaded and self.explorer.is_of_digits(model)), *results]
 
     def on_settings(self, session, model, as_digit):
         """Handle a change of settings: analyse the same image again."""
@@ -154,13 +156,19 @@ class Page:
         return session, self._activation(session, block)
 
     def _attempt(self, load, source, session, model, as_digit):
-        """Load and analyse an image. If it cannot be used, show the reason and leave the rest of the page as it is."""
+        """Load and analyse an image. If it cannot be used, show the reason.
+
+        What the page shows stays, unless it is of another model than the selected one.
+        """
         try:
             image = load()
             like_training = source == DRAWING or (source == UPLOAD and as_digit)
             analysis = self.explorer.look(model, image, like_training and self.explorer.is_of_digits(model))
         except UploadError as error:
-            return [session, message(str(error)), *[gr.skip()] * 7]
+            if session.analysis is None or session.analysis.model == model:
+                return [session, message(str(error)), *[gr.skip()] * 7]
+            nothing = [gr.update(choices=[], value=None)] * 2
+            return [session._replace(analysis=None), message(str(error)), '', '', *nothing, '', '', '']
         traces = analysis.traces
         # the first block that learns points, which is the one with most tokens
         block = next((name for name, trace in traces.items() if trace.point_offset is not None), next(iter(traces)))

@@ -67,6 +67,11 @@ def _by_age(files):
     return sorted(files, key=lambda path: path.stat().st_mtime)
 
 
+def without_repetitions(models):
+    """Return the same models without those whose checkpoint an earlier one has."""
+    return list({Path(model.checkpoint).resolve(): model for model in reversed(models)}.values())[::-1]
+
+
 def with_unique_names(models):
     """Return the same models with unique names: the second model of a name gets ``(2)``, and so on."""
     unique, used = [], set()

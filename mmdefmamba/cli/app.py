@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..app.trained_models import TrainedModel, find_models, with_unique_names
+from ..app.trained_models import TrainedModel, find_models, with_unique_names, without_repetitions
 from ..files import existing_file, say, shown
 from .program import Parser, tell_error
 
@@ -25,7 +25,8 @@ def app_parser():
         action='append',
         default=[],
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='a config (path, or a name of mmdefmamba.list_models()) and its checkpoint; may be repeated',
+        help='a config (path, or a name of mmdefmamba.list_models()) and its checkpoint; may be repeated; the page '
+        'opens with the first one',
     )
     parser.add_argument('--device', default='cpu', help='default: %(default)s')
     parser.add_argument(
@@ -69,25 +70,28 @@ def main(argv=None):
 
 
 def collect_models(folders, pairs):
-    """Return the models of folders and of (config, checkpoint) pairs under different names, and print them.
+    """Return the models of (config, checkpoint) pairs and then of folders under different names, and print them.
+
+    The page opens with the first of them. Each checkpoint is there once; a pair takes precedence over a folder.
 
     Raises:
         FileNotFoundError: a checkpoint of a pair does not exist, or there is no model at all.
     """
-    models = []
+    models = [
+        TrainedModel(shown(Path(config).stem), config, str(existing_file(checkpoint, 'checkpoint')))
+        for config, checkpoint in pairs
+    ]
     for folder in folders:
         found, skipped = find_models(folder)
         models += found
         for line in skipped:
             say(f'skipped {line}', file=sys.stderr)
-    for config, checkpoint in pairs:
-        models.append(TrainedModel(shown(Path(config).stem), config, str(existing_file(checkpoint, 'checkpoint'))))
     if not models:
         raise FileNotFoundError(
             f'no trained model in {", ".join(map(shown, folders))}, seen from {shown(Path.cwd())}: train one with make '
             'quickstart, or name one with --model CONFIG CHECKPOINT'
         )
-    models = with_unique_names(models)
+    models = with_unique_names(without_repetitions(models))
     for model in models:
         say(f'found {model.name}: {model.checkpoint}, {model.config}')
     return models

@@ -8,6 +8,7 @@ import torch
 
 from ..datasets.digit_scenes import IMAGE_SIZE, write_digit_scenes
 from ..files import shown
+from ..report.scores import is_score
 from ..visualization.enlarge import enlarge_image, enlarge_sample
 from .common import cost_rows, images_per_second, load_config, print_table, train_and_test
 
@@ -49,7 +50,7 @@ def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows, dif
     print_table(
         title,
         [
-            *((name, f'{metrics[key] * factor:.1f} %') for name, key, factor in score_rows),
+            *((name, _percent(metrics[key], factor)) for name, key, factor in score_rows),
             ('scenes, training and validation', f'{train} and {val}, {IMAGE_SIZE} x {IMAGE_SIZE}'),
             ('difficulty of the scenes', str(difficulty)),
             ('training', f'{seconds / 60:.1f} minutes'),
@@ -60,6 +61,10 @@ def run_scenes(config, work_dir, cfg_options, train, val, title, score_rows, dif
         ],
     )
     return metrics
+
+
+def _percent(score, factor):
+    return f'{score * factor:.1f} %' if is_score(score) else '-'
 
 
 def _use_data(cfg, root):

@@ -53,7 +53,7 @@ class ClassificationCases(CaseMetric):
 
         def draw(record):
             truth, predicted = names[record['truth']], names[record['predicted']]
-            title = predicted if truth == predicted else f'{predicted}, truth: {truth}'
+            title = predicted if truth == predicted else f'prediction {predicted}, label {truth}'
             picture = data_uri(shrink(load_image(self.dataset, infos[record['key']]), PICTURE_SIDE))
             return Case(title, f'{100 * record["score"]:.1f} %', [(image_name(record['key']), picture)])
 

@@ -14,10 +14,11 @@ from ..visualization.enlarge import enlarge_image, enlarge_sample, zoom_for
 from .case_images import data_uri, load_image, shrink
 from .classification_cases import percent
 from .metric import Case, CaseMetric, Table, image_key, image_name
+from .scores import is_score
 
 SCORE_THRESHOLD = 0.3  # mmdet's visualizer draws boxes from this score on
 IOU_THRESHOLD = 0.5
-TITLES = ('truth', 'prediction')
+TITLES = ('ground truth', 'prediction')
 
 
 class DetectionCases(CaseMetric):
@@ -75,7 +76,8 @@ class DetectionCases(CaseMetric):
 
         def draw(record):
             matched, extra, missed = record['counts'].sum(0).tolist()
-            text = f'score {record["score"]:.2f}: {matched} detected, {missed} missed, {extra} false boxes'
+            counts = f'{matched} true positives, {extra} false positives, {missed} false negatives'
+            text = f'score {record["score"]:.2f}: {counts}'
             image, sample = truth_of(load_image(self.dataset, infos[record['key']]), infos[record['key']])
             sample.pred_instances = _instances(record['drawn'])
             zoom = zoom_for(*image.shape[:2])
@@ -177,7 +179,7 @@ def class_table(records, names, precisions):
     rows = []
     for name, (matched, extra, missed) in zip(names, counts.tolist(), strict=True):
         ap = precisions.get(name)
-        ap = '-' if ap is None or np.isnan(ap) else f'{100 * ap:.1f}'
+        ap = f'{100 * ap:.1f}' if is_score(ap) else '-'
         rows.append((name, matched + missed, ap, percent(matched, matched + missed), percent(matched, matched + extra)))
     note = (
         f'Recall and precision: boxes with a score of {SCORE_THRESHOLD} or more, matched at an IoU of {IOU_THRESHOLD} '

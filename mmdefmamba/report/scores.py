@@ -1,5 +1,7 @@
 """The scores of a run, and the scores of the paper for the same config."""
 
+import math
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,9 +37,21 @@ class PaperRow(NamedTuple):
     scores: list
 
 
+def is_score(value):
+    """Return whether a metric has a value.
+
+    COCO's evaluation gives -1 if there is nothing to evaluate, such as objects of a size, and a mean of nothing is NaN.
+    """
+    return isinstance(value, Real) and value != -1 and math.isfinite(value)
+
+
 def headlines(metrics):
-    """Return (name, text in percent) of the scores at the top of the page."""
-    return [(name, f'{metrics[key] * factor:.2f} %') for key, (name, factor) in _HEADLINES.items() if key in metrics]
+    """Return (name, text in percent) of the scores at the top of the page; '-' for a score without a value."""
+    return [
+        (name, f'{metrics[key] * factor:.2f} %' if is_score(metrics[key]) else '-')
+        for key, (name, factor) in _HEADLINES.items()
+        if key in metrics
+    ]
 
 
 def is_headline(key):
@@ -65,7 +79,7 @@ def paper_rows(config, metrics, tta):
         scores = []
         for name, paper in row.scores.items():
             key, factor = _PAPER_METRICS[name]
-            comparable = key in metrics and (name in _UNDER_TTA) == tta
+            comparable = is_score(metrics.get(key)) and (name in _UNDER_TTA) == tta
             scores.append((name, f'{paper:.1f}', f'{metrics[key] * factor:.1f}' if comparable else '-'))
         rows.append(PaperRow(row.table, row.arch, scores))
     return rows

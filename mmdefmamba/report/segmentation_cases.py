@@ -54,7 +54,7 @@ class SegmentationCases(CaseMetric):
             image = load_image(self.dataset, infos[record['key']])
             # class names are in the legend, because mmseg takes seconds to write them on an image of a million pixels
             truth, prediction = draw_truth_and_prediction(visualizer, image, sample, with_labels=False)
-            pictures = [('image', image), ('truth', truth), ('prediction', prediction)]
+            pictures = [('image', image), ('ground truth', truth), ('prediction', prediction)]
             pictures = [(caption, data_uri(shrink(picture))) for caption, picture in pictures]
             legend = [(f'rgb{tuple(palette[label])}', names[label]) for label in np.flatnonzero(record['areas'][1])]
             return Case(image_name(record['key']), f'mIoU {100 * record["score"]:.1f} %', pictures, legend)

@@ -10,7 +10,7 @@ from ..apis.zoo import task_of
 from ..files import shown
 from .html_file import Parts, environment_facts, run_facts, write_page
 from .scan_galleries import scan_galleries
-from .scores import headlines, paper_rows
+from .scores import headlines, is_score, paper_rows
 
 _CASES = {
     'classification': 'ClassificationCases',
@@ -97,8 +97,7 @@ def write_test_report(runner, cases, metrics, folder, tta=False, cfg_options=Non
 def _text(value):
     if not isinstance(value, Real):
         return str(value)
-    # COCO's evaluation gives -1 if there is nothing to evaluate
-    return '-' if value == -1 else f'{value:.4g}'
+    return f'{value:.4g}' if is_score(value) else '-'
 
 
 def speed_facts(runner):

@@ -9,7 +9,7 @@ from ..files import shown
 from .chart import line_chart
 from .html_file import Parts, environment_facts, run_facts, write_page
 from .logs import read_scalars
-from .scores import headlines, is_headline
+from .scores import headlines, is_headline, is_score
 
 FILE = 'train.html'
 _TIMES = {'data_time', 'time', 'step', 'iter', 'epoch', 'memory'}
@@ -68,7 +68,7 @@ def curves(training, validation):
     charts = [
         line_chart('Loss', 'iteration', _series(training, ['loss'])),
         line_chart('Parts of the loss', 'iteration', _series(training, losses[:SERIES])) if losses else None,
-        line_chart('Scores on the validation data', _unit(training), _series(validation, main[:SERIES])),
+        line_chart('Scores on the validation data', _unit(training), _scores(validation, main[:SERIES])),
         line_chart('Learning rate', 'iteration', _series(training, ['lr'])),
     ]
     return [chart for chart in charts if chart is not None]
@@ -78,9 +78,13 @@ def score_rows(validation, unit):
     """Return one row per score: (name, last value, highest value, step of the highest value)."""
     rows = []
     for key in _score_keys(validation):
-        values = [(line[key], line['step']) for line in validation if key in line]
+        values = [(line[key], line['step']) for line in validation if is_score(line.get(key))]
+        if not values:
+            rows.append((key, '-', '-', '-'))
+            continue
         highest, step = max(values, key=lambda value: value[0])
-        rows.append((key, f'{values[-1][0]:.4g}', f'{highest:.4g}', f'{unit} {step}'))
+        last = next(line[key] for line in reversed(validation) if key in line)
+        rows.append((key, f'{last:.4g}' if is_score(last) else '-', f'{highest:.4g}', f'{unit} {step}'))
     return rows
 
 
@@ -100,6 +104,11 @@ def speed_facts(runner, training):
         ('share of the time spent waiting for data', f'{100 * share:.0f} %'),
         *rows,
     ]
+
+
+def _scores(lines, keys):
+    # COCO's -1 is no score; the chart itself mentions values that are not finite
+    return _series([{key: value for key, value in line.items() if value != -1} for line in lines], keys)
 
 
 def _series(lines, keys):

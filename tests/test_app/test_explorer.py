@@ -4,6 +4,9 @@ import threading
 
 import numpy as np
 import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 
 import mmdefmamba  # noqa: F401  mends the libraries before they are imported
 from mmdefmamba.analysis import activation_map
@@ -127,3 +130,30 @@ def test_broken_models_are_removed_and_few_models_stay_in_memory(models, tmp_pat
     for name in ('classification', 'again'):
         explorer.look(name, example_image(True, 0))
         assert list(explorer._predictors) == [name]
+
+
+def test_numbers_of_boxes_are_those_of_the_bars(explorer, monkeypatch):
+    explorer.look('detection', example_image(False, 0))
+    predictor = explorer._predictors['detection']
+    boxes = torch.tensor([[10.0, 10, 40, 30], [50, 60, 90, 100], [1, 2, 8, 9]])
+    instances = InstanceData(bboxes=boxes, scores=torch.tensor([0.4, 0.9, 0.1]), labels=torch.tensor([3, 7, 5]))
+    sample = DetDataSample(pred_instances=instances)
+    names = predictor.classes
+    # the box below the threshold of 0.3 has neither a bar nor a number
+    assert [name for name, _ in explorer_module._shares(predictor, sample)] == [f'1: {names[7]}', f'2: {names[3]}']
+    drawn, draw = [], type(predictor.inferencer.visualizer).draw_texts
+
+    def draw_texts(self, texts, positions, **options):
+        drawn.append((texts, positions))
+        return draw(self, texts, positions, **options)
+
+    monkeypatch.setattr(type(predictor.inferencer.visualizer), 'draw_texts', draw_texts)
+    image = np.full((480, 480, 3), 200, np.uint8)
+    numbered = predictor.draw(image, sample)
+    texts, places = drawn[-1]
+    assert texts == ['1', '2'] and places.tolist() == [[90, 100], [40, 30]]
+    predictor.numbered = False
+    plain = predictor.draw(image, sample)
+    predictor.numbered = True
+    changed = (numbered != plain).any(-1)
+    assert changed[88:100, 78:90].any() and changed[18:30, 28:40].any() and not changed[:12, :12].any()

@@ -94,7 +94,7 @@ def test_classification_counts_and_ranks():
     assert classes.rows == [('cat', 2, '50.0', '50.0', '<script> (1)'), ('<script>', 2, '50.0', '50.0', 'cat (1)')]
     assert confused.rows == [('cat', '<script>', 1), ('<script>', 'cat', 1)]
     wrong, right = metric.galleries()
-    assert [(case.title, case.text) for case in wrong.cases] == [('<script>, truth: cat', '80.0 %')]
+    assert [(case.title, case.text) for case in wrong.cases] == [('prediction <script>, label cat', '80.0 %')]
     assert [(case.title, case.text) for case in right.cases] == [('cat', '90.0 %')]
     ((caption, source),) = right.cases[0].pictures
     assert (caption, source) == ('sample_idx 0', data_uri(image))
@@ -188,10 +188,10 @@ def test_detection_ranks_images_and_draws_truth_and_prediction(pets):
     worst, best = metric.galleries()
     assert '1 images have no score' in worst.note
     assert [(case.title, case.text) for case in (*worst.cases, *best.cases)] == [
-        ('1.png', 'score 0.00: 0 detected, 1 missed, 1 false boxes'),
-        ('0.png', 'score 1.00: 1 detected, 0 missed, 0 false boxes'),
+        ('1.png', 'score 0.00: 0 true positives, 1 false positives, 1 false negatives'),
+        ('0.png', 'score 1.00: 1 true positives, 0 false positives, 0 false negatives'),
     ]
-    assert [caption for caption, _ in best.cases[0].pictures] == ['truth', 'prediction']
+    assert [caption for caption, _ in best.cases[0].pictures] == ['ground truth', 'prediction']
     truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
     height, width = truth.shape[:2]
     zoom = zoom_for(20, 30)

@@ -5,8 +5,11 @@ import math
 
 import pytest
 
+from mmdefmamba.paper.tables import PAPER, ROOT
 from mmdefmamba.report import read_scalars
 from mmdefmamba.report.chart import HEIGHT, LEFT, RIGHT, TOP, WIDTH, line_chart, ticks
+from mmdefmamba.report.scores import headlines, paper_rows
+from mmdefmamba.report.testing import _text as shown
 from mmdefmamba.report.training import curves, score_rows
 
 
@@ -119,3 +122,22 @@ def test_chart_places_points_and_reports_values_that_are_not_finite():
 
 def test_series_without_finite_values_gives_no_chart():
     assert line_chart('Loss', 'iteration', {'loss': [(1, math.inf)]}) is None
+
+
+def test_minus_one_is_never_shown_as_a_score():
+    """COCO's evaluation gives -1 where there is nothing to evaluate."""
+    assert headlines({'coco/bbox_mAP': -1.0, 'coco/segm_mAP': 0.5, 'mIoU': math.nan}) == [
+        ('box mAP', '-'),
+        ('mask mAP', '50.00 %'),
+        ('mIoU', '-'),
+    ]
+    assert [shown(value) for value in (-1, -1.0, math.nan, 0.25, 0, 'text')] == ['-', '-', '-', '0.25', '0', 'text']
+    lines = [{'step': 1, 'coco/bbox_mAP': -1.0}, {'step': 2, 'coco/bbox_mAP': 0.25}, {'step': 3, 'coco/bbox_mAP': -1.0}]
+    assert score_rows(lines, 'epoch') == [('coco/bbox_mAP', '-', '0.25', 'epoch 2')]
+    assert score_rows(lines[:1], 'epoch') == [('coco/bbox_mAP', '-', '-', '-')]
+    (chart,) = curves([], lines)
+    assert [len(marks) for _, _, marks in chart.lines] == [1]
+    assert curves([], lines[:1]) == []
+    row = next(row for row in PAPER if row.table == '2')
+    (compared,) = paper_rows(ROOT / row.config, {'coco/bbox_mAP': -1.0, 'coco/segm_mAP': 0.4}, tta=False)
+    assert [score[2] for score in compared.scores if score[0] in ('box AP', 'mask AP')] == ['-', '40.0']
