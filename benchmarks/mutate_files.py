@@ -2,6 +2,8 @@
 
     python benchmarks/mutate_files.py images --count 10000 --seed 0
     python benchmarks/mutate_files.py checkpoints --count 10000 --seed 0
+    python benchmarks/mutate_files.py safetensors --count 10000 --seed 0
+    python benchmarks/mutate_files.py onnx --count 2000 --seed 0
 
 Each file is made from a whole one: bits are flipped, its end is cut off, parts of another file are put in, and its
 header or its structure is changed. A file is fine if it loads, or ends in an error of the expected type, of at most
@@ -12,6 +14,7 @@ findings by their number, and exits with 1 if there are any. `--only NUMBER` rep
 
 import argparse
 import io
+import json
 import os
 import pickle
 import random
@@ -337,6 +340,114 @@ def checkpoints():
     return make, load, expected
 
 
+def safetensors():
+    """Checkpoints of safetensors: loading, and comparing with a model."""
+    import torch
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    from mmdefmamba.checkpoints import fit, state_dict_of
+    from mmdefmamba.checkpoints.fit import not_finite
+    from mmdefmamba.guards.class_names import names_in_checkpoint
+    from mmdefmamba.models import DefMamba
+    from mmdefmamba.tensor_files import write_tensor_file
+
+    torch.manual_seed(0)
+    model = DefMamba({'embed_dims': (8, 16), 'depths': (1, 1)})
+    wholes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for meta in (None, {'epoch': 1, 'iter': 2, 'dataset_meta': {'classes': ('a', 'b')}}):
+            write_tensor_file(Path(folder, 'whole'), model.state_dict(), meta)
+            wholes.append(Path(folder, 'whole').read_bytes())
+
+    def make(draw, canary):
+        content = draw.choice(wholes)
+        if draw.random() < 0.5:
+            return _change_header(content, draw)
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            content = damage(content, draw.choice(wholes), draw)
+        return content
+
+    def load(path):
+        content = CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
+        state = state_dict_of(content, str(path))
+        str(fit(model, state)), not_finite(model, state), names_in_checkpoint(content)
+
+    return make, load, (OSError, ValueError, RuntimeError, pickle.UnpicklingError)
+
+
+def _change_header(content, draw):
+    """Write the header of a file of safetensors anew with odd values: it is JSON."""
+    length = int.from_bytes(content[:8], 'little')
+    header, rest = json.loads(content[8 : 8 + length]), content[8 + length :]
+    name = draw.choice(list(header))
+    odd = draw.choice((None, 0, -1, 2**63, 'x', [], {}, [0, 2**40], [[]], 'F64', 'C64', 'F8_E4M3', '\x1b[2J', 1e300))
+    entry = header[name]
+    kind = draw.random()
+    if kind < 0.4:
+        entry[draw.choice((*entry, 'new'))] = odd
+    elif kind < 0.6:
+        meta = header.setdefault('__metadata__', {})
+        nested = '[' * 100_000 if draw.random() < 0.2 else json.dumps({'dataset_meta': {'classes': odd}, 'epoch': odd})
+        meta['meta'] = draw.choice((nested, '{', 'null', '[]', odd))
+    elif kind < 0.8:
+        header[draw.choice(('\x1b]0;x\x07', '\u202e', 'x' * 5000, ''))] = header.pop(name)
+    else:
+        header[name] = odd
+    text = json.dumps(header).encode()
+    return (len(text) + draw.choice((0, 0, 0, 1, -1, 2**62))).to_bytes(8, 'little') + text + rest
+
+
+def onnx():
+    """ONNX files that tools/export.py wrote: the predictor of tools/infer.py, and a prediction."""
+    import numpy as np
+    import onnx as library
+    import torch
+
+    import mmdefmamba
+    from mmdefmamba.apis.onnx_predictor import get_onnx_predictor
+    from mmdefmamba.export.export_model import export_model
+
+    torch.manual_seed(0)
+    cfg = mmdefmamba.apis.zoo.load_config('defmamba_pico_digits')
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'whole.onnx')
+        model = mmdefmamba.get_model(cfg)
+        export_model(cfg, model, path, shape=(32, 32), check=False, report=lambda line: None)
+        whole = path.read_bytes()
+    image = np.zeros((32, 32, 3), np.uint8)
+
+    def make(draw, canary):
+        if draw.random() < 0.5:
+            return _change_description(library.load_from_string(whole), draw)
+        content = whole
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            content = damage(content, whole, draw)
+        return content
+
+    def load(path):
+        predictor = get_onnx_predictor(path, 'cpu')
+        [sample] = predictor.predict([image])
+        predictor.describe(sample), predictor.summary(sample), predictor.draw(image, sample)
+
+    return make, load, (OSError, ValueError)
+
+
+def _change_description(model, draw):
+    """Change what an ONNX file says about itself: JSON in its metadata."""
+    entry = draw.choice(list(model.metadata_props))
+    odd = draw.choice((None, True, 0, -1, 10**30, float('nan'), 'x', '\x1b[2J', 'x' * 5000, [], [[]], {}, {'type': 1}))
+    try:
+        described = json.loads(entry.value)
+    except ValueError:
+        described = None
+    if isinstance(described, dict) and draw.random() < 0.8:
+        described[draw.choice([*described, 'new'])] = odd
+        entry.value = json.dumps(described)
+    else:
+        entry.value = draw.choice(('', '{', '[' * 100_000, 'null', '[]', '\x1b[2J', json.dumps(odd)))
+    return model.SerializeToString()
+
+
 def _with_odd(content, odd, draw):
     """Put an odd value at a random place of a checkpoint."""
     content = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
@@ -404,7 +515,7 @@ def _change_pickle(data, draw, canary):
     return bytes(data)
 
 
-KINDS = {'images': images, 'checkpoints': checkpoints}
+KINDS = {'images': images, 'checkpoints': checkpoints, 'safetensors': safetensors, 'onnx': onnx}
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -2,13 +2,15 @@
 
 import json
 
+from ..checkpoints.contents import brief, check_contents
 from ..config_tree import innermost_dataset, library_of, type_name
-from ..files import shown
+from ..files import shorten, shown
 from ..version import __version__
 
 #: The key of the description in the file's metadata; the value is a JSON object.
 KEY = 'mmdefmamba'
 FORMAT = 1
+MAX_SIDE = 2**14  # of a size in the description, in pixels
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 #: The keys that every description has.
 KEYS = {
@@ -100,22 +102,62 @@ def read_description(text, file):
         )
     try:
         described = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f'{shown(file)}: the key {KEY!r} of its metadata is damaged ({error}). Export it again'
+            f'{shown(file)}: the key {KEY!r} of its metadata is damaged ({shorten(error)}). Export it again'
         ) from error
     if not isinstance(described, dict) or described.get('format') != FORMAT:
         found = described.get('format') if isinstance(described, dict) else described
         raise ValueError(
-            f'{shown(file)}: its description has format {found!r}, this version of mmdefmamba reads format {FORMAT}. '
-            'Export it again with this version'
+            f'{shown(file)}: its description has as format {brief(found)}, this version of mmdefmamba reads format '
+            f'{FORMAT}. Export it again with this version'
         )
     missing = KEYS - described.keys()
     if missing:
         raise ValueError(f'{shown(file)}: its description lacks {", ".join(sorted(missing))}. Export it again')
+    for key, (is_right, wanted) in _KINDS.items():
+        if described[key] is not None and not is_right(described[key]):
+            raise ValueError(
+                f'{shown(file)}: its description has {brief(described[key])} as {key!r}, which must be {wanted}. It '
+                'was not written by tools/export.py of this version'
+            )
+    if described['mean'] is not None and len(described['mean']) != len(described['std'] or ()):
+        raise ValueError(f"{shown(file)}: 'mean' and 'std' in its description differ in length. Export it again")
+    check_contents({'meta': {'dataset_meta': {key: described[key] for key in ('classes', 'palette')}}}, file)
     for step in described['pipeline'] or []:
         _check_step(step, file)
     return described
+
+
+def _is_whole(value, largest=MAX_SIDE):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= largest
+
+
+def _are_numbers(value):
+    numbers = isinstance(value, list) and all(isinstance(one, (int, float)) for one in value)
+    return numbers and all(abs(one) < 1e9 for one in value)  # not NaN either
+
+
+#: What each entry must be, where it is not None, as a function and in words.
+_KINDS = {
+    'task': (lambda value: value in TASKS.values(), f'one of {", ".join(TASKS.values())}'),
+    'part': (lambda value: value in ('model', 'backbone'), 'model or backbone'),
+    'preprocessing': (lambda value: isinstance(value, bool), 'true or false'),
+    'to_rgb': (lambda value: isinstance(value, bool), 'true or false'),
+    'shape': (
+        lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)),
+        f'a height and a width from 1 to {MAX_SIDE}',
+    ),
+    'batch': (_is_whole, f'a whole number from 1 to {MAX_SIDE}'),
+    'mean': (_are_numbers, 'a list of numbers'),
+    'std': (lambda value: _are_numbers(value) and all(value), 'a list of numbers other than 0'),
+    'pipeline': (lambda value: isinstance(value, list) and len(value) <= 100, 'a list of at most 100 steps'),
+    'preprocessor': (
+        lambda value: isinstance(value, dict) and any(value.keys() <= {*keys} for keys in _PREPROCESSOR.values()),
+        'the settings of a data preprocessor',
+    ),
+    'outputs': (lambda value: isinstance(value, dict), 'an object'),
+}
 
 
 def _pipeline(cfg):
@@ -147,7 +189,7 @@ def _wrong_in_step(step):
     unknown = step.keys() - STEPS[kind] - {'type'}
     if unknown:
         return f'{kind} with the argument {sorted(unknown)[0]}, and only {", ".join(sorted(STEPS[kind]))} are described'
-    return next((f'{kind} with {key}={value!r}' for key, value in step.items() if not _is_plain(value)), None)
+    return next((f'{kind} with {key}={brief(value)}' for key, value in step.items() if not _is_plain(value)), None)
 
 
 def _check_step(step, file):
@@ -163,7 +205,9 @@ def _is_plain(value):
         return 'type' not in value and all(_is_plain(item) for item in value.values())
     if isinstance(value, list):
         return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str))
+    if isinstance(value, (int, float)):  # a larger one would fill the memory with a resized or padded image
+        return abs(value) <= MAX_SIDE
+    return value is None or isinstance(value, str)
 
 
 def _plain(value):
