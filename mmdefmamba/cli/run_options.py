@@ -199,10 +199,8 @@ def _load_config(args):
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.work_dir or not cfg.get('work_dir'):
         cfg.work_dir = args.work_dir or os.path.join('work_dirs', Path(args.config).stem)
-    if decodable(cfg.work_dir) != cfg.work_dir:  # MMEngine would fail after an epoch, when it writes last_checkpoint
-        raise ValueError(
-            f'the name of the work dir, {shown(cfg.work_dir)}, is not valid UTF-8. Choose another --work-dir'
-        )
+    # MMEngine would fail after an epoch, when it writes last_checkpoint
+    _require_valid(cfg.work_dir, 'the name of the work dir', '--work-dir')
     if args.no_pin_memory:
         _set_in_dataloaders(cfg, pin_memory=False)
     if args.report:
@@ -223,6 +221,11 @@ def _check(cfg, args):
             'configs/_base_/guards.py adds it',
             logger='current',
         )
+
+
+def _require_valid(folder, what, option):
+    if decodable(folder) != folder:
+        raise ValueError(f'{what}, {shown(folder)}, is not valid UTF-8. Choose another {option}')
 
 
 def _existing(path, what):
@@ -283,6 +286,8 @@ def _draw(cfg, args):
     switch, folder = _VISUALIZATION_HOOKS[type_name(hook)]
     hook.update({switch: True, 'show': args.show, 'wait_time': args.wait_time, 'interval': args.interval})
     if args.show_dir:
+        # OpenCV, which writes into it, would end the process
+        _require_valid(args.show_dir, 'the name of the folder for pictures', '--show-dir')
         if folder:
             hook[folder] = args.show_dir
         else:

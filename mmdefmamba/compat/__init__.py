@@ -69,6 +69,11 @@ MENDS = {
         "configs of this package are found by _base_ = 'mmdefmamba::...'; MMEngine finds those of a fixed list of "
         'packages only',
     ),
+    'picture_names': Mend(
+        ('mmengine.visualization.visualizer', 'mmcv'),
+        'pictures of images whose file names are not valid UTF-8 get a name that is; such a name ends the process in '
+        'OpenCV',
+    ),
     'safe_loading': Mend(
         ('mmengine.runner.checkpoint',),
         'MMEngine loads checkpoints with weights_only=True and an allow-list, and downloads them within limits; '

@@ -167,6 +167,8 @@ def test_trainings_tests_and_figures_show_hostile_names(folder, tmp_path, monkey
     moved = checkpoint.rename(folder / f'{HOSTILE}.pth')
     outputs = ('--work-dir', work_dir, '--show-dir', work_dir / 'shown', '--out', work_dir / 'out.pkl')
     tool('test', config, moved, *outputs)
+    text = tool('test', config, moved, '--work-dir', work_dir, '--show-dir', folder, code=(2,))
+    assert 'is not valid UTF-8. Choose another --show-dir' in text
     tool('analysis_tools/get_flops', config, '--shape', 16)
     tool('model_converters/convert_safetensors', moved, folder / f'{HOSTILE}.safetensors')
     tool('publish_model', config, moved, folder / f'{HOSTILE}_public.pth', '--shape', 16)

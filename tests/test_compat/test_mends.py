@@ -99,6 +99,26 @@ def test_each_mend_waits_for_its_library_and_reports_itself_once(run):
         assert len(lines) == (after == 'applied'), name
 
 
+def test_pictures_of_images_whose_names_are_not_valid_utf8_are_written(run, tmp_path):
+    code = f"""
+import os
+import mmcv, mmdefmamba, numpy as np
+from mmengine.visualization import Visualizer
+picture, folder = np.full((4, 6, 3), 7, np.uint8), {str(tmp_path)!r}
+visualizer = Visualizer(name='one', save_dir=folder, vis_backends=[dict(type='LocalVisBackend')])
+visualizer.add_image('val_a\\udcff.png', picture, 3)  # mmseg's hook
+mmcv.imwrite(picture, folder + '/b.\\udcfe')  # mmdet's hook: the extension is that of the image
+mmcv.imwrite(picture, folder + '/c\\udcfd.png')
+for root, _, names in os.walk(os.fsencode(folder)):
+    for name in names:
+        if name.endswith(b'png'):
+            print(name, np.unique(mmcv.imread(os.path.join(os.fsdecode(root), os.fsdecode(name)))))
+"""
+    printed = [line for line in run(code)[0] if line.startswith('b')]
+    expected = {rb'val_a\udcff.png_3.png', rb'b.\udcfe.png', b'c\xfd.png'}
+    assert sorted(printed) == sorted(f'{name} [7]' for name in expected)
+
+
 def test_mends_are_applied_to_libraries_that_were_imported_before(run):
     code = 'import mmdet.datasets, mmdefmamba; print(mmdefmamba.compat.status()["thin_images"].state)'
     # compat is imported first, because mmdet needs the operators
