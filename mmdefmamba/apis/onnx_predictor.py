@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ..export.file_metadata import KEY, TASKS, read_description
-from ..files import existing_file, shown
+from ..files import existing_file, shorten, shown
 
+_MAX_BYTES = 2**31  # the limit of the format
 _MODULES = {'classification': 'onnx_classifier', 'segmentation': 'onnx_segmentor'}
 _LIBRARIES = {task: library for library, task in TASKS.items()}
 _PACKS = {'classification': 'PackInputs', 'segmentation': 'PackSegInputs'}
@@ -41,22 +42,19 @@ class ExportedNetwork:
             ) from error
         self.file = existing_file(file, 'ONNX file')
         providers = _providers(device, onnxruntime.get_available_providers())
-        errors = onnxruntime.capi.onnxruntime_pybind11_state
+        if self.file.stat().st_size >= _MAX_BYTES:
+            raise ValueError(f'{shown(file)} has {self.file.stat().st_size:,} bytes; an ONNX file has less than 2 GiB')
+        # onnxruntime raises more than ten classes of errors, and others for a damaged text
         try:
-            self._session = onnxruntime.InferenceSession(str(self.file), providers=providers)
-        except (
-            errors.InvalidProtobuf,
-            errors.InvalidGraph,
-            errors.Fail,
-            errors.NoSuchFile,
-            errors.InvalidArgument,
-        ) as error:
-            raise ValueError(f'{shown(file)} cannot be read as an ONNX file: {str(error).splitlines()[0]}') from error
+            self._session = onnxruntime.InferenceSession(self.file.read_bytes(), providers=providers)
+            text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        except Exception as error:
+            raise ValueError(f'{shown(file)} cannot be read as an ONNX file: {shorten(error)}') from error
         if device is not None and self._session.get_providers()[0] != _name_of(providers[0]):
             raise ValueError(
                 f'onnxruntime cannot start on {device}: it took {self._session.get_providers()[0]} instead'
             )
-        self.description = read_description(self._session.get_modelmeta().custom_metadata_map.get(KEY), file)
+        self.description = read_description(text, file)
         self._check()
 
     def _check(self):
@@ -105,9 +103,12 @@ class ExportedNetwork:
         return torch.cat([self._run_fixed(part, batch) for part in inputs.split(batch)])
 
     def _run(self, inputs):
-        name = self._session.get_inputs()[0].name
-        [logits] = self._session.run(None, {name: inputs.contiguous().numpy()})
-        return torch.from_numpy(logits)
+        try:
+            name = self._session.get_inputs()[0].name
+            [logits] = self._session.run(None, {name: inputs.contiguous().numpy()})
+            return torch.from_numpy(logits)
+        except Exception as error:  # the file is one of tools/export.py by its description only
+            raise ValueError(f'{shown(self.file)} cannot predict: {shorten(error)}') from error
 
     def _run_fixed(self, inputs, batch):
         missing = batch - len(inputs)

@@ -10,7 +10,8 @@ from ..version import __version__
 #: The key of the description in the file's metadata; the value is a JSON object.
 KEY = 'mmdefmamba'
 FORMAT = 1
-MAX_SIDE = 2**14  # of a size in the description, in pixels
+#: The largest size in a description, in pixels. A larger image would fill the memory.
+MAX_SIDE = 4096
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 #: The keys that every description has.
 KEYS = {
@@ -124,9 +125,26 @@ def read_description(text, file):
     if described['mean'] is not None and len(described['mean']) != len(described['std'] or ()):
         raise ValueError(f"{shown(file)}: 'mean' and 'std' in its description differ in length. Export it again")
     check_contents({'meta': {'dataset_meta': {key: described[key] for key in ('classes', 'palette')}}}, file)
+    _check_outputs(described, file)
     for step in described['pipeline'] or []:
         _check_step(step, file)
     return described
+
+
+def _check_outputs(described, file):
+    """Check what the description says about how logits become predictions."""
+    outputs = described['outputs'] or {}
+    wrong = next((key for key, value in outputs.items() if not _OUTPUTS.get(key, lambda value: False)(value)), None)
+    keys = {'classification': {'activation'}, 'segmentation': _OUTPUTS.keys() - {'activation'}}.get(described['task'])
+    what = None
+    if wrong is not None:
+        what = f'{brief(outputs[wrong])} as {brief(wrong)} of its outputs'
+    elif outputs and keys and outputs.keys() != keys:
+        what = 'outputs of another task'
+    if what:
+        raise ValueError(
+            f'{shown(file)}: its description has {what}. It was not written by tools/export.py of this version'
+        )
 
 
 def _is_whole(value, largest=MAX_SIDE):
@@ -136,6 +154,15 @@ def _is_whole(value, largest=MAX_SIDE):
 def _are_numbers(value):
     numbers = isinstance(value, list) and all(isinstance(one, (int, float)) for one in value)
     return numbers and all(abs(one) < 1e9 for one in value)  # not NaN either
+
+
+def _is_test_cfg(value):
+    """Return whether a value says that a segmentor sees images whole, or in which windows."""
+    if not isinstance(value, dict) or value.get('mode', 'whole') not in ('whole', 'slide'):
+        return False
+    sizes = [value[key] for key in ('crop_size', 'stride') if key in value]
+    right = all(isinstance(size, list) and len(size) == 2 and all(map(_is_whole, size)) for size in sizes)
+    return right and (value.get('mode') != 'slide' or len(sizes) == 2)
 
 
 #: What each entry must be, where it is not None, as a function and in words.
@@ -153,10 +180,22 @@ _KINDS = {
     'std': (lambda value: _are_numbers(value) and all(value), 'a list of numbers other than 0'),
     'pipeline': (lambda value: isinstance(value, list) and len(value) <= 100, 'a list of at most 100 steps'),
     'preprocessor': (
-        lambda value: isinstance(value, dict) and any(value.keys() <= {*keys} for keys in _PREPROCESSOR.values()),
+        lambda value: (
+            isinstance(value, dict)
+            and any(value.keys() <= {*keys} for keys in _PREPROCESSOR.values())
+            and all(map(_is_plain, value.values()))
+        ),
         'the settings of a data preprocessor',
     ),
-    'outputs': (lambda value: isinstance(value, dict), 'an object'),
+    'outputs': (lambda value: isinstance(value, dict), 'how logits become predictions'),
+}
+_OUTPUTS = {
+    'activation': lambda value: value == 'softmax',
+    'align_corners': lambda value: isinstance(value, bool),
+    'channels': lambda value: _is_whole(value, 2**16),
+    'num_classes': lambda value: _is_whole(value, 2**16),
+    'threshold': lambda value: value is None or _are_numbers([value]),
+    'test_cfg': _is_test_cfg,
 }
 
 
@@ -205,8 +244,8 @@ def _is_plain(value):
         return 'type' not in value and all(_is_plain(item) for item in value.values())
     if isinstance(value, list):
         return all(_is_plain(item) for item in value)
-    if isinstance(value, (int, float)):  # a larger one would fill the memory with a resized or padded image
-        return abs(value) <= MAX_SIDE
+    if isinstance(value, (int, float)):
+        return abs(value) <= MAX_SIDE  # not NaN either
     return value is None or isinstance(value, str)
 
 

@@ -124,8 +124,9 @@ def test_files_that_cannot_predict_are_refused_with_a_remedy(images, run, tmp_pa
     cases = [
         ({}, 'does not say what it predicts'),
         ({KEY: '{'}, 'damaged'),
-        ({KEY: '[]'}, 'format []'),
-        ({KEY: json.dumps({**good, 'format': 2})}, 'format 2'),
+        ({KEY: '[]'}, 'as format a list of 0'),
+        ({KEY: '[' * 100_000}, 'damaged'),
+        ({KEY: json.dumps({**good, 'format': 2})}, 'as format the int 2'),
         ({KEY: json.dumps({'format': 1})}, 'lacks'),
         ({KEY: json.dumps({**good, 'task': 'detection'})}, 'the backbone and neck of a detector'),
         ({KEY: json.dumps({**good, 'part': 'backbone'})}, 'holds a backbone'),
@@ -137,11 +138,26 @@ def test_files_that_cannot_predict_are_refused_with_a_remedy(images, run, tmp_pa
             'Resize with scale',
         ),
         ({KEY: json.dumps({**good, 'pipeline': [{'type': 'Resize', 'backend_args': 1}]})}, 'the argument backend_args'),
+        ({KEY: json.dumps({**good, 'pipeline': [{'type': 'Resize', 'scale': [10**6, 1]}]})}, 'Resize with scale'),
+        ({KEY: json.dumps({**good, 'pipeline': 3})}, "the int 3 as 'pipeline'"),
+        ({KEY: json.dumps({**good, 'batch': True})}, "the bool True as 'batch'"),
+        ({KEY: json.dumps({**good, 'shape': [32, 10**9]})}, "a list of 2 as 'shape'"),
+        ({KEY: json.dumps({**good, 'mean': [float('nan')]})}, "a list of 1 as 'mean'"),
+        ({KEY: json.dumps({**good, 'std': [0.0] * 3})}, "a list of 3 as 'std'"),
+        ({KEY: json.dumps({**good, 'std': [1.0]})}, "'mean' and 'std' in its description differ in length"),
+        ({KEY: json.dumps({**good, 'classes': ['a', 2.5]})}, 'classes[1] must be a name'),
+        ({KEY: json.dumps({**good, 'preprocessor': {'pad_size_divisor': 10**12}})}, "a dict of 1 as 'preprocessor'"),
+        ({KEY: json.dumps({**good, 'outputs': {'activation': 'eval'}})}, "the str 'eval' as the str 'activation'"),
+        ({KEY: json.dumps({**good, 'task': 'segmentation'})}, 'outputs of another task'),
     ]
     for metadata, words in cases:
         code, document, _ = run('out', images, '--onnx', write_file(tmp_path / 'model.onnx', metadata))
         assert (code, document) == (2, None)
         assert words in capsys.readouterr().err
+    # a graph that contradicts itself
+    file = write_file(tmp_path / 'model.onnx', {KEY: json.dumps(good)}, np.ones((1, CLASSES), np.float32))
+    assert run('out', images, '--onnx', file)[0] == 2
+    assert 'model.onnx cannot be read as an ONNX file' in capsys.readouterr().err
     (tmp_path / 'text.onnx').write_text('not a model')
     assert run('out', images, '--onnx', tmp_path / 'text.onnx')[0] == 2
     assert 'cannot be read as an ONNX file' in capsys.readouterr().err
@@ -149,6 +165,14 @@ def test_files_that_cannot_predict_are_refused_with_a_remedy(images, run, tmp_pa
     file = write_file(tmp_path / 'model.onnx', {KEY: json.dumps(good)})
     assert run('out', images, '--onnx', file, '--device', 'cuda:7')[0] == 2
     assert 'cuda:7' in capsys.readouterr().err
+    # images of another number of channels than the network takes: each is skipped, and named
+    steps = [{'type': 'LoadImageFromFile', 'color_type': 'grayscale'}, {'type': 'Resize', 'scale': [32, 32]}]
+    changes = {'pipeline': steps, 'mean': [0.0], 'std': [1.0], 'to_rgb': False}
+    file = write_file(tmp_path / 'model.onnx', {KEY: json.dumps({**good, **changes})})
+    code, document, _ = run('out', images, '--onnx', file)
+    assert code == 1 and len(document['skipped']) == 3
+    assert document['skipped'][0]['error'].startswith(str(file))
+    assert 'cannot predict' in document['skipped'][0]['error']
     # a file of one size: each image is skipped, and named
     file = write_file(tmp_path / 'model.onnx', {KEY: json.dumps({**good, 'shape': [64, 64], 'batch': 1})})
     code, document, _ = run('out', images, '--onnx', file)
