@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 
 from ..analysis.trace import image_channels
 from ..config_tree import innermost_dataset, library_of
-from ..guards.image_size import MAX_PIXELS
+from ..guards.image_size import MAX_PIXELS, check_resized
 from ..visualization.enlarge import enlarge_image, enlarge_sample, shrink_image, shrink_sample, stride_for, zoom_for
 from ..visualization.inputs import LOAD, ImageReader, image_pipeline
 from .zoo import load_config, task_of
@@ -61,7 +61,8 @@ class Predictor:
         # the inferencers know one way to read files, by its name, and are given images that this reader has read
         self.read = ImageReader(cfg, max_pixels)
         dataset = innermost_dataset(cfg.test_dataloader.dataset)
-        dataset.pipeline = [dict(type=LOAD), *image_pipeline(cfg)]
+        self._steps = image_pipeline(cfg)
+        dataset.pipeline = [dict(type=LOAD), *self._steps]
         cfg.test_dataloader.dataset = dataset
         # building a model changes the default scope of the process
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -102,7 +103,12 @@ class Predictor:
 
         Returns:
             The input of ``model.test_step``: a dict of inputs and data_samples.
+
+        Raises:
+            ValueError: the pipeline would make a far larger image of one of them, of gigabytes.
         """
+        for image in images:
+            check_resized(self._steps, *image.shape[:2])
         return next(iter(self.inferencer.preprocess(images, batch_size=len(images))))
 
     def predict(self, images):

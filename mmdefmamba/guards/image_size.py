@@ -22,6 +22,8 @@ _FORMATS = {
 }
 _TIFF = {b'II*\0': 'little', b'MM\0*': 'big', b'II+\0': 'little', b'MM\0+': 'big'}
 _WIDTH, _HEIGHT, _SAMPLES = 256, 257, 277  # the tags of TIFF
+# Steps after which an image is no larger. What others do to its size is not known here.
+_KEEPS_SIZE = ('LoadImageFromFile', 'CenterCrop', 'PackInputs', 'PackSegInputs', 'PackDetInputs', 'LoadAnnotations')
 _MAX_TAGS, _MAX_PAGES = 10_000, 100_000
 
 
@@ -84,6 +86,41 @@ def check_pixels(content, limit, all_pages=False):
         raise OSError(
             f'the image has {size.width:,} x {size.height:,}{layers} pixels, the limit is {limit:,} (max_pixels)'
         )
+
+
+def check_resized(steps, height, width, limit=MAX_DATA_PIXELS):
+    """Refuse an image of which a test pipeline would make a far larger one, before it does.
+
+    ``ResizeEdge`` makes the short side as long as it says, and ``Pad`` can make a square: a line of 1 x 60,000 pixels
+    would become an image of gigabytes.
+
+    Args:
+        steps: of the pipeline, as dicts.
+        height, width: of the image, in pixels.
+        limit: number of pixels.
+
+    Raises:
+        ValueError: a step would make more pixels than both the image and ``limit``.
+    """
+    largest = max(limit, height * width)
+    before = f'{height:,} x {width:,}'
+    for step in steps:
+        kind = step['type'] if isinstance(step['type'], str) else step['type'].__name__
+        kind = kind.rpartition('.')[2]
+        if kind == 'ResizeEdge':
+            sides = {'short': min(height, width), 'long': max(height, width), 'height': height, 'width': width}
+            scale = step['scale'] / sides[step.get('edge', 'short')]
+            height, width = max(1, round(height * scale)), max(1, round(width * scale))
+        elif kind == 'Pad' and step.get('pad_to_square'):
+            height = width = max(height, width)
+        elif kind not in _KEEPS_SIZE:
+            return
+        if height * width > largest:
+            raise ValueError(
+                f'the image of {before} pixels would become one of {height:,} x {width:,} by the step {kind} of the '
+                f'test pipeline, and the limit is {largest:,} pixels. Cut it into parts, or give the config another '
+                'resizing'
+            )
 
 
 def _webp_size(content):

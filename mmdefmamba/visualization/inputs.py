@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from ..config_tree import innermost_dataset, library_of, type_name
 from ..files import existing_file, shown
 from ..guards.damaged_images import image_damage
-from ..guards.image_size import MAX_PIXELS, check_pixels
+from ..guards.image_size import MAX_PIXELS, check_pixels, check_resized
 from .pictures import to_picture
 
 #: Attributes by which the data preprocessors of the three libraries say that they convert BGR to RGB.
@@ -40,9 +40,12 @@ def load_images(cfg, images):
     Raises:
         FileNotFoundError: a file does not exist.
         OSError: a file is not a complete image.
+        ValueError: the pipeline would make a far larger image of one of them, of gigabytes.
     """
     reader = ImageReader(cfg)
     images = [image if isinstance(image, np.ndarray) else reader(existing_file(image, 'image')) for image in images]
+    for image in images:
+        check_resized(image_pipeline(cfg), *image.shape[:2])
     with _scope_of(cfg):
         pipeline = Compose(image_pipeline(cfg))
         items = [

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from mmdefmamba.apis import predictors
 from mmdefmamba.cli import infer
 from mmdefmamba.files import shown, shown_lines
-from mmdefmamba.guards.image_size import MAX_PIXELS, check_pixels, image_size
+from mmdefmamba.guards.image_size import MAX_PIXELS, check_pixels, check_resized, image_size
 from mmdefmamba.visualization.enlarge import MAX_DRAWN, shrink_image, stride_for
 
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
@@ -42,6 +43,24 @@ def test_size_is_read_from_the_header_of_every_format(kind):
     check_pixels(content, None)
     with pytest.raises(OSError, match=r'the image has 123 x 45 pixels, the limit is 5,534 \(max_pixels\)'):
         check_pixels(content, 123 * 45 - 1)
+
+
+@pytest.mark.parametrize(
+    ('step', 'size', 'becomes'),
+    [
+        ({'type': 'ResizeEdge', 'scale': 256, 'edge': 'short'}, (1, 60_000), '256 x 15,360,000'),
+        ({'type': 'mmpretrain.ResizeEdge', 'scale': 256}, (60_000, 2), '7,680,000 x 256'),
+        ({'type': 'ResizeEdge', 'scale': 512, 'edge': 'width'}, (9_000, 4), '1,152,000 x 512'),
+        ({'type': 'Pad', 'pad_to_square': True}, (1, 60_000), '60,000 x 60,000'),
+    ],
+)
+def test_a_thin_image_that_would_become_gigabytes_is_refused_before_it_is_resized(step, size, becomes):
+    steps = [dict(step), {'type': 'CenterCrop', 'crop_size': 224}]
+    image = np.zeros((*size, 3), np.uint8)
+    with pytest.raises(ValueError, match=rf'would become one of {becomes} by the step .* the limit is 268,435,456'):
+        predictors.Predictor.prepare(SimpleNamespace(_steps=steps), [image])
+    check_resized(steps, 300, 400)
+    check_resized([{'type': 'Resize', 'scale': (32, 32)}, step], *size)
 
 
 def test_sizes_of_special_kinds():
