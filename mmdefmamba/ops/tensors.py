@@ -17,6 +17,17 @@ def intervals(size):
     return torch.sym_max(size - 1, 1) if torch.compiler.is_exporting() else max(size - 1, 1)
 
 
+def any_is_free(*sizes):
+    """Return whether torch.compile, which runs now, leaves one of some sizes free.
+
+    Older versions of PyTorch cannot tell, and the answer is no there: the graph breaks at a scan then.
+    """
+    from torch.fx.experimental import symbolic_shapes  # here: only compiling needs it, and it takes time to import
+
+    is_number = getattr(symbolic_shapes, 'has_static_value', None)
+    return is_number is not None and not all(is_number(size) for size in sizes)
+
+
 def decisions_about(*sizes):
     """Return the decisions that PyTorch has noted about free sizes of an exported graph; None if no size is free.
 

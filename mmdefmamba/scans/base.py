@@ -7,7 +7,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from ..names import unknown_name
-from ..ops.tensors import decisions_about
+from ..ops.tensors import any_is_free, decisions_about
 from ..ops.token_order import TokenOrder, index_dtype
 
 SCANS = Registry('scan', scope='mmdefmamba', locations=['mmdefmamba.scans'])
@@ -76,7 +76,8 @@ class StaticScan(Scan):
 
     #: 1 if :meth:`order` is row by row for every size, -1 if it is row by row backwards, 0 if it is another one.
     row_major = 0
-    #: whether :meth:`order` needs numbers as sizes: it cannot be part of an exported graph whose sizes are free.
+    #: whether :meth:`order` needs numbers as sizes: it cannot be part of a graph whose sizes are free. An exported
+    #: graph has one size then, and torch.compile leaves its graph to call :meth:`order`.
     one_size = False
 
     def __init__(self, context=None, reverse=False):
@@ -121,13 +122,14 @@ class StaticScan(Scan):
         # Complete from the start: what is computed later may be a tensor of inference mode or of a CUDA graph.
         return TokenOrder(*(x.to(device, index_dtype(device)) for x in (order, inverse)), backwards)
 
-    def exported_order(self, height, width, device):
-        """Return the :class:`~mmdefmamba.ops.TokenOrder` as part of an exported graph, for sizes that may be free.
+    def traced_order(self, height, width, device):
+        """Return the :class:`~mmdefmamba.ops.TokenOrder` as part of a graph, for sizes that may be free.
 
         Nothing is cached and no value is looked at: both would make a constant of the order of one size.
 
         Raises:
-            ValueError: a size is free, and :meth:`order` takes a decision that depends on it.
+            ValueError: a size of an exported graph is free, and :meth:`order` takes a decision that depends on it.
+                torch.compile makes another graph for the other decision.
         """
         direction = -self.row_major if self.reverse else self.row_major
         if direction == 1:
@@ -148,8 +150,12 @@ class StaticScan(Scan):
         )
 
     def forward(self, x):
-        order = self.exported_order if torch.compiler.is_exporting() else self.token_order
-        return x, order(*x.shape[-2:], x.device)
+        size = x.shape[-2:]
+        traced = torch.compiler.is_exporting() or (
+            torch.compiler.is_compiling() and not self.one_size and any_is_free(*size)
+        )
+        order = self.traced_order if traced else self.token_order
+        return x, order(*size, x.device)
 
 
 def scan_name(scan):

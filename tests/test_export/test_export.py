@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from mmengine import Config
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmdefmamba.cli.export import main
 from mmdefmamba.export.export_model import WrongFileError, export_model
@@ -363,12 +364,19 @@ def test_traces_are_refused_with_the_name_of_the_tool(legacy, lively, tmp_path):
 
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.sweep)])
 def test_the_backbone_compiles_for_free_sizes(backend, lively):
-    """inductor needs a C++ compiler and minutes: python -m pytest -m sweep -k compiles tests/test_export."""
+    """As one graph, which serves all sizes. Inductor needs a C++ compiler and minutes:
+
+    python -m pytest -m sweep -k compiles tests/test_export/test_export.py
+    """
     torch._dynamo.reset()
-    network = small_backbone(lively, ('deformable', 'local')).network
-    compiled = torch.compile(network, backend=backend, dynamic=True)
+    network = small_backbone(lively, ('deformable', 'local', 'raster_reverse')).network
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(network, backend=counter, dynamic=True, fullgraph=True)
+    compilations = set()
     with torch.no_grad():
-        for size in ((1, 3, 33, 40), (2, 3, 24, 16)):
+        for size in ((2, 3, 33, 40), (3, 3, 24, 16)):
             images = torch.randn(size)
             torch.testing.assert_close(compiled(images), network(images), rtol=1e-5, atol=1e-5)
+            compilations.add(counter.frame_count)
+    assert len(compilations) == 1
     torch._dynamo.reset()
