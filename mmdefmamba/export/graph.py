@@ -5,6 +5,9 @@ from torch import nn
 
 from ..analysis.trace import image_channels
 from ..config_tree import library_of
+from ..scans import DeformableScan
+from ..scans.fixed_offsets import FixedOffsetScan
+from .free_sizes import REMEDY, check_free, sizes_of_mmseg
 
 #: What a graph is traced with: (batch, height, width). All maps then have sides that differ from each other.
 SAMPLE = (2, 160, 224)
@@ -102,6 +105,27 @@ def check_dtypes(network):
             raise ValueError(f'{name} has dtype {x.dtype}; only float32 is exported: model.float()')
 
 
+def check_scans(network):
+    """Refuse scans that no file can contain, before the work begins.
+
+    Raises:
+        ValueError: there is one; the message says why.
+    """
+    for name, scan in network.named_modules():
+        if isinstance(scan, FixedOffsetScan) and scan.fixed == 'random':
+            raise ValueError(
+                f"{name} is the scan 'deformable_fixed' with offsets='random', which cannot be exported: its offsets "
+                "are drawn for each size anew. Export a network with offsets='zero' or with learned offsets"
+            )
+        for option in ('key_dtype', 'point_dtype'):
+            if getattr(scan, option, None) is not None and isinstance(scan, DeformableScan):
+                raise ValueError(
+                    f"{name} has {option}='float16', which cannot be exported: runtimes do not round each step to "
+                    f"float16 as PyTorch does. Set {option}='float32' in the config; the results are then those of "
+                    f"this network with {option}='float32'"
+                )
+
+
 def _normalisation(model):
     """Return what a data preprocessor does with colours: whether the network takes BGR, mean and std, (channels, 1, 1).
 
@@ -135,28 +159,26 @@ def trace(network, shape=None, batch=None):
     """
     from torch.fx.experimental import _config  # here: exporting is rare, and this takes time to import
 
+    check_scans(network)
     size = SAMPLE if shape is None else (batch or 1, *shape)
     images = torch.zeros(size[0], network.channels, *size[1:])
     free = torch.export.Dim.DYNAMIC
     sizes = ({0: free, 2: free, 3: free},) if shape is None else None
     try:
         # backed_size_oblivious: sizes of 0 and 1 are not treated apart; torch.onnx.export traces in the same way
-        with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+        with torch.no_grad(), _config.patch(backed_size_oblivious=True), sizes_of_mmseg(network):
             program = torch.export.export(network, (images,), dynamic_shapes=sizes, strict=False)
     except ValueError as error:
         if shape is None and 'tools/export.py' not in str(error):
-            raise ValueError(f'{_first_lines(error)}\n{_REMEDY}') from error
+            raise ValueError(f'{_first_lines(error)}\n{REMEDY}') from error
         raise
     except Exception as error:  # PyTorch raises dozens of classes here, and each means that there is no graph
         raise ValueError(f'this network cannot be exported: {_first_lines(error)}' + _remedy(shape)) from error
     return program if shape else _of_any_size(program)
 
 
-_REMEDY = 'Export it for one size (--static --shape HEIGHT WIDTH), or only its backbone (--part backbone)'
-
-
 def _remedy(shape):
-    return '' if shape else f'\n{_REMEDY}'
+    return '' if shape else f'\n{REMEDY}'
 
 
 def _first_lines(error, count=6):
@@ -178,9 +200,10 @@ def _of_any_size(program):
     bounds = {str(symbol): interval for symbol, interval in program.range_constraints.items()}
     for name, side in zip(('batch', 'height', 'width'), sides, strict=True):
         if isinstance(side, int) or [str(other) for other in sides].count(str(side)) > 1:
-            raise ValueError(f'the network fixes the {name} of its images to {side}. {_REMEDY}')
+            raise ValueError(f'the network fixes the {name} of its images to {side}. {REMEDY}')
         if str(side) in bounds and bounds[str(side)].upper is not int_oo:
-            raise ValueError(f'the {name} of images can only be {bounds[str(side)]} in this network. {_REMEDY}')
+            raise ValueError(f'the {name} of images can only be {bounds[str(side)]} in this network. {REMEDY}')
+    check_free(sides)
     program = torch.export.ExportedProgram(
         root=program.graph_module,
         graph=program.graph,
