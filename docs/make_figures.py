@@ -1,10 +1,11 @@
-"""Draw the pictures of docs/visualization.md and of the README from the checkpoints of the three quickstarts.
+"""Draw the pictures of the documentation and of the README, from the checkpoints of the three quickstarts and from tables.
 
 make quickstart quickstart-detection quickstart-segmentation
 python docs/make_figures.py
 """
 
 import argparse
+import re
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mmdefmamba.apis import get_model
 from mmdefmamba.datasets.digit_scenes import DigitScenes
 from mmdefmamba.datasets.digits import load_digits_split
 from mmdefmamba.models import DefMamba
+from mmdefmamba.paper.formulation_report import reads_figure
 from mmdefmamba.quickstart.classification import draw_predictions
 from mmdefmamba.visualization import (
     draw_activation_map,
@@ -28,7 +30,9 @@ from mmdefmamba.visualization import (
     draw_static_scans,
     figure_to_rgb,
 )
+from mmdefmamba.visualization.ablation_figure import draw_runs
 from mmdefmamba.visualization.canvas import DPI
+from mmdefmamba.visualization.formulation_figures import draw_distances
 from mmdefmamba.visualization.inputs import dataset_images, load_images, network_inputs, test_dataloader
 from mmdefmamba.visualization.scan_figures import limitation_figure, trace_image
 
@@ -53,7 +57,7 @@ def main(argv=None):
     }
     args.out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name, figure in figures(models, Path(folder)):
+        for name, figure in (*figures(models, Path(folder)), *page_figures()):
             path = args.out_dir / f'{name}.png'
             figure.set_dpi(2 * DPI)  # sharp on screens with small pixels
             # a palette of 256 colours needs a third of the bytes; k-means without dither keeps the colours
@@ -95,6 +99,26 @@ def figures(models, folder):
     yield 'offset_statistics', draw_offset_statistics(offset_statistics(classifier, images))
     yield 'limitation_cases', limitation_figure(classifier, digit, stage=0)
     yield 'receptive_field', receptive_fields(detector, folder)
+
+
+def page_figures():
+    """Yield pairs of a name and a figure of the pages on ablations and fidelity.
+
+    Measurements that took hours are read from the tables of these pages.
+    """
+    text = (ROOT / 'docs/ablations.md').read_text('utf-8')
+    for name in ('ablation_no_dw_conv', 'ablation_dw_conv'):
+        table = text.partition(f'(images/{name}.png)')[0].rpartition('| --- |')[2]
+        rows = re.findall(r'^\| (\w+) \| \d+ \| .*? \(([\d., ]+)\)', table, re.MULTILINE)
+        runs = {config: [{'top-1': float(value)} for value in values.split(',')] for config, values in rows}
+        yield name, draw_runs(runs, ['top-1'])
+    text, measured = (ROOT / 'docs/fidelity.md').read_text('utf-8'), {}
+    for network in ('recorded network, 64 x 96', 'recorded network, 224 x 224', 'fresh tiny, 224 x 224'):
+        table = text.partition(f'| {network} | stage 1 |')[2].partition('\n\n')[0]
+        rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in table.splitlines()[2:]]
+        measured[network] = {point: [float(value) for value in values] for point, *values in rows}
+    yield 'formulation_distances', draw_distances(measured)
+    yield 'formulation_reads', reads_figure()
 
 
 def digit_file(folder):

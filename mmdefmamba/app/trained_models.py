@@ -69,7 +69,10 @@ def _by_age(files):
 
 def without_repetitions(models):
     """Return the same models without those whose checkpoint an earlier one has."""
-    return list({Path(model.checkpoint).resolve(): model for model in reversed(models)}.values())[::-1]
+    first = {}
+    for model in models:
+        first.setdefault(Path(model.checkpoint).resolve(), model)
+    return list(first.values())
 
 
 def with_unique_names(models):

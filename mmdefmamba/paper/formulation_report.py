@@ -157,11 +157,16 @@ def cost_table():
     return rows
 
 
-def plot_reads(path):
-    """Write a figure of what a token reads at the border and of the entries of the bias table that are read, as PNG."""
+def reads_figure():
+    """Return a figure of what a token reads at the border and of the entries of the bias table that are read."""
     inside = {formulation: 1 - lost_at_border(7, formulation)[0] for formulation in FORMULATIONS}
     entries = {formulation: read_entries(14, 2, formulation) for formulation in FORMULATIONS}
-    draw_reads(inside, entries, (14, 14)).savefig(path, dpi=PLOT_DPI)
+    return draw_reads(inside, entries, (14, 14))
+
+
+def plot_reads(path):
+    """Write :func:`reads_figure` as PNG."""
+    reads_figure().savefig(path, dpi=PLOT_DPI)
 
 
 def plot_distances(measured, path):

@@ -33,6 +33,7 @@ class DetectionCases(CaseMetric):
     Source of panoptic quality: Kirillov et al., Panoptic Segmentation (2019).
     """
 
+    case_width = '36rem'  # the names and scores at the boxes are to be read
     score_name = f'panoptic quality of the boxes with a score of {SCORE_THRESHOLD} or more'
     unscored = 'they contain no objects, and no boxes were predicted'
 
@@ -72,7 +73,7 @@ class DetectionCases(CaseMetric):
 
     def case_drawer(self, records):
         infos = self.infos(records)
-        visualizer = build_visualizer('mmdet.DetLocalVisualizer', 'report', self.dataset_meta)
+        visualizer = build_visualizer('mmdet.DetLocalVisualizer', 'report', self.dataset_meta, alpha=0.5)
 
         def draw(record):
             matched, extra, missed = record['counts'].sum(0).tolist()

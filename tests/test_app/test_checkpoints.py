@@ -62,13 +62,13 @@ def test_models_with_the_same_name_get_numbers():
 
 
 def test_found_and_skipped_models_are_printed(work_dirs, capsys):
-    pair = ('defmamba_pico_digits', str(work_dirs / 'again/iter_2.pth'))
+    pair = ('defmamba_pico_digits', str(work_dirs / 'quickstart_classification/epoch_24.pth'))
     models = cli.collect_models([work_dirs], [pair])
     # the named model is first, and its checkpoint, which a folder has as well, is there once
-    assert [model.name for model in models] == ['defmamba_pico_digits', 'classification']
+    assert [model.name for model in models] == ['defmamba_pico_digits', 'again']
     assert models[0] == TrainedModel('defmamba_pico_digits', *pair)
     captured = capsys.readouterr()
-    assert captured.out.count('found ') == 2 and 'found classification: ' in captured.out
+    assert captured.out.count('found ') == 2 and 'found again: ' in captured.out
     assert captured.err.count('skipped ') == 2
 
 
