@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation and of the README, from the checkpoints of the three quickstarts and from tables.
+"""Draw the pictures of the documentation and the README, from the checkpoints of the three quickstarts and from tables.
 
 make quickstart quickstart-detection quickstart-segmentation
 python docs/make_figures.py
