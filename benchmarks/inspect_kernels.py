@@ -61,7 +61,7 @@ def record(batch, scans, length, channels, states, dtype, ordered=True, chunk_le
         empty(scans * channels, states, dtype=torch.float32),
         *(empty(scans * channels, dtype=torch.float32) for _ in range(2)),
         empty(1, batch, length, dtype=torch.int32) if ordered else None,
-        *([0, 4, 1 | ordered << 3][-scans:], True, chunk_length),
+        *([0, 4, 1 | ordered << 3][-scans:], True, True, chunk_length),
     ]
     with recorded_launches() as launches:
         y, checkpoints = launch.launch_forward(*inputs, training)

@@ -57,7 +57,6 @@ PARTS = {
     ('models/dm_block.py', 'DMBlock.forward_and_norm'): 'norms and residual additions',
     ('models/dssm.py', 'DSSM.forward'): '3x3 convolution and SiLU',
     ('models/dssm.py', 'DSSM._project'): 'x and time-step projections',
-    ('models/dssm.py', 'DSSM.decay_rates'): 'scan',
     ('models/linear_layers.py', 'apply_ffn'): 'FFN',
     ('models/linear_layers.py', 'apply_linear'): 'in and out projections',
     ('ops/map_scan/gated.py', 'split_projections'): 'x and time-step projections',

@@ -7,8 +7,8 @@ from torch import nn
 
 from ..ops import gated_multi_scan
 from ..ops.linear import linear
-from ..ops.map_scan import split_projections
-from ..ops.precision import at_least_float32, result_dtype
+from ..ops.map_scan import decay_rates, split_projections
+from ..ops.precision import result_dtype
 from ..ops.tensors import distinct
 from ..scans import build_scan
 from ..scans.deformable import apply_depthwise
@@ -66,16 +66,12 @@ class DSSM(nn.Module):
         u = apply_depthwise(self.conv, u.permute(0, 3, 1, 2), silu=True)
         maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
         maps = tokens_of_maps(maps)
-        A, bias = self.decay_rates(), self.dt_proj_bias.flatten()
+        bias, z = self.dt_proj_bias.flatten(), z.flatten(1, 2)
         y = gated_multi_scan(
-            *(maps, self._project(maps), self.dt_proj_weight, A, self.D, bias, z.flatten(1, 2), orders),
-            backend=self.scan_backend,
+            *(maps, self._project(maps), self.dt_proj_weight, self.A_log, self.D, bias, z, orders),
+            **dict(log_rates=True, backend=self.scan_backend),
         )
-        return apply_linear(self.out_proj, y.unflatten(1, z.shape[1:3]))
-
-    def decay_rates(self):
-        """Return A, negative, (K * C, N), float32 or wider."""
-        return -torch.exp(at_least_float32(self.A_log))
+        return apply_linear(self.out_proj, y.unflatten(1, x.shape[1:3]))
 
     def state_space_parameters(self, maps):
         """Return the inputs of the state space models for K maps.
@@ -89,7 +85,7 @@ class DSSM(nn.Module):
             delta, the time step before bias and softplus, (B, K, L, C); A (K * C, N); B and C (B, K, L, N).
         """
         delta, B, C = split_projections(self._project(maps), self.dt_proj_weight, self.d_state)
-        return delta, self.decay_rates(), B, C
+        return delta, decay_rates(self.A_log), B, C
 
     def _project(self, maps):
         """Return x_proj of each map, K tensors (B, L, R + 2N). Scans that share a map share one matrix product."""

@@ -195,7 +195,7 @@ def registered_multi_scan():
     order = learned().order.unsqueeze(0).int().to(DEVICE)
     delta, A, B, C, *parameters = rest
     rows = [x.detach().requires_grad_() for x in torch.cat([B, C], dim=-1).unbind(1)]
-    return [[u.unsqueeze(1)], rows, delta, None, A, *parameters], [order, [4, 1 << 3], True, 0]
+    return [[u.unsqueeze(1)], rows, delta, None, A, *parameters], [order, [4, 1 << 3], True, False, 0]
 
 
 def of_multi_scan_backward():

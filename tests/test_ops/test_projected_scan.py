@@ -160,6 +160,22 @@ def test_projections_and_a_single_order_are_read_where_they_lie(order_dtype, mon
     assert seen['order'].data_ptr() == orders[2].order.data_ptr() and seen['order'].dtype == order_dtype
 
 
+def test_the_kernels_compute_the_rates_from_their_logarithms():
+    """States and channels that do not fill their blocks: what lies outside of A_log must not become a rate of -1."""
+    inputs, orders = make_inputs(3, length=5)
+    maps, projected, weight, A, *others = arguments(inputs, orders)
+    A_log = (-A.detach()).log().requires_grad_()
+    exact = A_log.detach().double().requires_grad_()
+    y = projected_scan_triton(maps, projected, weight, A_log, *others, log_rates=True)
+    inputs = [x.detach().double() for x in inputs]
+    inputs[5] = -exact.exp()
+    expected = reference(inputs, orders)
+    assert relative(y, expected) < 2e-6
+    gradient = torch.randn_like(y)
+    actual = torch.autograd.grad(y, A_log, gradient)[0]
+    assert relative(actual, torch.autograd.grad(expected, exact, gradient.double())[0]) < 2e-6
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 def test_the_gated_multi_scan_takes_this_way(dtype, monkeypatch):
     monkeypatch.setattr(op.torch, 'cat', None)  # nothing is copied together
@@ -180,7 +196,7 @@ def test_the_operator_passes_opcheck():
     weight = torch.randn(1, 1, 3, device=DEVICE, requires_grad=True)
     u, A, D, bias = (torch.randn(s, device=DEVICE, requires_grad=True) for s in ((1, 1, 2, 1), (1, 1), (1,), (1,)))
     order = torch.tensor([[[1, 0]]], dtype=torch.int32, device=DEVICE)
-    torch.library.opcheck(op._multi_scan, ([u], rows, None, weight, A, D, bias, order, [1 << 3], True, 0, True))
+    torch.library.opcheck(op._multi_scan, ([u], rows, None, weight, A, D, bias, order, [1 << 3], True, False, 0, True))
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """Options of the launches: what they refuse, and that they change no number."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ REASON = unavailable_reason(torch.zeros(1, device=DEVICE))
         (dict(min_chunk=100), 'min_chunk must be a multiple of 64, got 100'),
         (dict(chunks=-1), 'chunks must be 0 or the number of chunks, up to 65536, got -1'),
         (dict(chunks=2.0), r'chunks must be 0 or the number of chunks, up to 65536, got 2\.0'),
+        (dict(backward_blocks=-1), 'backward_blocks must be 0 or the number of blocks, up to 65536, got -1'),
         (dict(chunk=2), r"there are no options \['chunk'\]: the options are \['forward_block',"),
     ],
 )
@@ -57,7 +59,7 @@ def test_no_option_changes_the_numbers(monkeypatch):
     """In float32 only the order of sums may change: that over blocks of channels, for B and C, and that over chunks."""
     monkeypatch.setattr(layout, 'CHECKPOINT', 8)
     torch.manual_seed(0)
-    length, channels, states = 9, 17, 2
+    length, channels, states = 9, 33, 2
     inputs = [
         torch.randn(1, length, channels),
         torch.randn(1, 1, length, channels),
@@ -76,6 +78,8 @@ def test_no_option_changes_the_numbers(monkeypatch):
     for equal, options in (
         (True, dict(float32_carry=False, forward_registers=128, backward_registers=None, min_chunk=128)),
         (False, dict(forward_block=16, backward_block=16, chunks=2)),
+        # 33 channels are 3 blocks: a program of two and one of one
+        (False, dict(backward_block=16, backward_blocks=2)),
     ):
         for actual, wanted in zip(step(**options), expected, strict=True):
             assert torch.equal(actual, wanted) or not equal
@@ -97,7 +101,7 @@ def launches(monkeypatch):
             return lambda *args, **kwargs: recorded.append((self.name, grid, kwargs))
 
     for module, names in (
-        (launch, ('scan_forward', 'scan_backward', 'chunk_ends', 'pass_carries')),
+        (launch, ('scan_forward', 'scan_backward', 'chunk_ends', 'pass_carries', 'sum_rows')),
         (merge_kernels, ('merge_forward', 'merge_backward')),
     ):
         for name in names:
@@ -122,6 +126,7 @@ def test_a_batch_may_be_larger_than_the_second_dimension_of_a_grid(launches, mon
         ('merge_forward', (65_537,)),
         ('merge_backward', (65_537,)),
         ('scan_backward', (131_074,)),
+        ('sum_rows', (131_074,)),
     ]
 
 
@@ -144,12 +149,12 @@ def test_options_reach_the_launches(launches, monkeypatch):
             multi_scan_triton([u], delta, A, B, C, D, bias, [None]).sum().backward()
         return launches
 
-    forward, backward = step(forward_registers=None, backward_registers=200)
+    forward, backward, _ = step(forward_registers=None, backward_registers=200)
     assert forward[:2] == ('scan_forward', (4,)) and backward[:2] == ('scan_backward', (4,))
     assert 'maxnreg' not in forward[2] and backward[2]['maxnreg'] == 200
     assert forward[2]['C_BLOCK'] == 32 and forward[2]['CARRY_FLOAT32']
 
-    forward, backward = step(
+    forward, backward, _ = step(
         forward_block=16, backward_block=16, forward_registers=100, backward_registers=None, float32_carry=False
     )
     assert forward[1] == backward[1] == (6,) and forward[2]['C_BLOCK'] == 16
@@ -157,4 +162,20 @@ def test_options_reach_the_launches(launches, monkeypatch):
     assert forward[2]['maxnreg'] == 100 and 'maxnreg' not in backward[2] and not forward[2]['CARRY_FLOAT32']
 
     grids = {name: grid for name, grid, _ in step(chunks=3)}
-    assert grids == dict(chunk_ends=(12,), pass_carries=(4,), scan_forward=(12,), scan_backward=(12,))
+    assert grids == dict(chunk_ends=(12,), pass_carries=(4,), scan_forward=(12,), scan_backward=(12,), sum_rows=(2,))
+
+    _, backward, _ = step(backward_blocks=9)
+    assert backward[1] == (2,) and backward[2]['BLOCKS'] == 2
+
+
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+def test_a_program_of_the_backward_takes_as_many_blocks_as_leave_the_gpu_full(monkeypatch):
+    """DefMamba-S, batch 128, three scans: 3, 6, 12 and 24 blocks of channels; 132 multiprocessors."""
+    from mmdefmamba.ops.triton_scan.launch import choose_blocks
+
+    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: properties)
+    cuda = torch.device('cuda')
+    assert [choose_blocks(n, n * 3 * 128, cuda) for n in (3, 6, 12, 24)] == [1, 2, 4, 8]
+    assert choose_blocks(24, 24 * 3 * 8, cuda) == 1
+    assert choose_blocks(24, 24 * 3 * 128, torch.device('cpu')) == 1

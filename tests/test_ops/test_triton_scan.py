@@ -257,7 +257,7 @@ def registered(maps, others, order, walks):
     """The arguments of the registered operator but for the last, whether it saves states."""
     delta, A, B, C, D, bias = others
     rows = [x.detach().requires_grad_() for x in torch.cat([B, C], dim=-1).unbind(1)]
-    return [[u.unsqueeze(1) for u in maps], rows, delta, None, A, D, bias, order, walks, True, 0]
+    return [[u.unsqueeze(1) for u in maps], rows, delta, None, A, D, bias, order, walks, True, False, 0]
 
 
 def test_states_are_saved_only_for_gradients():

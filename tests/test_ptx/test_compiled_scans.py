@@ -10,7 +10,7 @@ from ptx_emulator import Fault
 from ptx_emulator.plant import remove_barriers, remove_masks
 
 from mmdefmamba.ops import TokenOrder, multi_scan
-from mmdefmamba.ops.triton_scan import layout, multi_scan_triton
+from mmdefmamba.ops.triton_scan import layout, multi_scan_triton, use_scan_options
 from mmdefmamba.ops.triton_scan.merge_op import merge_scans_triton
 
 pytestmark = pytest.mark.ptx
@@ -80,7 +80,7 @@ def compare_scan(emulator, kinds, sources, sizes, dtype, chunk_length=0, slices=
     for i, (x, want) in enumerate(zip(gradients, torch.autograd.grad(expected, exact, weight.double()), strict=True)):
         assert relative(x, want) < 2 * TOLERANCE[dtype], i
     chunked = {'chunk_ends', 'pass_carries'} if 0 < chunk_length < length else set()
-    check_launches(emulator, {'scan_forward', 'scan_backward', *chunked})
+    check_launches(emulator, {'scan_forward', 'scan_backward', 'sum_rows', *chunked})
 
 
 @pytest.fixture
@@ -94,6 +94,13 @@ def scan_in_chunks(emulator, monkeypatch):
 
 def test_multi_scan_in_chunks(scan_in_chunks):
     scan_in_chunks()
+
+
+@pytest.mark.parametrize('states', [3, pytest.param(17, marks=pytest.mark.sweep)])
+def test_several_blocks_of_channels_in_one_program(emulator, states):
+    """Three blocks, of which the last is not full: a program adds up two of them in the memory of its result."""
+    with use_scan_options(backward_block=16, backward_blocks=2):
+        compare_scan(emulator, 'l', [0], (1, 5, 35, states), torch.bfloat16)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,15 @@ import torch
 
 from ..merge import merge_scans
 from ..native import gated_multi_scan_native
-from ..precision import saturate, without_autocast
+from ..precision import at_least_float32, saturate, without_autocast
 from ..sequence_scan.interface import choose_backend
 from ..triton_scan import projected_scan_triton
 from .multi import check_maps, multi_scan
+
+
+def decay_rates(A_log):
+    """Return A = -exp(A_log), in float32 or wider."""
+    return -torch.exp(at_least_float32(A_log))
 
 
 def split_projections(projected, dt_weight, states):
@@ -27,7 +32,7 @@ def split_projections(projected, dt_weight, states):
     return delta.transpose(0, 1), B.transpose(0, 1), C.transpose(0, 1)
 
 
-def gated_multi_scan(maps, projected, dt_weight, A, D, delta_bias, z, orders, *, backend='auto'):
+def gated_multi_scan(maps, projected, dt_weight, A, D, delta_bias, z, orders, *, log_rates=False, backend='auto'):
     """Run K state space models and return the gated mean of their results: mean_k(y_k) * SiLU(z).
 
     The 'native' backend does it in one walk, which writes neither the time steps nor the single results to memory. The
@@ -40,11 +45,12 @@ def gated_multi_scan(maps, projected, dt_weight, A, D, delta_bias, z, orders, *,
         projected: K tensors, (B, L, R + 2N): of each token the R numbers from which its time step is projected, then
             its B, then its C.
         dt_weight: projection of the time step, (K, C, R).
-        A: decay rates, negative, (K*C, N).
+        A: decay rates, negative, (K*C, N); with ``log_rates`` the logarithms of their amounts.
         D: weight of the skip, (K*C,).
         delta_bias: (K*C,).
         z: gate, (B, L, C), any strides.
         orders: K entries, see :func:`~mmdefmamba.ops.multi_scan`.
+        log_rates: whether ``A`` has logarithms. The 'triton' backend computes the rates in its kernels then.
         backend: see :func:`~mmdefmamba.ops.selective_scan`.
 
     Returns:
@@ -61,15 +67,17 @@ def gated_multi_scan(maps, projected, dt_weight, A, D, delta_bias, z, orders, *,
     _check(maps, projected, dt_weight, A, D, delta_bias, z, orders)
     keys = torch.is_grad_enabled() and any(order is not None and order.keys is not None for order in orders)
     chosen = choose_backend(backend, maps[0], states)
+    if chosen == 'triton' and not keys:
+        with without_autocast(z.device.type):
+            y = saturate(projected_scan_triton(maps, projected, dt_weight, A, D, delta_bias, orders, log_rates))
+        return merge_scans(y, z, backend=backend)
+    if log_rates:
+        A = decay_rates(A)
     if chosen == 'native' and not keys:
         dtype = torch.promote_types(maps[0].dtype, z.dtype)
         with without_autocast(z.device.type):
             out = gated_multi_scan_native(maps, projected, dt_weight, A, D, delta_bias, z, orders)
             return saturate(out.to(dtype))
-    if chosen == 'triton' and not keys:
-        with without_autocast(z.device.type):
-            y = saturate(projected_scan_triton(maps, projected, dt_weight, A, D, delta_bias, orders))
-        return merge_scans(y, z, backend=backend)
     delta, B, C = split_projections(projected, dt_weight, states)
     y = multi_scan(maps, delta, A, B, C, D, delta_bias, orders, backend=backend)
     return merge_scans(y, z, backend=backend)

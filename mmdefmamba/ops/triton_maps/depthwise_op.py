@@ -107,13 +107,13 @@ def _launch_backward(dout, x, rows, bias, kernel_height, kernel_width, silu):
     programs = batch * groups * -(-channels // C_BLOCK)
     splits = min(tiles, -(-MIN_PROGRAMS // programs))
     sums = rows.new_empty(batch * splits, len(rows) + 1, channels, dtype=torch.float32)
-    dlinear = dout.new_empty(dout.shape) if silu else dout
+    dlinear = dout.new_empty(dout.shape) if silu else None
     depthwise_backward[(programs * splits,)](
         *(dout, x, rows, bias, dlinear, sums, height, width, channels, tiles, splits),
         *(*dout.stride()[:3], *x.stride()[:3]),
         **dict(KH=kernel_height, ROWS=at_once, HAS_BIAS=bias is not None, SILU=silu, **sizes),
     )
-    return dlinear, sums
+    return dout if dlinear is None else dlinear, sums
 
 
 def _save(ctx, inputs, output):

@@ -124,6 +124,18 @@ def row(tile, t, i: tl.constexpr):
 
 
 @triton.jit
+def decay_exponents(A, inside, LOG_RATES: tl.constexpr):
+    """Return A times log2(e) from its places in memory; zero where nothing is ``inside``.
+
+    With LOG_RATES the tensor has log(-A), as the network keeps it.
+    """
+    rates = tl.load(A, mask=inside, other=0.0)
+    if LOG_RATES:
+        rates = tl.where(inside, -tl.exp2(rates * LOG2_E), 0.0)
+    return rates * LOG2_E
+
+
+@triton.jit
 def step_weights(dt_weight, k, c, in_c, channels, RANK: tl.constexpr, RANK_PADDED: tl.constexpr):
     """Return the weights (r, c) of the time step's projection, or 0 if the time step is read (RANK = 0)."""
     weights = 0.0

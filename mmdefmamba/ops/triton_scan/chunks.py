@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 
 from .blocks import (
-    LOG2_E,
     UNALIGNED,
     UNSPECIALIZED,
+    decay_exponents,
     program_place,
     raw_steps,
     read_steps,
@@ -77,6 +77,7 @@ def chunk_ends(
     C_BLOCK: tl.constexpr,
     T: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    LOG_RATES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_ORDER: tl.constexpr,
     ADJOINT: tl.constexpr,
@@ -112,7 +113,7 @@ def chunk_ends(
     if HAS_ORDER:
         order += ((walk >> 3) - 1) * order_k + b * order_b
     state_nc = n[:, None] * channels + c[None, :]
-    A_nc = tl.load(A + k * N * channels + state_nc, mask=in_nc, other=0.0) * LOG2_E
+    A_nc = decay_exponents(A + k * N * channels + state_nc, in_nc, LOG_RATES)
     bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
     weights = step_weights(dt_weight, k, c, in_c, channels, RANK, RANK_PADDED)
 
@@ -158,6 +159,7 @@ def pass_carries(
     N_PADDED: tl.constexpr,
     GROUPS: tl.constexpr,
     C_BLOCK: tl.constexpr,
+    LOG_RATES: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
     """Replace the state that each chunk computes from zero by the state that reaches the chunk.
@@ -171,7 +173,7 @@ def pass_carries(
     in_c = c < channels
     in_nc = (n < N)[:, None] & in_c[None, :]
     state_nc = n[:, None] * channels + c[None, :]
-    A_nc = tl.load(A + k * N * channels + state_nc, mask=in_nc, other=0.0) * LOG2_E
+    A_nc = decay_exponents(A + k * N * channels + state_nc, in_nc, LOG_RATES)
     h = tl.zeros([N_PADDED, C_BLOCK], tl.float32)
     for step in range(chunks):
         at = bk * chunks + (chunks - 1 - step if ADJOINT else step)

@@ -4,9 +4,9 @@ import triton
 import triton.language as tl
 
 from .blocks import (
-    LOG2_E,
     UNALIGNED,
     UNSPECIALIZED,
+    decay_exponents,
     dot_states,
     program_place,
     raw_steps,
@@ -105,6 +105,7 @@ def scan_forward(
     T: tl.constexpr,
     CHECKPOINT: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    LOG_RATES: tl.constexpr,
     HAS_D: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_ORDER: tl.constexpr,
@@ -143,7 +144,7 @@ def scan_forward(
 
     # states beyond N stay zero: there A = 0, so the update is 1 * 0 + 0
     A += k * N * channels
-    A_nc = tl.load(A + state_nc, mask=in_nc, other=0.0) * LOG2_E
+    A_nc = decay_exponents(A + state_nc, in_nc, LOG_RATES)
     D_c = tl.load(D + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_D else 0.0
     bias_c = tl.load(bias + k * channels + c, mask=in_c, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
     weights = step_weights(dt_weight, k, c, in_c, channels, RANK, RANK_PADDED)
@@ -206,7 +207,7 @@ def scan_forward(
                 if SAVE_STATES and tile % CHECKPOINT == 0:
                     saved = states + ((tile // CHECKPOINT) * N + first) * channels
                     tl.store(saved + state_nc, h_group, mask=in_gc)
-                A_group = tl.load(A + first * channels + state_nc, mask=in_gc, other=0.0) * LOG2_E
+                A_group = decay_exponents(A + first * channels + state_nc, in_gc, LOG_RATES)
                 B_tn = tl.load(B + first + here[:, None] * rows_l, mask=in_tg, other=0.0).to(tl.float32)
                 C_tn = tl.load(C + first + here[:, None] * rows_l, mask=in_tg, other=0.0).to(tl.float32)
                 h_group, y_group = walk_tile(h_group, A_group, delta_tc, u_tc, B_tn, C_tn)

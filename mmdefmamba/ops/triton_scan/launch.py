@@ -11,6 +11,7 @@ from .backward import scan_backward
 from .chunks import chunk_ends, pass_carries
 from .forward import scan_forward
 from .options import scan_options
+from .rows import sum_rows
 
 #: Whether Triton interprets the kernels on a CPU (TRITON_INTERPRET=1 when they were imported)
 INTERPRETED = not isinstance(scan_forward, triton.JITFunction)
@@ -19,6 +20,7 @@ T = 4  # tokens of a tile
 # The lanes of the backward form a rectangle of 4 states by 8 channels. Each lane holds n / 4 states by 4 channels.
 N_LOW, C_LOW = 4, 8
 MAX_GROUP = 16  # states that a program processes at once
+ROWS_BLOCK = 1024  # numbers of a program that adds up gradients of B and C
 
 
 @dataclass
@@ -81,6 +83,25 @@ def choose_chunk_length(programs, length, device):
     return _whole_checkpoints(max(options.min_chunk, triton.cdiv(length, wanted // programs)), length)
 
 
+def choose_blocks(blocks, programs, device):
+    """Return how many blocks of channels one program of the backward processes, one after the other.
+
+    A program adds up the gradients of B and C over its blocks and uses its scratch memory again for each of them, so
+    less is written and read. But enough programs must be left to fill the GPU.
+
+    Args:
+        blocks: blocks of channels.
+        programs: programs with one block each.
+    """
+    options = scan_options()
+    if options.backward_blocks:
+        return min(options.backward_blocks, blocks)
+    if device.type != 'cuda':
+        return 1
+    wanted = options.programs_per_multiprocessor * torch.cuda.get_device_properties(device).multi_processor_count
+    return max((n for n in range(1, blocks + 1) if blocks % n == 0 and programs // n >= wanted), default=1)
+
+
 def _whole_checkpoints(chunk_length, length):
     return min(length, triton.cdiv(chunk_length, layout.CHECKPOINT) * layout.CHECKPOINT)
 
@@ -96,8 +117,8 @@ class _Call:
     """
 
     def __init__(
-        self, sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length,
-        block, registers,
+        self, sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, log_rates,
+        chunk_length, block, registers,
     ):  # fmt: skip
         self.sources = [channel_last(u) for u in sources]
         if any(u.stride() != self.sources[0].stride() for u in self.sources):
@@ -113,6 +134,7 @@ class _Call:
         self.delta = delta
         batch, scans, length, channels = layout.scanned_shape(sources, walks)
         self.A = A.float().unflatten(0, (scans, -1)).transpose(1, 2).contiguous()
+        self.log_rates = log_rates
         self.D, self.delta_bias = (None if x is None else x.contiguous() for x in (D, delta_bias))
         self.order, self.softplus = None if order is None else channel_last(order), delta_softplus
         self.walks = _packed(walks)
@@ -168,6 +190,7 @@ class _Call:
             RANK=self.rank,
             RANK_PADDED=triton.next_power_of_2(max(self.rank, 1)),
             SOFTPLUS=self.softplus,
+            LOG_RATES=self.log_rates,
             HAS_BIAS=self.delta_bias is not None,
             HAS_ORDER=self.order is not None,
             **self.grid.constants,
@@ -193,7 +216,8 @@ class _Call:
             **self.constants,
         )
         pass_carries[grid_of(grid.programs // grid.chunks * grid.groups)](
-            *(ends, delta_sums, self.A, grid.scans, grid.chunks, grid.channels), **blocks, **grid.constants
+            *(ends, delta_sums, self.A, grid.scans, grid.chunks, grid.channels),
+            **dict(LOG_RATES=self.log_rates, **blocks, **grid.constants),
         )
         return ends
 
@@ -232,8 +256,9 @@ def gradients_of_projection(ddelta, projected, dt_weight, dprojected):
 
 
 def launch_forward(
-    sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states
-):
+    sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, log_rates, chunk_length,
+    save_states,
+):  # fmt: skip
     """Return y and the states at checkpoints; arguments as in the schema of the operator."""
     y, states = layout.empty_results(sources, A, walks, save_states)
     check_offsets('y', y)
@@ -242,8 +267,8 @@ def launch_forward(
     options = scan_options()
     with torch.cuda.device_of(y):
         x = _Call(
-            *(sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length),
-            *(options.forward_block, options.forward_registers),
+            *(sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, log_rates),
+            *(chunk_length, options.forward_block, options.forward_registers),
         )
         grid = x.grid
         starts = x.carries() if grid.chunks > 1 or grid.groups > 1 else None
@@ -264,8 +289,9 @@ def launch_forward(
 
 
 def launch_backward(
-    dy, states, sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length
-):
+    dy, states, sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, log_rates,
+    chunk_length,
+):  # fmt: skip
     """Return the gradients of u for each scan (B, K, L, C), and those of the other inputs.
 
     The layout is that of :func:`.layout.empty_gradients`. Sums over programs (over images for A, D and the bias, over
@@ -277,8 +303,8 @@ def launch_backward(
     check_offsets('the gradient of y', dy)
     with torch.cuda.device_of(dy):
         x = _Call(
-            *(sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length),
-            *(options.backward_block, options.backward_registers),
+            *(sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, log_rates),
+            *(chunk_length, options.backward_block, options.backward_registers),
         )
         grid = x.grid
 
@@ -295,33 +321,45 @@ def launch_backward(
         if grid.groups > 1:
             dA.zero_()
         dD, dbias = (None if p is None else parts(*batch_scans, grid.chunks, grid.channels) for p in (D, delta_bias))
-        drows = parts(*batch_scans, grid.blocks, grid.length, 2 * grid.states)
+        blocks = choose_blocks(grid.blocks, grid.programs, dy.device)
+        parts_of_rows = triton.cdiv(grid.blocks, blocks)
+        programs = grid.programs // grid.blocks * parts_of_rows
+        drows = parts(*batch_scans, parts_of_rows, grid.length, 2 * grid.states)
         tiles = triton.cdiv(min(layout.CHECKPOINT, grid.length), T)
         rows_of_scratch = grid.states_padded + (2 * T if grid.groups > 1 else 0)
-        scratch = parts(grid.programs, tiles, rows_of_scratch, grid.block)
+        scratch = parts(programs, tiles, rows_of_scratch, grid.block)
         after = x.carries(dy) if grid.chunks > 1 or grid.groups > 1 else None
-        scan_backward[grid.grid](
+        scan_backward[grid_of(programs)](
             *x.pointers(),
-            *(x.A, x.D, x.delta_bias, x.order, dy, states, scratch, after, du, ddelta, dA, drows, dD, dbias),
-            *(x.walks, *grid.sizes),
+            *(x.A, x.D, x.delta_bias, x.order, dy, states, scratch, after, du, ddelta, dA),
+            *(drows, drows if blocks > 1 else None, dD, dbias, x.walks, *grid.sizes),
             *(*x.strides(), *dy.stride()[:3], *ddelta.stride()[:2], *x.order_strides),
             N_HIGH=grid.states_padded // N_LOW,
             N_LOW=N_LOW,
             C_HIGH=grid.block // C_LOW,
             C_LOW=C_LOW,
             TILES=tiles,
+            BLOCKS=blocks,
             CHECKPOINT=layout.CHECKPOINT,
             HAS_D=x.D is not None,
             HAS_AFTER=after is not None,
             **x.constants,
         )
         dprojected = layout.empty_rows(projected)
-        dprojected[..., x.first_column :] = drows.sum(2).transpose(0, 1)
+        size, columns = grid.length * 2 * grid.states, 2 * grid.states
+        sum_rows[grid_of(triton.cdiv(size, ROWS_BLOCK) * grid.scans * grid.batch)](
+            *(drows, dprojected, grid.batch, grid.scans, parts_of_rows, size, columns, dprojected.shape[-1]),
+            *(x.first_column,),
+            BLOCK=ROWS_BLOCK,
+        )
         ddt_weight = None
         if delta is None:
             ddt_weight = gradients_of_projection(ddelta.transpose(0, 1), projected, dt_weight, dprojected)
     none = du.new_empty(0)
-    sums = [(ddt_weight, dt_weight), (dA.sum((0, 2)).transpose(1, 2), A)]
+    of_rates = dA.sum((0, 2))
+    if log_rates:
+        of_rates = of_rates * -x.A.exp()
+    sums = [(ddt_weight, dt_weight), (of_rates.transpose(1, 2), A)]
     sums += [(None if part is None else part.sum((0, 2)), of) for part, of in ((dD, D), (dbias, delta_bias))]
     totals = (none.clone() if total is None else layout.row_major(total, of) for total, of in sums)
     return du, dprojected, none if delta is None else ddelta, *totals

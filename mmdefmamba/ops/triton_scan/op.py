@@ -12,7 +12,7 @@ INSTALLED = importlib.util.find_spec('triton') is not None
 
 INPUTS = (
     'Tensor[] sources, Tensor[] projected, Tensor? delta, Tensor? dt_weight, Tensor A, Tensor? D, Tensor? delta_bias, '
-    'Tensor? order, int[] walks, bool delta_softplus, int chunk_length'
+    'Tensor? order, int[] walks, bool delta_softplus, bool log_rates, int chunk_length'
 )
 
 
@@ -48,7 +48,8 @@ def _multi_scan(*inputs):
 
 @_multi_scan.register_fake
 def _(
-    sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length, save_states
+    sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, log_rates, chunk_length,
+    save_states,
 ):  # fmt: skip
     return empty_results(sources, A, walks, save_states)
 
@@ -65,7 +66,10 @@ def _multi_scan_backward(*inputs):
 
 
 @_multi_scan_backward.register_fake
-def _(dy, states, sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, chunk_length):
+def _(
+    dy, states, sources, projected, delta, dt_weight, A, D, delta_bias, order, walks, delta_softplus, log_rates,
+    chunk_length,
+):  # fmt: skip
     return empty_gradients(sources, projected, delta, dt_weight, A, D, delta_bias, walks)
 
 
@@ -81,7 +85,7 @@ def _backward(ctx, dy, _):
     states, *given, order = ctx.saved_tensors[:7]
     projected, sources = ctx.saved_tensors[7 : 7 + ctx.scans], ctx.saved_tensors[7 + ctx.scans :]
     if dy is None:
-        return (None,) * 12
+        return (None,) * 13
     if not states.numel():
         raise RuntimeError('the multi-scan ran with save_states=False, so it cannot be differentiated: pass True')
     walks = ctx.options[0]
@@ -94,13 +98,17 @@ def _backward(ctx, dy, _):
         readers = [[k for k, walk in enumerate(walks) if walk & 3 == i] for i in range(len(sources))]
         dsources = [_sum_of_scans(du, scans) for scans in readers]
     gradients = [None if x is None else gradient for x, gradient in zip(given, gradients, strict=True)]
-    return dsources, [*dprojected.unbind()], *gradients, *(None,) * 5
+    return dsources, [*dprojected.unbind()], *gradients, *(None,) * 6
 
 
 def _sum_of_scans(du, scans):
     """Sum (B, K, L, C) over some scans to (B, 1, L, C). The order is always the same, and the sum is in float32."""
-    of_scans = [du[:, k : k + 1] for k in scans]
-    return of_scans[0] if len(scans) == 1 else torch.cat(of_scans, dim=1).sum(1, keepdim=True)
+    first, last = scans[0], scans[-1]
+    if last - first == len(scans) - 1:  # neighbours: no copy
+        of_scans = du[:, first : last + 1]
+    else:
+        of_scans = torch.cat([du[:, k : k + 1] for k in scans], dim=1)
+    return of_scans if len(scans) == 1 else of_scans.sum(1, keepdim=True)
 
 
 _multi_scan.register_autograd(_backward, setup_context=_save)
@@ -122,10 +130,10 @@ def multi_scan_triton(maps, delta, A, B, C, D, delta_bias, orders, delta_softplu
     """
     rows = torch.cat([B, C], dim=-1).unbind(1)
     sources, orders, walks = _walks_of(maps, orders)
-    return _scan(sources, rows, delta, None, A, D, delta_bias, orders, walks, delta_softplus, chunk_length)
+    return _scan(sources, rows, delta, None, A, D, delta_bias, orders, walks, delta_softplus, False, chunk_length)
 
 
-def projected_scan_triton(maps, projected, dt_weight, A, D, delta_bias, orders, chunk_length=0):
+def projected_scan_triton(maps, projected, dt_weight, A, D, delta_bias, orders, log_rates=False, chunk_length=0):
     """Run a multi-scan from the projections of its maps, with the Triton kernels.
 
     Each map's projections are read where they lie. A time step of at most ``ScanOptions.largest_rank`` numbers is
@@ -133,8 +141,8 @@ def projected_scan_triton(maps, projected, dt_weight, A, D, delta_bias, orders, 
     the dtype of ``projected``.
 
     Args:
-        maps, projected, dt_weight, A, D, delta_bias, orders: as of :func:`~mmdefmamba.ops.gated_multi_scan`, checked
-            there.
+        maps, projected, dt_weight, A, D, delta_bias, orders, log_rates: as of
+            :func:`~mmdefmamba.ops.gated_multi_scan`, checked there.
         chunk_length: as of :func:`multi_scan_triton`.
 
     Returns:
@@ -144,7 +152,7 @@ def projected_scan_triton(maps, projected, dt_weight, A, D, delta_bias, orders, 
         ValueError: as of :func:`multi_scan_triton`.
     """
     sources, orders, walks = _walks_of(maps, orders)
-    return _scan(sources, projected, None, dt_weight, A, D, delta_bias, orders, walks, True, chunk_length)
+    return _scan(sources, projected, None, dt_weight, A, D, delta_bias, orders, walks, True, log_rates, chunk_length)
 
 
 def grouped_scan_triton(u, delta, A, B, C, D, delta_bias, delta_softplus, chunk_length=0):
@@ -158,7 +166,7 @@ def grouped_scan_triton(u, delta, A, B, C, D, delta_bias, delta_softplus, chunk_
         y, (B, K, L, C).
     """
     rows, walks = torch.cat([B, C], dim=-1).unbind(1), [0] * delta.shape[1]
-    return _scan([u], rows, delta, None, A, D, delta_bias, [], walks, delta_softplus, chunk_length)
+    return _scan([u], rows, delta, None, A, D, delta_bias, [], walks, delta_softplus, False, chunk_length)
 
 
 def _walks_of(maps, orders):
@@ -179,7 +187,9 @@ def _walks_of(maps, orders):
     return sources, rows, walks
 
 
-def _scan(sources, projected, delta, dt_weight, A, D, delta_bias, orders, walks, delta_softplus, chunk_length):
+def _scan(
+    sources, projected, delta, dt_weight, A, D, delta_bias, orders, walks, delta_softplus, log_rates, chunk_length
+):
     scans, channels = len(walks), sources[0].shape[-1]
     if A.shape[1] > MAX_STATES:
         raise ValueError(f'triton takes at most {MAX_STATES} states, got {A.shape[1]}')
@@ -199,7 +209,7 @@ def _scan(sources, projected, delta, dt_weight, A, D, delta_bias, orders, walks,
                     [sources[i] if sources[i].shape[1] == 1 else sources[i][:, k] for i in read],
                     *(projected[k], None if delta is None else delta[:, k]),
                     *(None if x is None else x[i] for x, i in ((dt_weight, k), (A, kc), (D, kc), (delta_bias, kc))),
-                    *([orders[i - 1] for i in used], part_walks, delta_softplus, chunk_length),
+                    *([orders[i - 1] for i in used], part_walks, delta_softplus, log_rates, chunk_length),
                 )
             )
         return torch.cat(parts, dim=1)
@@ -207,7 +217,7 @@ def _scan(sources, projected, delta, dt_weight, A, D, delta_bias, orders, walks,
     save_states = needs_gradient(*sources, *projected, delta, dt_weight, A, D, delta_bias)
     y, _ = torch.ops.mmdefmamba.multi_scan(
         *(sources, projected, delta, dt_weight, A, D, delta_bias, _order_tensor(orders), walks, delta_softplus),
-        *(chunk_length, save_states),
+        *(log_rates, chunk_length, save_states),
     )
     return y
 

@@ -30,6 +30,8 @@ class ScanOptions:
         min_chunk: the least number of tokens of such a chunk, a multiple of 64.
         chunks: number of chunks of each sequence, or 0 to choose it by the two numbers above. Chunks are multiples of
             64 tokens, so there may be fewer.
+        backward_blocks: channel blocks that one program of the backward processes, one after the other, or 0: as many
+            as leave ``programs_per_multiprocessor`` programs for each multiprocessor.
         largest_rank: the largest rank of a time step that the scans project themselves, 0 to 16. A larger one is a
             matrix product before the scan, whose result is written to memory and read again.
 
@@ -48,6 +50,7 @@ class ScanOptions:
     programs_per_multiprocessor: int = 8
     min_chunk: int = 256
     chunks: int = 0
+    backward_blocks: int = 0
     # The weights of a lane's channel lie in registers, one per number of the rank. Stages 1 and 2 have ranks of 6 and
     # 12 in tiny and small, of 8 and 16 in base.
     largest_rank: int = 16
@@ -69,6 +72,7 @@ class ScanOptions:
         require('programs_per_multiprocessor', whole(1, 1024), 'from 1 to 1024')
         require('min_chunk', whole(64, 2**30, 64), 'a multiple of 64')
         require('chunks', whole(0, 65536), '0 or the number of chunks, up to 65536')
+        require('backward_blocks', whole(0, 65536), '0 or the number of blocks, up to 65536')
         require('largest_rank', whole(0, 16), 'from 0 to 16')
 
 
