@@ -120,7 +120,11 @@ class Predictor:
         Returns:
             A list with one data sample of the library per image, on the CPU, at the original size of the image.
         """
-        return [sample.cpu() for sample in self.inferencer.forward(self.prepare(images))]
+        return [self.finish(sample) for sample in self.inferencer.forward(self.prepare(images))]
+
+    def finish(self, sample):
+        """Return a data sample that the model gave for an input of :meth:`prepare`, on the CPU and at full size."""
+        return sample.cpu()
 
     def describe(self, sample):
         """Return a prediction as a dict for JSON.

@@ -40,25 +40,29 @@ class TaskPredictor(Predictor):
     def _build(self, cfg, checkpoint, device):
         return Inferencer(cfg, checkpoint, device=device)
 
-    def predict(self, images):
-        """Predict images, see :meth:`Predictor.predict`.
+    def prepare(self, images):
+        """Run the test pipeline, see :meth:`Predictor.prepare`.
 
         mmseg enlarges the scores of all classes to the size of the image. Where these would be more than
-        ``MAX_SCORES``, they are enlarged to a half of its sides, or to a smaller part, and the map of classes to the
-        whole.
+        ``MAX_SCORES``, they are enlarged to a half of its sides, or to a smaller part; :meth:`finish` enlarges the map
+        of classes to the whole.
         """
-        data, sizes = self.prepare(images), [image.shape[:2] for image in images]
-        strides = [self._stride(*size) for size in sizes]
-        for sample, (height, width), stride in zip(data['data_samples'], sizes, strides, strict=True):
+        data = super().prepare(images)
+        for sample, image in zip(data['data_samples'], images, strict=True):
+            height, width = image.shape[:2]
+            stride = self._stride(height, width)
             sample.set_metainfo({'ori_shape': (-(-height // stride), -(-width // stride))})
-        samples = [sample.cpu() for sample in self.inferencer.forward(data)]
-        for sample, (height, width), stride in zip(samples, sizes, strides, strict=True):
-            if stride > 1:
-                sample.set_metainfo({'ori_shape': (height, width)})
-                whole = enlarge_image(self.class_map(sample).astype(np.int32), stride)[:height, :width]
-                del sample.seg_logits
-                sample.set_data({'pred_sem_seg': PixelData(data=torch.from_numpy(whole)[None])})
-        return samples
+            sample.set_metainfo({'whole_shape': (height, width), 'stride': stride})
+        return data
+
+    def finish(self, sample):
+        sample, (height, width), stride = sample.cpu(), sample.whole_shape, sample.stride
+        if stride > 1:
+            sample.set_metainfo({'ori_shape': (height, width)})
+            whole = enlarge_image(self.class_map(sample).astype(np.int32), stride)[:height, :width]
+            del sample.seg_logits
+            sample.set_data({'pred_sem_seg': PixelData(data=torch.from_numpy(whole)[None])})
+        return sample
 
     def _stride(self, height, width):
         outputs = self.model.out_channels

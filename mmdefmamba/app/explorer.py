@@ -155,7 +155,7 @@ class Explorer:
                 data = model.data_preprocessor(predictor.prepare([predictor.from_picture(image)]), False)
                 stages = _drawable_stages(model, data['inputs'].shape[-2:])
                 samples, traces = trace_blocks(model, **data, mode='predict', stages=stages)
-                sample = samples[0].cpu()
+                sample = predictor.finish(samples[0])
                 return Analysis(
                     model=name,
                     task=predictor.task,

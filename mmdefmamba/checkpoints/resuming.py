@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
 from ..compat.safe_loading import LEGACY_MAGIC, load_safely
-from ..files import shown
+from ..files import shorten, shown
 
 
 def resume_if_possible(cfg):
@@ -110,10 +110,27 @@ def _named_checkpoint(work_dir):
     """Return the checkpoint that a run named as its last one, or None where the note is damaged or names no file."""
     try:
         named = find_latest_checkpoint(str(work_dir))
-        return named if named and (Path(named).is_file() or _is_saved_folder(Path(named))) else None
+        if not named:
+            return None
+        exists = Path(named).is_file() or _is_saved_folder(Path(named))
+        inside = Path(named).resolve().is_relative_to(Path(work_dir).resolve())
     except (OSError, ValueError) as error:  # a note that is a folder, not a text, or too long for a name
-        print_log(f'{shown(work_dir)}: its last_checkpoint cannot be read ({error})', 'current', logging.WARNING)
-        return None
+        return _warn(f'{shown(work_dir)}: its last_checkpoint cannot be read ({shorten(error)})')
+    if not exists:
+        return _warn(
+            f'{shown(work_dir)}: its last_checkpoint names {shorten(named)}, which is no file that exists. Looking for '
+            'the last checkpoint in the work dir'
+        )
+    if not inside:  # as after the work dir was copied: the first one may have been trained for longer
+        _warn(
+            f'{shown(work_dir)}: its last_checkpoint names {shown(named)}, which is outside of the work dir. To resume '
+            'from the last checkpoint in the work dir, remove last_checkpoint'
+        )
+    return named
+
+
+def _warn(text):
+    print_log(text, 'current', logging.WARNING)
 
 
 def _is_saved_folder(path):
@@ -135,6 +152,8 @@ def _damage(path):
     """Return what is wrong with a checkpoint file, or None. Folders, as DeepSpeed saves them, are not looked into."""
     if path.is_dir():
         return None if any(path.iterdir()) else 'an empty folder'
+    if path.exists() and not path.is_file():  # reading from a pipe or a device would not end
+        return 'it is no regular file'
     try:
         with open(path, 'rb') as file:
             if file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:

@@ -121,3 +121,37 @@ def test_pictures_are_drawn_at_a_bounded_size():
         assert stride == 1 or max(size) > MAX_DRAWN
     image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     assert shrink_image(image, 2).shape == (3, 4, 3)
+
+
+def test_scores_of_a_segmentor_above_the_limit_are_computed_for_a_part_and_the_map_is_enlarged(monkeypatch):
+    segmentor = pytest.importorskip('mmdefmamba.apis.segmentor')
+    import torch
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    sizes, seen = [(50, 31), (5, 4)], []
+
+    def forward(data):
+        for sample in data['data_samples']:
+            height, width = sample.ori_shape
+            seen.append((height, width))
+            columns = torch.arange(width).expand(1, height, width) % 7
+            sample.set_data({'seg_logits': PixelData(data=torch.zeros(7, height, width))})
+            sample.set_data({'pred_sem_seg': PixelData(data=columns)})
+        return data['data_samples']
+
+    predictor = object.__new__(segmentor.TaskPredictor)
+    predictor.model = SimpleNamespace(out_channels=7)
+    predictor._steps = []
+    predictor.inferencer = SimpleNamespace(
+        forward=forward,
+        preprocess=lambda images, batch_size: iter([{'data_samples': [SegDataSample() for _ in images]}]),
+    )
+    monkeypatch.setattr(segmentor, 'MAX_SCORES', 7 * 200)
+    samples = predictor.predict([np.zeros((*size, 3), np.uint8) for size in sizes])
+    # 50 x 31 pixels are 1,550, a third of the sides gives 17 x 11 = 187; the small one is as it was
+    assert seen == [(17, 11), (5, 4)]
+    assert [segmentor.TaskPredictor.class_map(sample).shape for sample in samples] == sizes
+    assert segmentor.TaskPredictor.class_map(samples[0])[49].tolist() == [(column // 3) % 7 for column in range(31)]
+    assert segmentor.TaskPredictor.class_map(samples[1])[0].tolist() == [0, 1, 2, 3]
+    assert 'seg_logits' not in samples[0] and 'seg_logits' in samples[1]

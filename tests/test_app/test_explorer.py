@@ -10,6 +10,7 @@ from mmengine.structures import InstanceData
 
 import mmdefmamba  # noqa: F401  mends the libraries before they are imported
 from mmdefmamba.analysis import activation_map
+from mmdefmamba.apis import segmentor
 from mmdefmamba.apis.predictors import Predictor
 from mmdefmamba.app import explorer as explorer_module
 from mmdefmamba.app.examples import example_image
@@ -123,13 +124,38 @@ def test_maps_with_too_many_tokens_are_left_out(explorer, monkeypatch):
 
 def test_broken_models_are_removed_and_few_models_stay_in_memory(models, tmp_path, monkeypatch):
     (tmp_path / 'text.pth').write_text('no checkpoint')
-    wrong = TrainedModel('wrong', 'defmamba_pico_digits', str(tmp_path / 'text.pth'))
+    for name, meta in (('int', 3), ('list', {'dataset_meta': [1]}), ('classes', {'dataset_meta': {'classes': 7}})):
+        torch.save(
+            {'state_dict': torch.load(models[0].checkpoint)['state_dict'], 'meta': meta}, tmp_path / f'{name}.pth'
+        )
+    reasons = {
+        'text': 'text.pth',
+        'int': 'int.pth is refused: meta must be a dict, got the int 3',
+        'list': 'list.pth is refused: meta.dataset_meta must be a dict, got a list of 1',
+        'classes': 'classes.pth is refused: meta.dataset_meta.classes must be a list of names, got the int 7',
+    }
+    wrong = [TrainedModel(name, 'defmamba_pico_digits', str(tmp_path / f'{name}.pth')) for name in reasons]
     monkeypatch.setattr(explorer_module, 'MODELS_IN_MEMORY', 1)
-    explorer = Explorer([wrong, models[0], models[0]._replace(name='again')], 'cpu')
-    assert list(explorer.load_all()) == ['wrong'] and list(explorer.models) == ['classification', 'again']
+    explorer = Explorer([*wrong, models[0], models[0]._replace(name='again')], 'cpu')
+    failed = explorer.load_all()
+    assert list(failed) == list(reasons) and all(text in failed[name] for name, text in reasons.items())
+    assert list(explorer.models) == ['classification', 'again']
     for name in ('classification', 'again'):
         explorer.look(name, example_image(True, 0))
         assert list(explorer._predictors) == [name]
+
+
+def test_a_large_map_of_classes_is_computed_for_a_part_and_shown_whole(explorer, monkeypatch):
+    image, strides = example_image(False, 0), []
+    whole = explorer.look('segmentation', image)
+    finish = segmentor.TaskPredictor.finish
+    monkeypatch.setattr(segmentor, 'MAX_SCORES', 11 * image.size // 3 // 4)
+    monkeypatch.setattr(
+        segmentor.TaskPredictor, 'finish', lambda self, sample: (strides.append(sample.stride), finish(self, sample))[1]
+    )
+    part = explorer.look('segmentation', image)
+    assert strides == [2] and part.picture.shape == whole.picture.shape
+    assert dict(part.shares) == pytest.approx(dict(whole.shares), abs=0.1)
 
 
 def test_numbers_of_boxes_are_those_of_the_bars(explorer, monkeypatch):
