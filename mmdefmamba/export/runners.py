@@ -12,6 +12,19 @@ from ..scans import DeformableScan, Scan
 from .onnx_file import CHECKED_VALUES
 
 
+def import_onnxruntime():
+    """Return the module onnxruntime.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f"{error}. The check needs more packages: pip install 'mmdefmamba[export]'") from error
+    return onnxruntime
+
+
 class OnnxFile:
     """An ONNX file in onnxruntime, on the CPU.
 
@@ -19,15 +32,13 @@ class OnnxFile:
         path: of the file.
 
     Raises:
-        ImportError: onnx or onnxruntime is not installed.
+        ImportError: onnxruntime is not installed.
     """
 
     def __init__(self, path):
-        try:
-            import onnx
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError(f"{error}. The check needs more packages: pip install 'mmdefmamba[export]'") from error
+        onnxruntime = import_onnxruntime()
+        import onnx
+
         model = onnx.load(path)
         self.names = [value.name for value in model.graph.output]
         entries = {entry.key: entry.value for entry in model.metadata_props}

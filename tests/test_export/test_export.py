@@ -291,6 +291,7 @@ def test_a_wrong_file_is_an_error_in_python(classifier, tmp_path):
 def test_mistakes_end_the_tool_with_a_message(tool, tmp_path, capsys):
     for out, options, message in (
         (tmp_path / 'nowhere/x.onnx', (), 'error: the folder'),
+        (tmp_path, (), f'error: {tmp_path} is a folder'),
         (tmp_path / 'x.onnx', ('--static',), 'give it with --shape HEIGHT WIDTH'),
         (tmp_path / 'x.pt2', ('--format', 'pt2', '--inline'), 'inline is an option of the format onnx'),
     ):
@@ -346,8 +347,11 @@ def test_half_precision_is_refused(classifier, tmp_path):
         export_model(CFG, copy.deepcopy(classifier).half(), tmp_path / 'x.onnx')
 
 
-def test_missing_packages_are_named(classifier, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+@pytest.mark.parametrize('package', ['onnxscript', 'onnxruntime'])
+def test_missing_packages_are_named(package, classifier, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    module = sys.modules['mmdefmamba.export.export_model']
+    monkeypatch.setattr(module, 'trace', None)  # the error comes before the long work
     with pytest.raises(ImportError, match=r"pip install 'mmdefmamba\[export\]'"):
         export_model(CFG, classifier, tmp_path / 'x.onnx')
 
