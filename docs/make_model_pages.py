@@ -43,7 +43,7 @@ without the selective scan, for an image of {size} as in the paper, or of the si
 `python tools/analysis_tools/get_flops.py CONFIG` counts those of any config, with and without the scan. A config whose
 name ends in `_released` follows the authors' code, with which the paper's scores were computed. The others follow the
 paper's text: [fidelity](../../docs/fidelity.md). The last column is what [an export](../../docs/howto/export.md) gives.
-There are no checkpoints yet.
+There are no checkpoints yet. `python tools/analysis_tools/paper_tables.py` also prints the paper's AP50 and AP75.
 """
 CARD = """
 ## {title}
@@ -115,6 +115,7 @@ def model_row(entry, row):
         row: its :class:`~mmdefmamba.paper.tables.Row` of the paper, or None.
     """
     metadata = entry['Metadata']
+    printed = {name: score for name, score in (row.scores if row else {}).items() if name[-2:] not in ('50', '75')}
     measured = {name: value for result in entry.get('Results', ()) for name, value in result['Metrics'].items()}
     return (
         f'[{entry["Name"]}]({Path(entry["Config"]).name})',
@@ -122,7 +123,7 @@ def model_row(entry, row):
         (row and row.params) or NOT_PRINTED,
         flops_text(metadata) if 'FLOPs' in metadata else UNKNOWN,
         row.flops if row else NOT_PRINTED,
-        listed(row.scores) if row else NOT_PRINTED,
+        listed(printed) or NOT_PRINTED,
         listed(measured) or UNKNOWN,
         metadata['Export'],
     )
