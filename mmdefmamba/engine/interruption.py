@@ -95,6 +95,11 @@ def interruptible(cfg):
         _signals.install()
     try:
         yield
+    except Exception:
+        # MMEngine formats the config under a bare `except`, which makes another error of the one of a signal
+        if _signals.received and not _signals.training:
+            raise TrainingInterrupted from None
+        raise
     finally:
         _signals.restore()
 

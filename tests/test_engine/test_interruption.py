@@ -16,6 +16,7 @@ from mmdefmamba.checkpoints import SafeCheckpointHook, find_resumable_checkpoint
 from mmdefmamba.checkpoints import saving as safe_checkpoints
 from mmdefmamba.checkpoints.saving import AtomicLocalBackend
 from mmdefmamba.compat import load_safely
+from mmdefmamba.engine.interruption import interruptible
 
 PICO = Path(__file__).parents[2] / 'configs/classification/defmamba_pico_digits.py'
 # Augmentations and drop path draw random numbers in each step. One checkpoint is kept at a time.
@@ -304,3 +305,17 @@ def test_old_best_checkpoint_is_removed_only_after_the_new_one_is_written(tmp_pa
     hook.best_ckpt_path = str(tmp_path / 'best_score_epoch_2.pth')
     hook._save_best_checkpoint(runner, {'score': 9.0})
     assert saved(tmp_path) == ['best_score_epoch_2.pth']
+
+
+def test_a_signal_whose_end_other_code_catches_before_the_first_step_has_the_documented_status():
+    """MMEngine formats the config under a bare ``except``, and raises a SyntaxError there."""
+    cfg = dict(custom_hooks=[dict(type='InterruptionHook')])
+    with pytest.raises(SystemExit) as ended, interruptible(cfg):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        except:  # noqa: E722
+            raise SyntaxError('the config cannot be formatted')  # noqa: B904
+    assert ended.value.code == 75
+    with pytest.raises(ValueError, match='of its own'), interruptible(cfg):
+        raise ValueError('of its own')
