@@ -60,8 +60,10 @@ def main(argv=None):
         for name, figure in (*figures(models, Path(folder)), *page_figures()):
             path = args.out_dir / f'{name}.png'
             figure.set_dpi(2 * DPI)  # sharp on screens with small pixels
-            # a palette of 256 colours needs a third of the bytes; k-means without dither keeps the colours
-            picture = Image.fromarray(figure_to_rgb(figure)).quantize(256, kmeans=4, dither=Image.Dither.NONE)
+            # a palette needs a third of the bytes; k-means without dither keeps the colours. Eleven photographs in one
+            # picture would still be large
+            colours = 96 if name == 'static_scans' else 256
+            picture = Image.fromarray(figure_to_rgb(figure)).quantize(colours, kmeans=4, dither=Image.Dither.NONE)
             picture.save(path, optimize=True)
             print(f'{path} {path.stat().st_size / 1e3:.0f} kB')
 

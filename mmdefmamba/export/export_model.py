@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..files import unfinished_file
+from ..files import shown, unfinished_file
 from .graph import exported_part, output_names, trace
 from .runners import OnnxFile, ProgramFile, import_onnxruntime
 from .verification import SIZES, verify
@@ -77,11 +77,11 @@ def export_model(
             import_onnxruntime()
     out = Path(out).expanduser()
     if not out.parent.is_dir():
-        raise FileNotFoundError(f'the folder {out.parent} does not exist: create it first')
+        raise FileNotFoundError(f'the folder {shown(out.parent)} does not exist: create it first')
     if out.is_dir():
-        raise IsADirectoryError(f'{out} is a folder: give the path of the file to write')
+        raise IsADirectoryError(f'{shown(out)} is a folder: give the path of the file to write')
     if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f'the folder {out.parent} cannot be written: choose another one')
+        raise PermissionError(f'the folder {shown(out.parent)} cannot be written: choose another one')
     shape = tuple(shape or MAIN_SHAPE)
     fixed = (batch or 1, *shape) if static else None
     network = exported_part(cfg, model, part, preprocessing)

@@ -130,9 +130,9 @@ def test_several_tokens_of_a_block_are_drawn_in_one_figure(run, files, image, tm
         run('scan_figures', *network, image, *options, '--out-dir', tmp_path)
         widths.append(cv2.imread(str(tmp_path / 'noise_activation.png')).shape[1])
     # one token: the image, all scans, and three scans. Two tokens: the image and two maps
-    assert widths[0] == pytest.approx(5 * 280 + 70, abs=2) and widths[1] == pytest.approx(3 * 280 + 70, abs=2)
+    assert widths[0] == pytest.approx(5 * 178.5 + 70, abs=2) and widths[1] == pytest.approx(3 * 210 + 70, abs=2)
     run('scan_figures', *network, image, '--layer', 'backbone.stages.1.0.dssm', '--token', 1, 2, '--out-dir', tmp_path)
-    assert cv2.imread(str(tmp_path / 'noise_activation.png')).shape[1] == pytest.approx(2 * 280 + 70, abs=2)
+    assert cv2.imread(str(tmp_path / 'noise_activation.png')).shape[1] == pytest.approx(2 * 210 + 70, abs=2)
 
 
 def test_checkpoint_of_another_model_is_refused(run, files, image, tmp_path, capsys):

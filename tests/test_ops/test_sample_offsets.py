@@ -47,8 +47,8 @@ def run(leaves, formulation, backend='triton', dtype=None, weight=None):
     return [y.detach(), *torch.autograd.grad(y, leaves, weight.to(y.dtype))]
 
 
-def relative(actual, expected):
-    return ((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+def relative(actual, expected, least=1e-12):
+    return ((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=least)).item()
 
 
 def compare(leaves, formulation, rounding=0.0, skipped=()):
@@ -267,8 +267,10 @@ class TestKernels:
             assert ('read_at_offsets' in recorder.names) == (backend == 'triton')
             loss = (y * torch.linspace(-1, 1, y.numel(), dtype=dtype, device=DEVICE).view_as(y)).sum()
             results.append([y.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+        # a gradient of a thousandth of the largest is what is left of terms that cancel, and its last digits are chance
+        least = 1e-3 * max(want.abs().max() for want in results[2][1:])
         for got, plain_result, want in zip(*results, strict=True):
-            assert relative(got, want) < max(1e-5, 2 * relative(plain_result, want))
+            assert relative(got, want, least) < max(1e-5, 2 * relative(plain_result, want, least))
 
     @pytest.mark.parametrize('formulation', FORMULATIONS)
     def test_a_scan_respects_what_users_replaced(self, formulation, record_operators):

@@ -55,7 +55,7 @@ def test_wheel_has_every_config_and_tool_and_no_other_file(wheel, unpacked):
     package = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmdefmamba').rglob('*.py') if '.mim' not in path.parts}
     assert package <= names
     others = {Path(name).suffix for name in names - package} - {'.json', '.so', '.txt'}
-    assert others == {'.c', '.h', '.jinja', '.py', '.sh', '.yml'}
+    assert others == {'.c', '.h', '.jinja', '.md', '.py', '.sh', '.yml'}
     assert {str(path.relative_to(unpacked)) for path in unpacked.rglob('*.py')} >= {*package, 'tests/conftest.py'}
 
 
