@@ -64,6 +64,23 @@ def _forget_memory(request):
 
 
 @pytest.fixture
+def shapes_given_to(monkeypatch):
+    """Return ``record(module, name)``: a list that gets the shape of the first argument of each call of a function."""
+
+    def record(module, name):
+        shapes, real = [], getattr(module, name)
+
+        def recorded(x, *args):
+            shapes.append(tuple(x.shape))
+            return real(x, *args)
+
+        monkeypatch.setattr(module, name, recorded)
+        return shapes
+
+    return record
+
+
+@pytest.fixture
 def emulator(request):
     """Return the emulator of compiled kernels, in which tests with the marker ``ptx`` run; see tests/ptx_emulator."""
     if not request.config.ptx_emulator:

@@ -43,18 +43,20 @@ class TaskPredictor(Predictor):
         for i, (label, score, box) in enumerate(zip(found['labels'], found['scores'], found['bboxes'], strict=True)):
             mask = {'mask': found['masks'][i]} if 'masks' in found else {}
             objects.append({'label': label, 'class': self.name_of(label), 'score': score, 'box': box, **mask})
-        return {'objects': sorted(objects, key=lambda item: -item['score'])}
+        return {'objects': objects}
 
     def summary(self, sample):
         counts = Counter(self.name_of(label) for label in self._above_threshold(sample).pred_instances.labels.tolist())
         return ', '.join(f'{count} x {name}' for name, count in sorted(counts.items())) or 'no objects'
 
     def _above_threshold(self, sample):
+        """Return a copy of a sample with the objects that count, highest score first."""
         instances = sample.pred_instances
         if not (instances.scores.isfinite().all() and instances.bboxes.isfinite().all()):
             raise ValueError('scores or boxes are not finite: check the checkpoint for NaN or infinite weights')
         kept = sample.new()
-        kept.pred_instances = instances[instances.scores >= self.score_thr]
+        instances = instances[instances.scores >= self.score_thr]
+        kept.pred_instances = instances[instances.scores.argsort(descending=True, stable=True)]
         return kept
 
     def _draw(self, image, sample):
@@ -64,16 +66,14 @@ class TaskPredictor(Predictor):
         return self._number(picture, sample) if self.numbered else picture
 
     def _number(self, picture, sample):
-        instances = self._above_threshold(sample).pred_instances
-        # the order of describe(): Python's sort keeps the order of equal scores
-        order = sorted(range(len(instances)), key=lambda i: -float(instances.scores[i]))
-        if not order:
+        boxes = self._above_threshold(sample).pred_instances.bboxes
+        if not len(boxes):
             return picture
         visualizer = self.inferencer.visualizer
         visualizer.set_image(picture)
         visualizer.draw_texts(
-            [str(number) for number in range(1, len(order) + 1)],
-            instances.bboxes[order][:, 2:],  # the lower right corners: mmdet writes the class into the upper left ones
+            [str(number) for number in range(1, len(boxes) + 1)],
+            boxes[:, 2:],  # the lower right corners: mmdet writes the class into the upper left ones
             colors='white',
             vertical_alignments='bottom',
             horizontal_alignments='right',

@@ -69,7 +69,8 @@ class DSSM(nn.Module):
         bias, z = self.dt_proj_bias.flatten(), z.flatten(1, 2)
         y = gated_multi_scan(
             *(maps, self._project(maps), self.dt_proj_weight, self.A_log, self.D, bias, z, orders),
-            **dict(log_rates=True, backend=self.scan_backend),
+            log_rates=True,
+            backend=self.scan_backend,
         )
         return apply_linear(self.out_proj, y.unflatten(1, x.shape[1:3]))
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from .precision import without_autocast
 from .sequence_scan.interface import prefers_triton
 from .tensors import needs_gradient
-from .transforms import has_function_transforms, is_float32_on_cpu, is_transformed
+from .transforms import is_float32_on_cpu, is_transformed
 from .triton_maps import bias_gelu_triton
 
 BACKENDS = ('onednn', 'torch')
@@ -165,15 +165,10 @@ def _log_choice():
 def _takes_triton(x, weight, bias):
     return (
         bias is not None
-        and prefers_triton(x)
-        and not has_function_transforms()
-        and x.numel() > 0
+        and prefers_triton(x, (weight, bias))
         and weight.ndim == 2
         and bias.shape == weight.shape[:1]
-        and bias.device == x.device
-        # F.linear serves what is left, or says what is wrong with it
         and (torch.is_autocast_enabled(x.device.type) or weight.dtype == bias.dtype == x.dtype)
-        and torch.float64 not in (weight.dtype, bias.dtype)
     )
 
 

@@ -198,10 +198,10 @@ def write_table(folder, results, costs=None):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows, metrics = summarise(results, costs), metrics_of(results)
+    row_of = dict(zip(results, rows, strict=True))
     for metric in metrics:
         for name, values in paired_tests(results, metric).items():
-            row = next(row for row in rows if row['config'] == name)
-            row.update(zip((f'{metric} p', f'{metric} p Holm', f'{metric} effect'), values, strict=True))
+            row_of[name].update(zip((f'{metric} p', f'{metric} p Holm', f'{metric} effect'), values, strict=True))
     text = markdown(rows, metrics)
     for metric in metrics:
         ratio, probability = f_ratio(results, metric)
@@ -224,8 +224,8 @@ def markdown(rows, metrics):
     A score is printed as mean ± deviation (value of each seed), a gain as mean ± deviation, with the results of
     :func:`paired_tests` beside it if there are any.
     """
-    costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan', 'img/s': 'img/s'}
-    costs['train s'] = 'train s'
+    costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan'}
+    costs |= {key: key for key in ('img/s', 'train s')}
     costs = {key: title for key, title in costs.items() if any(key in row for row in rows)}
     tested = [metric for metric in metrics if any(f'{metric} p' in row for row in rows)]
     scores = []

@@ -22,17 +22,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def launches(monkeypatch):
+def launches(shapes_given_to):
     """The shapes of the maps that the Triton kernels convolved."""
-    shapes = []
-    real = depthwise_op._launch_forward
-
-    def counted(x, *args):
-        shapes.append(tuple(x.shape))
-        return real(x, *args)
-
-    monkeypatch.setattr(depthwise_op, '_launch_forward', counted)
-    return shapes
+    return shapes_given_to(depthwise_op, '_launch_forward')
 
 
 def make_inputs(shape, kernel, dtype=torch.float32, bias=True, layout='half of a wider map'):

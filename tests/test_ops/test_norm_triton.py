@@ -25,17 +25,9 @@ HALF = pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str
 
 
 @pytest.fixture
-def launches(monkeypatch):
+def launches(shapes_given_to):
     """The shapes of the maps that the Triton kernel normalised."""
-    shapes = []
-    real = norm_op._tiling
-
-    def counted(x):
-        shapes.append(tuple(x.shape))
-        return real(x)
-
-    monkeypatch.setattr(norm_op, '_tiling', counted)
-    return shapes
+    return shapes_given_to(norm_op, '_tiling')
 
 
 def make_inputs(shape, dtype=torch.float32, branch_dtype=None):
