@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
@@ -43,11 +44,23 @@ def run_once(cfg, seed, work_dir):
         resume_if_possible(cfg)
         begin = time.perf_counter()
         runner = Runner.from_cfg(cfg)
+        scores = _LastScores()
+        runner.register_hook(scores)
         runner.train()
-        metrics = runner.val()
+        # a training that had ended before the interruption validates nothing
+        metrics = runner.val() if scores.last is None else scores.last
         AtomicLocalBackend().put_text(json.dumps(time.perf_counter() - begin), folder / 'seconds.json')
         AtomicLocalBackend().put_text(json.dumps(metrics), result)
     return json.loads(result.read_text())
+
+
+class _LastScores(Hook):
+    """Keep the metrics of the last validation, which follows the last step of a training."""
+
+    last = None
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.last = dict(metrics)
 
 
 def seconds_of(work_dir, seeds):

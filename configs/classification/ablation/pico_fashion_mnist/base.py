@@ -1,8 +1,8 @@
-# The base of the scan comparison on Fashion-MNIST: two blocks, 64 and 16 tokens, 10,000 training images, 6 epochs.
+# The base of the scan comparison on Fashion-MNIST: two blocks, 64 and 16 tokens, 10,000 training images, 5 epochs.
 # All 10,000 test images: a difference of 0.3 points can be seen with five seeds.
 _base_ = '../../defmamba_pico_fashion_mnist.py'
 
-max_epochs = 6
+max_epochs = 5
 
 model = dict(
     backbone=dict(
@@ -14,15 +14,16 @@ model = dict(
     head=dict(in_channels=32),
 )
 train_dataloader = dict(dataset=dict(indices=10000))
+# So few steps need larger ones than the digits' recipe. Of 0.005, 0.01 and 0.02, fb.py alone was best with this one.
+optim_wrapper = dict(optimizer=dict(lr=5e-3))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-2, by_epoch=True, end=1, convert_to_iter_based=True),
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, end=100),
     dict(
         type='CosineAnnealingLR',
         eta_min=1e-5,
         by_epoch=True,
-        begin=1,
         end=max_epochs,
-        T_max=max_epochs - 1,
+        T_max=max_epochs,
         convert_to_iter_based=True,
     ),
 ]
