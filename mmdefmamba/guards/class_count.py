@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -54,6 +55,8 @@ class ClassCountHook(Hook):
         samples = batch.get('data_samples') if isinstance(batch, dict) else None
         if classes is None or not isinstance(samples, (list, tuple)):
             return
+        if _all_in_range(samples, len(classes)):
+            return
         ignored = None  # looked up when a label needs it: that walks through the whole model
         for sample in samples:
             if not hasattr(sample, 'get'):  # a list of views, of a test-time augmentation
@@ -75,6 +78,18 @@ class ClassCountHook(Hook):
                         f'{type(dataset).__name__} has {len(classes)} classes: labels from 0 to {len(classes) - 1}. '
                         f'{more_names(dataset, int(wrong.max()) if wrong.min() >= 0 else -1)}'
                     )
+
+
+def _all_in_range(samples, classes):
+    """Compare the labels of images in one step for a batch. Samples that have other labels, or none, give False."""
+    labels = []
+    for sample in samples:
+        label = sample.get('gt_label') if hasattr(sample, 'get') else None
+        if not isinstance(label, torch.Tensor) or sample.get('gt_sem_seg') is not None:
+            return False
+        labels.append(label)
+    labels = torch.cat([label.flatten() for label in labels])
+    return bool(((labels >= 0) & (labels < classes)).all())
 
 
 def check_heads(model, dataset, scored=''):
