@@ -88,6 +88,8 @@ def _all_in_range(samples, classes):
         if not isinstance(label, torch.Tensor) or sample.get('gt_sem_seg') is not None:
             return False
         labels.append(label)
+    if not labels:
+        return True
     labels = torch.cat([label.flatten() for label in labels])
     return bool(((labels >= 0) & (labels < classes)).all())
 

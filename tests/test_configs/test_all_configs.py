@@ -18,6 +18,7 @@ TREES = ('classification', 'detection', 'segmentation')
 FOLDERS = (
     *TREES,
     *(f'classification/{name}' for name in ('ablation/pico_digits', 'ablation/tiny_in1k', 'fashion_mnist_peers')),
+    *(f'{tree}/digit_scenes_peers' for tree in ('detection', 'segmentation')),
 )
 NAMES = sorted(str(path.relative_to(CONFIGS)) for tree in FOLDERS for path in (CONFIGS / tree).glob('*.py'))
 SIDE = 64
@@ -136,6 +137,20 @@ def test_peers_have_as_many_parameters_or_flops_as_the_network_that_they_are_nam
         for file in (CONFIGS / f'classification/defmamba_{size}_fashion_mnist.py', path)
     )
     assert abs(theirs / ours - 1) < 0.04
+
+
+SCENES = {'detection': 'mask_rcnn', 'segmentation': 'upernet'}
+
+
+@pytest.mark.parametrize(('tree', 'peer'), [(tree, peer) for tree in SCENES for peer in ('convnext', 'swin')])
+def test_peers_on_digit_scenes_have_about_as_many_parameters_and_the_same_recipe(tree, peer):
+    ours = Config.fromfile(CONFIGS / tree / f'{SCENES[tree]}_defmamba_pico_digits.py')
+    theirs = Config.fromfile(CONFIGS / tree / f'digit_scenes_peers/{SCENES[tree]}_{peer}_pico_digits.py')
+    init_default_scope(ours.default_scope)
+    sizes = [sum(p.numel() for p in MODELS.build(cfg.model.backbone).parameters()) for cfg in (ours, theirs)]
+    assert abs(sizes[1] / sizes[0] - 1) < 0.07
+    ours.pop('model'), theirs.pop('model')
+    assert ours.to_dict() == theirs.to_dict()
 
 
 DECAYED_BACKBONE_LEAVES = {
