@@ -1,7 +1,8 @@
 """Train several configs with several seeds each, and write one table of scores, tests and costs, and a plot.
 
 Each config is compared with the first one, seed by seed. The work dir gets table.md, table.csv and table.png. After an
-interruption the same command continues where it stopped. With more seeds or configs it adds those.
+interruption the same command continues where it stopped. With more seeds or configs it adds those. A work dir with runs
+of another config is refused.
 """
 
 from pathlib import Path
@@ -26,6 +27,7 @@ def main(argv=None):
     )
     parser.add_argument('--rounds', type=int, default=5, help='timed passes of each backbone; 0 measures no time')
     parser.add_argument('--batch', type=int, default=32, help='images per timed pass')
+    parser.add_argument('--metrics', nargs='+', metavar='NAME', help='metrics of the table, such as mIoU; default: all')
     args = parser.parse_args(argv)
     cfgs = {}
     for path in args.configs:
@@ -45,6 +47,6 @@ def main(argv=None):
     for name, each in seconds.items():
         if each:
             costs[name]['train s'] = sum(each) / len(each)
-    table = write_table(work_dir, results, costs)
+    table = write_table(work_dir, results, costs, args.metrics)
     timed = [second for each in seconds.values() for second in each]
     say(*table.split('\n'), *(['', f'{len(timed)} runs took {sum(timed) / 3600:.2f} hours.'] if timed else []))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
@@ -17,6 +18,7 @@ from ..analysis.markdown import markdown_table
 from ..analysis.timing import alternate
 from ..checkpoints import AtomicLocalBackend, resume_if_possible
 from ..config_tree import library_of
+from ..files import shown
 from ..visualization.ablation_figure import draw_runs
 
 
@@ -34,13 +36,17 @@ def run_once(cfg, seed, work_dir):
 
     Returns:
         dict of metric to number.
+
+    Raises:
+        ValueError: the folder has a run of the same name with another config (names the keys that differ).
     """
     folder = Path(work_dir) / f'seed_{seed}'
     result = folder / 'result.json'
+    cfg = cfg.copy()
+    cfg.update(work_dir=str(folder), experiment_name=f'{Path(work_dir).name}_seed_{seed}')
+    cfg.merge_from_dict({'randomness.seed': seed})
+    _require_same_config(cfg, folder)
     if not result.is_file():
-        cfg = cfg.copy()
-        cfg.update(work_dir=str(folder), experiment_name=f'{Path(work_dir).name}_seed_{seed}')
-        cfg.merge_from_dict({'randomness.seed': seed})
         resume_if_possible(cfg)
         begin = time.perf_counter()
         runner = Runner.from_cfg(cfg)
@@ -52,6 +58,38 @@ def run_once(cfg, seed, work_dir):
         AtomicLocalBackend().put_text(json.dumps(time.perf_counter() - begin), folder / 'seconds.json')
         AtomicLocalBackend().put_text(json.dumps(metrics), result)
     return json.loads(result.read_text())
+
+
+def _require_same_config(cfg, folder):
+    """Compare a config with the one that the runner has left in a folder, so that no run is taken for another."""
+    earlier = folder / Path(cfg.filename).name
+    if not earlier.is_file():
+        return
+    was, now = _settings(Config.fromfile(earlier)), _settings(cfg)
+    differ = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    if differ:
+        some = ', '.join(
+            f'{key} ({was.get(key, "not set")} there, {now.get(key, "not set")} now)' for key in differ[:3]
+        )
+        raise ValueError(
+            f'{shown(folder)} has a run of the same name with another config: {len(differ)} settings differ: {some}. '
+            'Give another --work-dir, or remove this folder.'
+        )
+
+
+def _settings(node, name=''):
+    """Return each value of a config by its dotted key, but for those that every start of a run sets itself."""
+    if isinstance(node, (dict, Config)):
+        items = node.items()
+    elif isinstance(node, (list, tuple)):
+        items = enumerate(node)
+    else:
+        return {name: repr(node)}
+    found = {}
+    for key, value in items:
+        if name or key not in ('work_dir', 'experiment_name', 'resume', 'load_from'):
+            found |= _settings(value, f'{name}.{key}' if name else str(key))
+    return found
 
 
 class _LastScores(Hook):
@@ -100,12 +138,13 @@ def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
     return costs
 
 
-def summarise(results, costs=None):
+def summarise(results, costs=None, metrics=None):
     """Compute the mean and the spread of each config.
 
     Args:
         results: dict of config name to a list with one dict of metrics per seed.
         costs: the result of :func:`measure_costs`, or None.
+        metrics: names of the metrics; by default all.
 
     Returns:
         One dict per config with ``config``, ``seeds``, the costs, and for each metric: its mean under ``metric``, its
@@ -117,7 +156,7 @@ def summarise(results, costs=None):
     first = next(iter(results.values()))
     for name, runs in results.items():
         row = {'config': name, 'seeds': len(runs)}
-        for metric in metrics_of(results):
+        for metric in metrics or metrics_of(results):
             values = [run[metric] for run in runs]
             gains = [run[metric] - other[metric] for run, other in zip(runs, first, strict=False)]
             for key, numbers in ((metric, values), (f'{metric} gain', gains)):
@@ -198,19 +237,27 @@ def paired_tests(results, metric):
     return {name: (p, corrected[name], effect) for name, (p, effect) in found.items()}
 
 
-def write_table(folder, results, costs=None):
+def write_table(folder, results, costs=None, metrics=None):
     """Write ``table.md``, ``table.csv`` and ``table.png`` into a folder.
 
     Args:
         folder: the folder; it is created if necessary.
-        results, costs: as for :func:`summarise`.
+        results, costs, metrics: as for :func:`summarise`.
 
     Returns:
         The text of ``table.md``.
+
+    Raises:
+        ValueError: the runs have no such metric (names those that they have).
     """
+    known = metrics_of(results)
+    for metric in metrics or ():
+        if metric not in known:
+            raise ValueError(f'the runs have no metric {metric!r}. They have: {", ".join(known)}')
+    metrics = metrics or known
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows, metrics = summarise(results, costs), metrics_of(results)
+    rows = summarise(results, costs, metrics)
     row_of = dict(zip(results, rows, strict=True))
     for metric in metrics:
         for name, values in paired_tests(results, metric).items():
@@ -235,7 +282,7 @@ def markdown(rows, metrics):
     """Format rows of :func:`summarise` as a Markdown table.
 
     A score is printed as mean ± deviation (value of each seed), a gain as mean ± deviation, with the results of
-    :func:`paired_tests` beside it if there are any.
+    :func:`paired_tests` beside it if there are any. Scores of at most 1, such as mAP, have three decimals, others one.
     """
     costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan'}
     costs |= {key: key for key in ('img/s', 'train s')}
@@ -249,12 +296,14 @@ def markdown(rows, metrics):
     for row in rows:
         cells = [row['config'], row['seeds']]
         for metric in metrics:
+            form = '.3f' if all(abs(value) <= 1 for other in rows for value in other[f'{metric} each']) else '.1f'
             spread, gain_spread = (
-                '-' if row[f'{key} std'] is None else f'{row[f"{key} std"]:.1f}' for key in (metric, f'{metric} gain')
+                '-' if row[f'{key} std'] is None else f'{row[f"{key} std"]:{form}}'
+                for key in (metric, f'{metric} gain')
             )
-            each = ', '.join(f'{value:.1f}' for value in row[f'{metric} each'])
-            cells.append(f'{row[metric]:.1f} ± {spread} ({each})')
-            cells.append('' if row is rows[0] else f'{row[f"{metric} gain"]:+.1f} ± {gain_spread}')
+            each = ', '.join(f'{value:{form}}' for value in row[f'{metric} each'])
+            cells.append(f'{row[metric]:{form}} ± {spread} ({each})')
+            cells.append('' if row is rows[0] else f'{row[f"{metric} gain"]:+{form}} ± {gain_spread}')
             if metric in tested:
                 for key, form in (('p', '.2g'), ('p Holm', '.2g'), ('effect', '+.1f')):
                     value = row.get(f'{metric} {key}')

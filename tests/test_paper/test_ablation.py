@@ -34,6 +34,12 @@ def test_run_is_reproducible_and_its_result_is_saved(tmp_path, monkeypatch):
     monkeypatch.delattr(ablation, 'Runner')
     assert ablation.run_once(cfg, 3, tmp_path / 'first') == results[0]
     assert json.loads((tmp_path / 'first/seed_3/result.json').read_text()) == results[0]
+    # and it is not taken for a run with other settings
+    cfg.merge_from_dict({'optim_wrapper.optimizer.lr': 0.5, 'model.backbone.dw_conv': False})
+    with pytest.raises(
+        ValueError, match=r'first/seed_3 has a run .* 2 settings differ: model.backbone.dw_conv \(not set'
+    ):
+        ablation.run_once(cfg, 3, tmp_path / 'first')
 
 
 def test_table_by_hand(tmp_path):
@@ -51,6 +57,17 @@ def test_table_by_hand(tmp_path):
     assert float(first['top1 std']) == pytest.approx(2**0.5) and float(first['img/s']) == 1234.4
     assert (second['seeds'], second['top1 std'], second['top1 gain'], second['params']) == ('1', '', '-47.0', '')
     assert (tmp_path / 'new/table.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_fractions_have_three_decimals_and_metrics_can_be_chosen(tmp_path):
+    results = {'a': [{'mAP': 0.54, 'mAP_s': -1.0, 'mIoU': 61.25}], 'b': [{'mAP': 0.5512, 'mAP_s': -1.0, 'mIoU': 60.0}]}
+    text = ablation.write_table(tmp_path, results, metrics=['mIoU', 'mAP'])
+    assert text.splitlines()[2:4] == [
+        '| a | 1 | 61.2 ± - (61.2) |  | 0.540 ± - (0.540) |  |',
+        '| b | 1 | 60.0 ± - (60.0) | -1.2 ± - | 0.551 ± - (0.551) | +0.011 ± - |',
+    ]
+    with pytest.raises(ValueError, match=r"no metric 'mAp'\. They have: mAP, mAP_s, mIoU"):
+        ablation.write_table(tmp_path, results, metrics=['mAp'])
 
 
 def test_f_ratio_by_hand():
@@ -135,7 +152,7 @@ def test_the_tool_goes_through_all_configs_before_the_next_seed(tmp_path, monkey
     options = ['--work-dir', str(tmp_path), '--cfg-options', 'model.backbone.dw_conv=False']
     main([f'{folder}/fb.py', f'{folder}/db.py', '--seeds', '2', *options])
     assert runs == [(Path(name), seed, False) for seed in (0, 1) for name in ('fb', 'db')]
-    assert (tmp_path / 'table.md').read_text().splitlines()[2] == '| fb | 2 | 0.5 ± 0.7 (0.0, 1.0) |  | 1 |'
+    assert (tmp_path / 'table.md').read_text().splitlines()[2] == '| fb | 2 | 0.500 ± 0.707 (0.000, 1.000) |  | 1 |'
     with pytest.raises(SystemExit):
         main([f'{folder}/fb.py', 'configs/classification/ablation/tiny_in1k/fb.py', *options])
     assert 'two configs have the same file name, so their runs would share a folder' in capsys.readouterr().err
