@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from mmdefmamba.analysis import flops_text
 from mmdefmamba.analysis.markdown import markdown_table
 from mmdefmamba.paper.tables import PAPER
 
@@ -121,7 +122,7 @@ def model_row(entry, row):
         f'[{entry["Name"]}]({Path(entry["Config"]).name})',
         f'{metadata["Parameters"] / 1e6:.2f} M',
         (row and row.params) or NOT_PRINTED,
-        flops_text(metadata) if 'FLOPs' in metadata else UNKNOWN,
+        counted(metadata) if 'FLOPs' in metadata else UNKNOWN,
         row.flops if row else NOT_PRINTED,
         listed(printed) or NOT_PRINTED,
         listed(measured) or UNKNOWN,
@@ -129,10 +130,9 @@ def model_row(entry, row):
     )
 
 
-def flops_text(metadata):
+def counted(metadata):
     """Return the FLOPs of a model as text, with the size of the image where it is not the paper's."""
-    flops, size = metadata['FLOPs'], metadata.get('FLOPs at')
-    text = f'{flops / 1e9:.2f} G' if flops >= 1e9 else f'{flops / 1e6:.1f} M'
+    text, size = flops_text(metadata['FLOPs']), metadata.get('FLOPs at')
     return f'{text} at {size}' if size else text
 
 

@@ -2,7 +2,7 @@
 
 from .activation import activation_map
 from .complexity import complexity
-from .config_complexity import config_complexity, format_complexity
+from .config_complexity import config_complexity, flops_text, format_complexity
 from .layer_activation import ActivationMaps, activation_maps, layer_activation_maps
 from .offsets import BlockOffsets, offset_statistics
 from .receptive_field import effective_receptive_field
@@ -17,6 +17,7 @@ __all__ = [
     'complexity',
     'config_complexity',
     'effective_receptive_field',
+    'flops_text',
     'format_complexity',
     'layer_activation_maps',
     'offset_statistics',

@@ -114,16 +114,21 @@ def _without_sync(cfg):
     return cfg
 
 
+def flops_text(flops):
+    """Return FLOPs as text: in units of 10^9 (G), or of 10^6 (M) if they are fewer than 10^9."""
+    return f'{flops / 1e9:.2f} G' if flops >= 1e9 else f'{flops / 1e6:.1f} M'
+
+
 def format_complexity(counts, shape):
     """Format the counts as lines of text, each with its convention."""
-    giga = {name: f'{value / 1e9:.2f} G' for name, value in counts.items()}
+    texts = {name: flops_text(value) for name, value in counts.items()}
     rows = [
         ('image', ' x '.join(map(str, shape))),
         ('parameters', f'{counts["params"] / 1e6:.3f} M'),
-        ('FLOPs without the scan (as the paper prints)', giga['flops_without_scan']),
-        ('FLOPs with the scan (as the released code prints)', giga['flops']),
-        ('the scan alone, released convention', giga['scan_flops']),
-        ("the scan alone, VMamba's convention 9 B L D N", giga['scan_flops_vmamba']),
+        ('FLOPs without the scan (as the paper prints)', texts['flops_without_scan']),
+        ('FLOPs with the scan (as the released code prints)', texts['flops']),
+        ('the scan alone, released convention', texts['scan_flops']),
+        ("the scan alone, VMamba's convention 9 B L D N", texts['scan_flops_vmamba']),
     ]
     width = max(len(name) for name, _ in rows)
     return '\n'.join(f'{name:<{width}}  {value}' for name, value in rows) + '\nA multiply-add counts as one FLOP.'

@@ -8,7 +8,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from ..analysis import config_complexity
+from ..analysis import config_complexity, flops_text
 from ..apis import zoo
 from ..files import say
 from ..ops.sequence_scan import auto_backend
@@ -55,7 +55,7 @@ def cost_rows(cfg, shape):
     counts, (_, height, width) = config_complexity(cfg, shape)
     return [
         ('parameters', f'{counts["params"] / 1e6:.3f} M'),
-        (f'FLOPs at {height} x {width}, scan included', f'{counts["flops"] / 1e6:.1f} M'),
+        (f'FLOPs at {height} x {width}, scan included', flops_text(counts['flops'])),
         ('selective scan backend', auto_backend(torch.empty(0, device=get_device()))[0]),
         ('threads', str(torch.get_num_threads())),
     ]

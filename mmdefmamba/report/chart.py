@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
+WIDTH, HEIGHT = 640, 268
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
 
 
 class Chart(NamedTuple):

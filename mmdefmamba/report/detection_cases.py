@@ -77,8 +77,8 @@ class DetectionCases(CaseMetric):
 
         def draw(record):
             matched, extra, missed = record['counts'].sum(0).tolist()
-            counts = f'{matched} true positives, {extra} false positives, {missed} false negatives'
-            text = f'score {record["score"]:.2f}: {counts}'
+            counts = f'true positives: {matched}, false positives: {extra}, false negatives: {missed}'
+            text = f'score {record["score"]:.2f}; {counts}'
             image, sample = truth_of(load_image(self.dataset, infos[record['key']]), infos[record['key']])
             sample.pred_instances = _instances(record['drawn'])
             zoom = zoom_for(*image.shape[:2])

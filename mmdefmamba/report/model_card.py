@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jinja2
 
-from ..analysis import config_complexity
+from ..analysis import config_complexity, flops_text
 from ..apis.zoo import load_config, model_metadata, task_of
 from ..checkpoints.contents import check_contents
 from ..compat import load_safely
@@ -62,8 +62,8 @@ def model_card(config, file=None, *, checkpoint=None, data=None, metrics=None, l
     size = ' x '.join(map(str, counted))
     rows = [
         ('parameters', f'{counts["params"]:,}'),
-        (f'FLOPs at {size}, without the scan', f'{counts["flops_without_scan"] / 1e9:.2f} G'),
-        (f'FLOPs at {size}, with the scan', f'{counts["flops"] / 1e9:.2f} G'),
+        (f'FLOPs at {size}, without the scan', flops_text(counts['flops_without_scan'])),
+        (f'FLOPs at {size}, with the scan', flops_text(counts['flops'])),
         ('training data', ', '.join(map(shown, data or ())) or UNKNOWN),
         ('data set of the config', _type_of(trained_on)),
         ('config', name),

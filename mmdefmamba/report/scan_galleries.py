@@ -43,7 +43,7 @@ def scan_galleries(runner, cases):
         traced.append(trace)
         figures = {'scan order, over the image and next to the raster order': draw_scan_order(image, trace, columns=2)}
         if trace.points is not None:
-            points = draw_points(image, trace, rows=2)
+            points = draw_points(image, trace, with_image=False)
             figures = {'points: from each token to the point that is read': points, **figures}
         return Case(image_name(record['key']), '', [(name, _sharp(figure)) for name, figure in figures.items()])
 

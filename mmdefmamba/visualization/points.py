@@ -22,7 +22,7 @@ MOST_ARROWS = 16
 
 
 @styled
-def draw_points(image, trace, index=0, zoom=None, rows=1):
+def draw_points(image, trace, index=0, zoom=None, with_image=True):
     """Draw an arrow from the reference point of each token to the point where its features are read.
 
     On a map with more than ``MOST_ARROWS`` tokens along a side, the panel of the whole image has the arrows of every
@@ -33,7 +33,7 @@ def draw_points(image, trace, index=0, zoom=None, rows=1):
         trace: a :class:`~mmdefmamba.analysis.BlockTrace` of a batch with that image.
         index: index of the image in the batch.
         zoom: (row, column, rows, columns) of a window of tokens to enlarge in a panel of its own, or None.
-        rows: 1, or the number of panels to put them below each other, which stays readable on a narrow screen.
+        with_image: whether the first panel shows the image alone.
 
     Returns:
         A matplotlib Figure.
@@ -44,23 +44,25 @@ def draw_points(image, trace, index=0, zoom=None, rows=1):
     check_points(trace)
     image = as_rgb(image)
     every = spacing(trace.map_size)
-    count = 2 if zoom is None else 3
-    figure, axes = image_panels(image, rows, count // rows, size=1.35 * PANEL, lines=2 if every == 1 else 3)
-    axes = axes.flat
-    show(axes[0], image, 'image')
+    count = 1 + with_image + (zoom is not None)
+    figure, axes = image_panels(image, 1, count, size=1.35 * PANEL, lines=2 if every == 1 else 3)
+    whole, arrows = axes[0, : 1 + with_image], axes[0, int(with_image)]
+    if with_image:
+        show(whole[0], image, 'image')
     length = token_offsets(trace, index)
     drawn = ': points' if every == 1 else f'\npoints of every {ordinal(every)} token, {every} times as far'
     title = f'{trace.label}{drawn}\nmoved by {length.mean():.2f} tokens (most: {length.max():.2f})'
-    draw_arrows(axes[1], image, trace, index, every=every)
-    axes[1].set_title(title)
+    draw_arrows(arrows, image, trace, index, every=every)
+    arrows.set_title(title)
     if zoom is not None:
         top, left, bottom, right = _window(zoom, trace.map_size, image.shape[:2])
-        for axis in axes[:2]:
+        for axis in whole:
             axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=SECOND, lw=1.8))
-        draw_arrows(axes[2], image, trace, index, magnified=max(image.shape[:2]) / max(bottom - top, right - left))
-        axes[2].set(xlim=(left, right), ylim=(bottom, top))
-        axes[2].set_title('the window, larger')
-        for spine in axes[2].spines.values():
+        window = axes[0, -1]
+        draw_arrows(window, image, trace, index, magnified=max(image.shape[:2]) / max(bottom - top, right - left))
+        window.set(xlim=(left, right), ylim=(bottom, top))
+        window.set_title('the window, larger')
+        for spine in window.spines.values():
             spine.set(color=SECOND, linewidth=1.8)
     return figure
 

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmdefmamba  # noqa: F401  before the libraries' models
+from mmdefmamba.analysis import config_complexity
 
 ROOT = Path(__file__).parents[2]
 TREES = ('classification', 'detection', 'segmentation')
@@ -39,6 +40,27 @@ def test_parameter_counts_match_the_models(entry):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(cfg.model)
     assert sum(parameter.numel() for parameter in model.parameters()) == entry['Metadata']['Parameters']
+
+
+def test_every_model_has_its_flops():
+    assert [entry['Name'] for entry in entries()[0] if not entry['Metadata'].get('FLOPs')] == []
+
+
+@pytest.mark.parametrize(
+    'entry',
+    [
+        pytest.param(entry, id=entry['Name'], marks=[] if 'FLOPs at' in entry['Metadata'] else pytest.mark.sweep)
+        for entry in entries()[0]
+    ],
+)
+def test_flops_match_the_models(entry):
+    """The small images alone; the sizes of the paper take ten minutes:
+
+    python -m pytest -m sweep -k flops tests/test_configs/test_model_zoo.py
+    """
+    shape = [int(side) for side in entry['Metadata'].get('FLOPs at', '').split(' x ') if side] or None
+    counts, _ = config_complexity(Config.fromfile(ROOT / entry['Config']), shape)
+    assert counts['flops_without_scan'] == entry['Metadata']['FLOPs']
 
 
 def test_mmpretrain_get_model_takes_our_config_and_checkpoint(tmp_path):

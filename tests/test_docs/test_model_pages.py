@@ -64,5 +64,5 @@ def test_a_result_says_how_it_was_measured():
 
 
 def test_flops_name_the_size_where_it_is_not_the_papers():
-    assert TOOL['flops_text']({'FLOPs': 1_714_208, 'FLOPs at': '32 x 32'}) == '1.7 M at 32 x 32'
-    assert TOOL['flops_text']({'FLOPs': 1_171_253_568}) == '1.17 G'
+    assert TOOL['counted']({'FLOPs': 1_714_208, 'FLOPs at': '32 x 32'}) == '1.7 M at 32 x 32'
+    assert TOOL['counted']({'FLOPs': 1_171_253_568}) == '1.17 G'

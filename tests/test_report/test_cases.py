@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 
 import mmdefmamba  # noqa: F401  before mmdet and mmseg
 from mmdefmamba.report.case_images import data_uri, shrink
@@ -15,6 +16,7 @@ from mmdefmamba.report.classification_cases import ClassificationCases, confusio
 from mmdefmamba.report.detection_cases import DetectionCases, match_boxes
 from mmdefmamba.report.metric import CaseMetric, find_images, image_key
 from mmdefmamba.report.segmentation_cases import SegmentationCases
+from mmdefmamba.visualization.data_samples import build_visualizer, draw_truth
 from mmdefmamba.visualization.enlarge import zoom_for
 
 
@@ -188,8 +190,8 @@ def test_detection_ranks_images_and_draws_truth_and_prediction(pets):
     worst, best = metric.galleries()
     assert '1 images have no score' in worst.note
     assert [(case.title, case.text) for case in (*worst.cases, *best.cases)] == [
-        ('1.png', 'score 0.00: 0 true positives, 1 false positives, 1 false negatives'),
-        ('0.png', 'score 1.00: 1 true positives, 0 false positives, 0 false negatives'),
+        ('1.png', 'score 0.00; true positives: 0, false positives: 1, false negatives: 1'),
+        ('0.png', 'score 1.00; true positives: 1, false positives: 0, false negatives: 0'),
     ]
     assert [caption for caption, _ in best.cases[0].pictures] == ['ground truth', 'prediction']
     truth, prediction = (decode(source) for _, source in worst.cases[0].pictures)
@@ -228,6 +230,20 @@ def test_segmentation_scores_images_and_classes(tmp_path):
     assert (truth[0, 2:, 0] > 100).all()
     assert not prediction.any()
     assert worst.cases[0].legend == [('rgb(0, 0, 0)', 'ground'), ('rgb(255, 0, 0)', 'cat')]
+
+
+def test_names_at_boxes_can_be_read_in_pictures_of_any_size(monkeypatch):
+    from mmdet.structures import DetDataSample
+
+    visualizer = build_visualizer('mmdet.DetLocalVisualizer', 'names', dict(classes=('cat',), palette=[(255, 0, 0)]))
+    written = []
+    monkeypatch.setattr(visualizer.ax_save, 'text', lambda x, y, text, size, **options: written.append((text, size)))
+    for height, width in ((480, 640), (1200, 800)):
+        sample = DetDataSample(gt_instances=InstanceData(bboxes=boxes((9, 9, 40, 50)), labels=torch.tensor([0])))
+        draw_truth(visualizer, np.zeros((height, width, 3), np.uint8), sample)
+        text, points = written.pop()
+        assert (text, written) == ('cat', [])
+        assert points / 72 * visualizer.fig_save.dpi == pytest.approx(0.03 * max(height, width))
 
 
 def test_pictures_keep_their_pixels_and_large_ones_are_shrunk():

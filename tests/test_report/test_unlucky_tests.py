@@ -106,7 +106,9 @@ def test_a_detector_that_finds_nothing(pets, tmp_path):
     lost = worst.cases.pop(2)
     assert lost.pictures == [] and lost.text.startswith('cannot be drawn: FileNotFoundError') and '2.png' in lost.text
     assert all(len(case.pictures) == 2 for case in (*worst.cases, *best.cases))
-    assert {case.text for case in worst.cases} == {'score 0.00: 0 true positives, 0 false positives, 1 false negatives'}
+    assert {case.text for case in worst.cases} == {
+        'score 0.00; true positives: 0, false positives: 0, false negatives: 1'
+    }
 
 
 def test_maps_of_one_row_are_drawn(tmp_path):

@@ -351,7 +351,7 @@ def all_figures(size):
         ],
         'draw_points': [
             draw_points(image, trace),
-            draw_points(image, trace, rows=2),
+            draw_points(image, trace, with_image=False),
             draw_points(image, trace, zoom=(0, 0, 2, 2)),
         ],
         'draw_points_to_edge': [draw_points_to_edge(image, trace)],
