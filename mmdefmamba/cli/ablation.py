@@ -25,7 +25,9 @@ def main(argv=None):
     parser.add_argument(
         '--shape', type=int, nargs='+', help='size of the images for counting and timing: HEIGHT WIDTH, or one number'
     )
-    parser.add_argument('--rounds', type=int, default=5, help='timed passes of each backbone; 0 measures no time')
+    parser.add_argument(
+        '--rounds', type=int, default=5, help='timed passes and steps of each backbone; 0 measures no time'
+    )
     parser.add_argument('--batch', type=int, default=32, help='images per timed pass')
     parser.add_argument('--metrics', nargs='+', metavar='NAME', help='metrics of the table, such as mIoU; default: all')
     args = parser.parse_args(argv)

@@ -4,6 +4,7 @@ import csv
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def seconds_of(work_dir, seeds):
 
 
 def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
-    """Count the model of each config and time the inference of its backbone, in turns within one run.
+    """Count the model of each config and time its backbone, in inference and in training, in turns within one run.
 
     Args:
         cfgs: dict of name to an MMEngine Config.
@@ -120,22 +121,30 @@ def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
 
     Returns:
         dict of name to dict: ``params``, ``flops`` and ``flops_without_scan`` of the whole model, and, if ``rounds`` is
-        positive, ``img/s`` of the backbone.
+        positive, ``img/s`` of the backbone in inference, and ``img/s trained``, with a backward pass and without an
+        optimizer.
     """
-    costs, passes = {}, {}
+    costs, backbones = {}, {}
     for name, cfg in cfgs.items():
         own = cfg.get('image_size')
         counted, size = config_complexity(cfg, shape or ((own,) if isinstance(own, int) else own))
         costs[name] = {key: counted[key] for key in ('params', 'flops', 'flops_without_scan')}
         if rounds:
             init_default_scope(library_of(cfg))
-            backbone = MODELS.build(cfg.model.backbone).to(device).eval()
             images = torch.randn(batch, *size, device=device)
-            passes[name] = lambda backbone=backbone, images=images: backbone(images)
+            backbones[name] = MODELS.build(cfg.model.backbone).to(device), images
     with torch.inference_mode():
+        passes = {name: partial(backbone.eval(), images) for name, (backbone, images) in backbones.items()}
         for name, seconds in alternate(passes, rounds, device).items():
             costs[name]['img/s'] = batch / seconds
+    passes = {name: partial(_train, backbone.train(), images) for name, (backbone, images) in backbones.items()}
+    for name, seconds in alternate(passes, rounds, device).items():
+        costs[name]['img/s trained'] = batch / seconds
     return costs
+
+
+def _train(backbone, images):
+    backbone(images)[-1].sum().backward()
 
 
 def summarise(results, costs=None, metrics=None):
@@ -285,7 +294,7 @@ def markdown(rows, metrics):
     :func:`paired_tests` beside it if there are any. Scores of at most 1, such as mAP, have three decimals, others one.
     """
     costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan'}
-    costs |= {key: key for key in ('img/s', 'train s')}
+    costs |= {key: key for key in ('img/s', 'img/s trained', 'train s')}
     costs = {key: title for key, title in costs.items() if any(key in row for row in rows)}
     tested = [metric for metric in metrics if any(f'{metric} p' in row for row in rows)]
     scores = []

@@ -129,7 +129,7 @@ def test_costs_are_counted_and_timed_at_the_size_of_the_config():
     cfgs['fb_raster'].image_size = (32, 32)
     costs = ablation.measure_costs(cfgs, rounds=1, batch=2)
     assert costs['fb']['params'] == 26_650 and costs['fb_raster']['params'] == 29_210
-    assert all(cost['img/s'] > 0 for cost in costs.values())
+    assert all(cost['img/s'] > 0 and cost['img/s trained'] > 0 for cost in costs.values())
     larger = ablation.measure_costs(cfgs, shape=(64,), rounds=0)
     # with four times the pixels everything but the head needs four times the FLOPs
     head = 10 * 32
