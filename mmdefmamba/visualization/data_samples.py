@@ -3,7 +3,7 @@
 from mmengine.registry import VISUALIZERS
 
 #: Least height of a name at a box, as a share of the picture's longer side. Reports show pictures of 330 to 800 pixels.
-NAME_HEIGHT = 0.03
+NAME_HEIGHT = 0.025
 
 
 class _ReadableNames:

@@ -243,7 +243,7 @@ def test_names_at_boxes_can_be_read_in_pictures_of_any_size(monkeypatch):
         draw_truth(visualizer, np.zeros((height, width, 3), np.uint8), sample)
         text, points = written.pop()
         assert (text, written) == ('cat', [])
-        assert points / 72 * visualizer.fig_save.dpi == pytest.approx(0.03 * max(height, width))
+        assert points / 72 * visualizer.fig_save.dpi == pytest.approx(0.025 * max(height, width))
 
 
 def test_pictures_keep_their_pixels_and_large_ones_are_shrunk():
