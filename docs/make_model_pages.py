@@ -32,20 +32,23 @@ METHODS = {
     'mocov3': 'MoCo v3, pretraining',
     'simmim': 'SimMIM, pretraining',
 }
-HEADER = ('config', 'parameters', 'paper', 'FLOPs', 'paper', 'scores: paper', 'measured', 'exports')
+HEADER = ('config', 'parameters', 'paper', 'FLOPs', 'paper', 'scores: paper', 'scores: measured')
+OF_PAPER = {2: 'parameters', 4: 'FLOPs', 5: 'scores'}  # the columns of HEADER with what the paper prints
 UNKNOWN, NOT_PRINTED = 'unknown', '-'
 TEXT = """<!-- docs/make_model_pages.py writes this page from metafile.yml: change that file. -->
 
 # Models: {task}
 
 A card for each family of configs: what was measured with this code, what the paper prints, and what is not known.
-The paper prints nothing where a cell has `-`. Parameters are those of the whole model. FLOPs are multiply-adds
-without the selective scan, for an image of {size} as in the paper, or of the size beside them.
-`python tools/analysis_tools/get_flops.py CONFIG` counts those of any config, with and without the scan. A config whose
-name ends in `_released` follows the authors' code, with which the paper's scores were computed. The others follow the
-paper's text: [fidelity](../../docs/fidelity.md). The last column is what [an export](../../docs/howto/export.md) gives.
-There are no checkpoints yet. `python tools/analysis_tools/paper_tables.py` also prints the paper's AP50 and AP75.
+The paper prints nothing where a cell has `-`, or where a table has no column for it. Parameters are those of the whole
+model. FLOPs are multiply-adds without the selective scan, for an image of {size} as in the paper, or of the size
+beside them. `python tools/analysis_tools/get_flops.py CONFIG` counts those of any config, with and without the scan. A
+config whose name ends in `_released` follows the authors' code, with which the paper's scores were computed. The others
+follow the paper's text: [fidelity](../../docs/fidelity.md). What a model exports to:
+[export](../../docs/howto/export.md). There are no checkpoints yet.{more}
 """
+#: What only the page of a task says.
+MORE = {'detection': "\n`python tools/analysis_tools/paper_tables.py` also prints the paper's AP50 and AP75."}
 CARD = """
 ## {title}
 
@@ -53,6 +56,7 @@ CARD = """
 
 - **Measured**: {measured}
 - **The paper's**: {paper}
+- **Exports**: {exports}
 - **Not known**: {unknown}
 """
 
@@ -69,7 +73,7 @@ def page(task):
     families = defaultdict(list)
     for entry in yaml.safe_load((ROOT / 'configs' / task / 'metafile.yml').read_text('utf-8'))['Models']:
         families[family(entry)].append(entry)
-    return TEXT.format(task=task, size=SIZES[task]) + ''.join(
+    return TEXT.format(task=task, size=SIZES[task], more=MORE.get(task, '')) + ''.join(
         card(title, entries) for title, entries in families.items()
     )
 
@@ -93,12 +97,21 @@ def card(title, entries):
         unknown.insert(0, f'the FLOPs of {some(uncounted, len(entries))}, which were not counted')
     if untrained:
         unknown.insert(0, f'the scores of {some(untrained, len(entries))}: no result on {data} is recorded yet')
-    tables = ' and '.join(printed)
+    rows = [HEADER, *(model_row(entry, paper.get(entry['Config'])) for entry in entries)]
+    empty = {column for column in OF_PAPER if all(row[column] == NOT_PRINTED for row in rows[1:])}
+    kinds = ', '.join(kind for column, kind in OF_PAPER.items() if column not in empty)
+    exports = defaultdict(list)
+    for entry in entries:
+        exports[entry['Metadata']['Export']].append(f'`{entry["Name"]}`')
     return CARD.format(
         title=title,
-        table=markdown_table([HEADER, *(model_row(entry, paper.get(entry['Config'])) for entry in entries)]),
+        table=markdown_table([[cell for i, cell in enumerate(row) if i not in empty] for row in rows]),
         measured='. '.join(['the parameters and the FLOPs in the table', *measured]) + '.',
-        paper=f'parameters, FLOPs, scores (table {tables}) and the recipe.' if printed else 'no row for these configs.',
+        paper=f'{kinds} (table {" and ".join(printed)}) and the recipe.' if printed else 'no row for these configs.',
+        exports='; '.join(
+            what if len(exports) == 1 else f'{what} ({", ".join(names)})' for what, names in exports.items()
+        )
+        + '.',
         unknown='; '.join(unknown) + '.',
     )
 
@@ -126,7 +139,6 @@ def model_row(entry, row):
         row.flops if row else NOT_PRINTED,
         listed(printed) or NOT_PRINTED,
         listed(measured) or UNKNOWN,
-        metadata['Export'],
     )
 
 

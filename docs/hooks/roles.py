@@ -1,4 +1,7 @@
-"""Hook of `mkdocs build` that turns Sphinx roles in docstrings, such as :func:`~package.name`, into links."""
+"""Hook of `mkdocs build` that turns Sphinx roles in docstrings, such as :func:`~package.name`, into links.
+
+The `::` before an indented block becomes a colon.
+"""
 
 import re
 
@@ -12,7 +15,8 @@ class Roles(griffe.Extension):
 
     def on_object(self, *, obj, **kwargs):
         if obj.docstring is not None:
-            obj.docstring.value = ROLE.sub(lambda match: _link(obj, *match.groups()), obj.docstring.value)
+            text = ROLE.sub(lambda match: _link(obj, *match.groups()), obj.docstring.value)
+            obj.docstring.value = re.sub(r'::$', ':', text, flags=re.MULTILINE)  # before an indented block
 
 
 def _link(obj, short, name):

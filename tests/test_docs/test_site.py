@@ -1,6 +1,7 @@
 """The documentation builds without a warning, and its pages load nothing from other hosts."""
 
 import re
+import runpy
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -98,6 +99,25 @@ def test_pages_have_search_copy_buttons_coloured_code_and_two_palettes(site):
     assert re.search('<pre[^>]*>.*<span class="[a-z]+">', text, re.S)
 
 
+def test_short_numbers_and_options_are_not_broken_and_long_cells_have_some_width():
+    mark = runpy.run_path(str(DOCS / 'hooks/narrow.py'))['on_page_content']
+    assert mark('<td>5.6e-04</td>') == '<td class="short">5.6e-04</td>'
+    assert mark('<td><a href="a-long-address-of-a-page.html">yes</a></td>').startswith('<td class="short">')
+    assert mark('<td>&lt;&lt;&lt;&lt; 8 &gt; 7 &gt; 6</td>').startswith('<td class="short">')
+    assert mark('<td>some words, neither few nor</td>') == '<td>some words, neither few nor</td>'
+    assert mark('<td>71.9 ± 7.2 (79.7, 77.5, 63.5, 73.2)</td>').startswith('<td class="long">')
+    assert mark('<p><code>--inline</code></p>') == '<p><code class="short">--inline</code></p>'
+    path = '<p><code>configs/classification/defmamba_s_in1k.py</code></p>'
+    assert mark(path) == path
+    assert mark('<td class="other">5</td>') == '<td class="other">5</td>'
+
+
+def test_pages_mark_what_a_narrow_screen_must_not_break(site):
+    assert '<td class="short">2.3e-09</td>' in (site / 'fidelity.html').read_text('utf-8')
+    sheet = (site / 'css/site.css').read_text('utf-8')
+    assert re.search(r'td\.short, \S+ code\.short { white-space: nowrap; }', sheet)
+
+
 def test_links_to_repository_files_lead_to_copies(site):
     text = (site / 'concepts.html').read_text('utf-8')
     assert 'href="source/mmdefmamba/scans/deformable.py.txt"' in text
@@ -127,7 +147,7 @@ def test_reference_contains_exported_names(site, page, names):
         assert f'id="mmdefmamba.{page}.{name}"' in text
     without_code = re.sub(r'<pre.*?</pre>', '', text, flags=re.S)
     assert len(without_code) < len(text)
-    assert not re.search(r':(?:class|func|mod|meth):<code>', without_code)
+    assert not re.search(r':(?:class|func|mod|meth):<code|::</p>', without_code)
 
 
 def test_every_page_is_in_the_navigation():
