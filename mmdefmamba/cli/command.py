@@ -60,7 +60,8 @@ def main(argv=None):
 
 def help_text():
     """Return the text of ``mmdefmamba --help``."""
-    lines = [f'  {name:<18}{what}' for name, (_, what) in COMMANDS.items()]
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f'  {name:<{width}}{what}' for name, (_, what) in COMMANDS.items()]
     folder = project_folder()
     return '\n'.join(
         [

@@ -7,6 +7,7 @@ as they end. It needs neither PyTorch nor MMEngine itself.
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..files import say
+from ..files import say, shown
 
 #: The same as in mmdefmamba.engine.interruption, which imports PyTorch.
 INTERRUPTED, NOTE, LAUNCHER = 75, 'MMDEFMAMBA_INTERRUPTED_NOTE', 'MMDEFMAMBA_LAUNCHER_PID'
@@ -29,6 +30,11 @@ _PR_SET_PDEATHSIG = 1
 def main(argv=None):
     """Run torchrun with the given options; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    if importlib.util.find_spec('torch') is None:
+        sys.exit(
+            f'error: {shown(sys.executable)} has no PyTorch. Activate the environment that has it (of a clone: '
+            '. .venv/bin/activate), or name its interpreter: PYTHON=.venv/bin/python'
+        )
     check_address(os.environ)
     timeout = int(os.environ.get(START_TIMEOUT, 300))
     with tempfile.TemporaryDirectory(prefix='mmdefmamba_') as folder:

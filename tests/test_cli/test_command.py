@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdefmamba.cli import command, program
+from mmdefmamba.cli import command, program, torchrun
 
 ROOT = Path(__file__).parents[2]
 TOOLS = command.project_folder() / 'tools'
@@ -75,6 +75,20 @@ def test_functions_that_read_what_a_user_gives_exist():
         module = import_module(module)
         classes = [kind for kind in vars(module).values() if isinstance(kind, type)]
         assert any(function in vars(owner) for owner in (module, *classes)), name
+
+
+def test_names_and_explanations_are_apart():
+    lines = command.help_text().split('\n')[2 : 2 + len(command.COMMANDS)]
+    columns = [re.fullmatch(r'  ([a-z-]+)( {2,})(\S.*)', line) for line in lines]
+    assert [column[1] for column in columns] == list(command.COMMANDS)
+    assert len({column.start(3) for column in columns}) == 1
+
+
+def test_an_interpreter_without_pytorch_is_named(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match='has no PyTorch') as error:
+        torchrun.main(['tools/train.py', 'CONFIG'])
+    assert sys.executable in str(error.value)
 
 
 def test_help_imports_no_library(run_python):
