@@ -44,7 +44,7 @@ def line_chart(title, x_label, series):
     low, high = min(*ys, y_ticks[0]), max(*ys, y_ticks[-1])
 
     def place(x, y):
-        across = (x - min(xs)) / (max(xs) - min(xs) or 1)
+        across = (x - min(xs)) / (max(xs) - min(xs)) if max(xs) > min(xs) else 0.5  # one step is in the middle
         up = (y - low) / (high - low or 1)
         right = LEFT + across * (WIDTH - LEFT - RIGHT)
         return round(right, 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)

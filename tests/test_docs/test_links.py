@@ -31,6 +31,16 @@ def test_links_lead_to_files_and_headings_that_exist(page):
             assert anchor in anchors(file), target
 
 
+def test_pictures_have_alternative_texts_and_a_size_that_loads_fast():
+    shown = 0
+    for page in PAGES:
+        for text, target in re.findall(r'!\[([^\]]*)\]\(([^)\s]+)\)', without_code(page.read_text('utf-8'))):
+            assert len(text) > 5, f'{page.name} shows {target} without an alternative text'
+            assert (page.parent / target).stat().st_size <= 120_000, f'{page.name} shows {target}'
+            shown += 1
+    assert shown > 15
+
+
 def test_headings_have_the_anchors_of_a_code_host(tmp_path):
     page = tmp_path / 'page.md'
     page.write_text('# A, b: *c*\n\n    # no heading\n\n## See [the `code`](x.md) & more\n```\n# no heading\n```\n')

@@ -120,6 +120,13 @@ def test_chart_places_points_and_reports_values_that_are_not_finite():
     assert chart.x_ticks[-1] == (WIDTH - RIGHT, '10')
 
 
+def test_a_single_point_and_its_step_are_in_the_middle_of_a_chart():
+    chart = line_chart('Scores', 'epoch', {'mAP': [(4, 0.525)]})
+    ((_, _, marks),) = chart.lines
+    assert marks[0][0] == chart.x_ticks[0][0] == LEFT + (WIDTH - LEFT - RIGHT) / 2
+    assert chart.x_ticks == [(chart.x_ticks[0][0], '4')]
+
+
 def test_series_without_finite_values_gives_no_chart():
     assert line_chart('Loss', 'iteration', {'loss': [(1, math.inf)]}) is None
 
