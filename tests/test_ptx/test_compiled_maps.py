@@ -7,7 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdefmamba.ops.triton_maps import add_norm_triton, bias_gelu_triton, gelu_op, norm_op, offset_head_triton
+from mmdefmamba.ops.triton_maps import (
+    add_norm_triton,
+    bias_gelu_triton,
+    gelu_op,
+    norm_op,
+    offset_head_triton,
+    sum_maps_triton,
+)
 
 pytestmark = pytest.mark.ptx
 SWEEP = pytest.mark.sweep
@@ -31,6 +38,8 @@ def check(function, plain, inputs, dtype):
 def check_launches(emulator, names):
     assert {launch.kernel for launch in emulator.launches} == set(names)
     assert not any(launch.unwritten for launch in emulator.launches)
+    # all lanes that write a sum to one place have the same bits
+    assert not any(launch.rounding for launch in emulator.launches)
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
@@ -59,6 +68,17 @@ def test_addition_and_norm(emulator, monkeypatch, dtype):
 
     check(lambda x, b, *p: add_norm_triton(x, b, scale, *p, 1e-5, dtype), plain, inputs, dtype)
     check_launches(emulator, ['norm_forward', 'norm_backward'])
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_sum_of_maps(emulator, dtype):
+    """A slice between others, one number for all tokens of an image, and a last block that is not full."""
+    torch.manual_seed(0)
+    wide, flat = torch.randn(2, 3, 41, 35).to(dtype), torch.randn(2, 1, 35).to(dtype).expand(2, 41, 35)
+    maps = [wide[:, 1], wide[:, 2], flat, wide[:, 0], torch.randn(2, 41, 70).to(dtype)[..., 35:], wide[:, 1]]
+    total, exact = sum_maps_triton(maps), torch.stack(maps).double().sum(0)
+    assert (total.double() - exact).abs().max() < TOLERANCE[dtype] * exact.abs().max()
+    check_launches(emulator, ['sum_maps'])
 
 
 def test_the_mean_of_large_numbers_is_rounded_once(emulator):

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..triton_scan.blocks import sigmoid_of
-from .functions import gelu_and_slope, quotient
+from .functions import gelu_and_slope, quotient, sum_along
 
 
 @triton.jit(do_not_specialize=['length', 'part_length'])
@@ -53,11 +53,11 @@ def attention_forward(
         in_h = h < hidden
         inside = in_h[:, None] & in_c[None, :]
         fc1_hc = tl.load(fc1 + h[:, None] * channels + c[None, :], mask=inside, other=0.0).to(tl.float32)
-        z_h = tl.sum(fc1_hc * mean[None, :], 1) + tl.load(bias1 + h, mask=in_h, other=0.0).to(tl.float32)
+        z_h = sum_along(fc1_hc * mean[None, :], 1) + tl.load(bias1 + h, mask=in_h, other=0.0).to(tl.float32)
         tl.store(unit + b * hidden + h, z_h, mask=in_h)
         active_h, _ = gelu_and_slope(z_h)
         fc2_hc = tl.load(fc2 + c[None, :] * hidden + h[:, None], mask=inside, other=0.0).to(tl.float32)
-        out += tl.sum(fc2_hc * active_h[:, None], 0)
+        out += sum_along(fc2_hc * active_h[:, None], 0)
     tl.store(weights + b * channels + c, sigmoid_of(out), mask=in_c)
 
 
@@ -86,8 +86,8 @@ def attention_backward(
         active_h, slope_h = gelu_and_slope(tl.load(unit + b * hidden + h, mask=in_h, other=0.0))
         tl.store(active + b * hidden + h, active_h, mask=in_h)
         fc2_hc = tl.load(fc2 + c[None, :] * hidden + h[:, None], mask=inside, other=0.0).to(tl.float32)
-        dz_h = tl.sum(fc2_hc * gradient[None, :], 1) * slope_h
+        dz_h = sum_along(fc2_hc * gradient[None, :], 1) * slope_h
         tl.store(dunit + row + h, dz_h, mask=in_h)
         fc1_hc = tl.load(fc1 + h[:, None] * channels + c[None, :], mask=inside, other=0.0).to(tl.float32)
-        of_mean += tl.sum(fc1_hc * dz_h[:, None], 0)
+        of_mean += sum_along(fc1_hc * dz_h[:, None], 0)
     tl.store(dmean + b * channels + c, quotient(of_mean, length), mask=in_c)

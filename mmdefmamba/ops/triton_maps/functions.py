@@ -20,6 +20,25 @@ def quotient(x, y):
 
 
 @triton.jit
+def sum_along(x, AXIS: tl.constexpr):
+    """Return the sum of x along an axis, the same bits in each lane that holds it.
+
+    If x is a product, a bare sum is fused with the first addition of another lane's: a * b + rounded(c * d). The other
+    lane computes c * d + rounded(a * b), and both write the sum to one place. An addition of zero is fused instead.
+    """
+    return tl.sum(x + 0.0, AXIS)
+
+
+@triton.jit
+def sum_of_squares(x, AXIS: tl.constexpr):
+    """Return the sum of x * x along an axis, as :func:`sum_along`.
+
+    The compiler would remove an addition of zero, because a square is never -0.
+    """
+    return -sum_along(x * -x, AXIS)
+
+
+@triton.jit
 def gelu_and_slope(x):
     """Return GELU(x) = x * Phi(x), with the normal distribution Phi and no approximation by tanh, and its derivative.
 

@@ -11,7 +11,7 @@ again for the rest. The second walk finds the tile in the cache.
 import triton
 import triton.language as tl
 
-from .functions import gelu_and_slope, quotient, tanh_of
+from .functions import gelu_and_slope, quotient, sum_along, sum_of_squares, tanh_of
 
 
 @triton.jit
@@ -56,11 +56,11 @@ def _mean_and_rstd(
         a, _, _, _ = _to_normalise(x, scale, place, in_l, c, in_c, HAS_SCALE, NORM_FIRST)
         count = tl.minimum(C_BLOCK, channels - begin).to(tl.float32)
         total = begin + count
-        of_block = quotient(tl.sum(a, 1), count)
+        of_block = quotient(sum_along(a, 1), count)
         deviation = tl.where(in_c[None, :], a - of_block[:, None], 0.0)
         step = of_block - mean
         mean += step * tl.div_rn(count, total)
-        squares += tl.sum(deviation * deviation, 1) + step * step * (begin * count / total)
+        squares += sum_of_squares(deviation, 1) + step * step * (begin * count / total)
     deviation = tl.sqrt_rn(quotient(squares, channels) + eps)
     # zero where there is no token: with eps = 0 it would be infinite there
     return mean, tl.where(in_l, quotient(1.0 + tl.zeros_like(deviation), deviation), 0.0)
@@ -188,16 +188,16 @@ def head_backward(
             a, mean, rstd, weight_c, bias_c, proj, c, in_c, channels, of_y, of_x, of_order, NORM_FIRST, POINTS, ORDER
         )
         if POINTS:
-            tl.store(sums + c, tl.sum(projected * of_y[:, None], 0), mask=in_c)
-            tl.store(sums + channels + c, tl.sum(projected * of_x[:, None], 0), mask=in_c)
+            tl.store(sums + c, sum_along(projected * of_y[:, None], 0), mask=in_c)
+            tl.store(sums + channels + c, sum_along(projected * of_x[:, None], 0), mask=in_c)
         if ORDER:
-            tl.store(sums + 2 * POINTS * channels + c, tl.sum(projected * of_order[:, None], 0), mask=in_c)
+            tl.store(sums + 2 * POINTS * channels + c, sum_along(projected * of_order[:, None], 0), mask=in_c)
         row = sums + (2 * POINTS + ORDER) * channels
-        tl.store(row + c, tl.sum(gradient * normal, 0), mask=in_c)
-        tl.store(row + channels + c, tl.sum(gradient, 0), mask=in_c)
+        tl.store(row + c, sum_along(gradient * normal, 0), mask=in_c)
+        tl.store(row + channels + c, sum_along(gradient, 0), mask=in_c)
         gradient *= weight_c[None, :]
-        mean_gradient += tl.sum(gradient, 1)
-        mean_product += tl.sum(gradient * normal, 1)
+        mean_gradient += sum_along(gradient, 1)
+        mean_product += sum_along(gradient * normal, 1)
     mean_gradient = quotient(mean_gradient, channels)
     mean_product = quotient(mean_product, channels)
 
@@ -212,7 +212,7 @@ def head_backward(
         gradient = gradient * weight_c[None, :] - mean_gradient[:, None] - normal * mean_product[:, None]
         gradient *= rstd[:, None] * slope
         if HAS_SCALE:
-            tl.store(dscale + c, tl.sum(gradient * x_tc, 0), mask=in_c)
+            tl.store(dscale + c, sum_along(gradient * x_tc, 0), mask=in_c)
         tl.store(
             dx + token[:, None] * channels + c[None, :],
             (gradient * scale_c).to(dx.dtype.element_ty),

@@ -7,7 +7,7 @@ registers, padded to a power of two, C_BLOCK. All of it is computed in float32.
 import triton
 import triton.language as tl
 
-from .functions import gelu_and_slope, quotient
+from .functions import gelu_and_slope, quotient, sum_along, sum_of_squares
 
 
 @triton.jit
@@ -21,8 +21,8 @@ def _rows(tile, rows, channels, R: tl.constexpr, C_BLOCK: tl.constexpr):
 @triton.jit
 def _standardised(x, inside, channels, eps):
     """Return rows with mean 0 and variance 1, zero where nothing is ``inside``, and 1 / standard deviation (R, 1)."""
-    centred = tl.where(inside, x - quotient(tl.sum(x, 1), channels)[:, None], 0.0)
-    scale = tl.rsqrt(quotient(tl.sum(centred * centred, 1), channels)[:, None] + eps)
+    centred = tl.where(inside, x - quotient(sum_along(x, 1), channels)[:, None], 0.0)
+    scale = tl.rsqrt(quotient(sum_of_squares(centred, 1), channels)[:, None] + eps)
     return centred * scale, scale
 
 
@@ -85,8 +85,8 @@ def norm_backward(
         dgamma += gradient * standard
         dbeta += gradient
         gradient *= gamma
-        mean = quotient(tl.sum(gradient, 1), channels)[:, None]
-        slope = quotient(tl.sum(gradient * standard, 1), channels)[:, None]
+        mean = quotient(sum_along(gradient, 1), channels)[:, None]
+        slope = quotient(sum_along(gradient * standard, 1), channels)[:, None]
         of_row = (gradient - mean - standard * slope) * inverse
         if HAS_SHIFT:
             dshift += tl.where(inside, of_row, 0.0)

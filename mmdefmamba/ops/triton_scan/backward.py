@@ -51,8 +51,8 @@ def dot_channels(x, y):
     Multiply-adds are fused within a lane; lanes are added up last.
     """
     index = tl.arange(0, x.shape[1])[None, :, None, None]
-    total = pick(x, index, 0, 1) * pick(y, index, 0, 1)
-    for i in tl.static_range(1, x.shape[1]):
+    total = tl.zeros([x.shape[0], x.shape[2], x.shape[3]], tl.float32)  # see dot_states
+    for i in tl.static_range(x.shape[1]):
         total += pick(x, index, i, 1) * pick(y, index, i, 1)
     return tl.sum(total, 2)
 
@@ -61,8 +61,10 @@ def dot_channels(x, y):
 def dot_states(x, y):
     """Return the sum of x * y over states, (n_high, c_high, n_low, c_low) -> (c_high, c_low)."""
     index = tl.arange(0, x.shape[0])[:, None, None, None]
-    total = row(x, index, 0) * row(y, index, 0)
-    for i in tl.static_range(1, x.shape[0]):
+    # From zero on. A lane with one state would have a bare product, which the compiler fuses with the first addition of
+    # another lane's: a * b + rounded(c * d) here, and c * d + rounded(a * b) there. Both lanes write this sum.
+    total = tl.zeros([x.shape[1], x.shape[2], x.shape[3]], tl.float32)
+    for i in tl.static_range(x.shape[0]):
         total += row(x, index, i) * row(y, index, i)
     return tl.sum(total, 1)
 
