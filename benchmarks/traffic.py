@@ -59,6 +59,7 @@ PARTS = {
     ('models/dssm.py', 'DSSM._project'): 'x and time-step projections',
     ('models/linear_layers.py', 'apply_ffn'): 'FFN',
     ('models/linear_layers.py', 'apply_linear'): 'in and out projections',
+    ('ops/fan_out.py', 'fan_out'): 'sums of gradients of a map',
     ('ops/map_scan/gated.py', 'split_projections'): 'x and time-step projections',
     ('ops/map_scan/gated.py', 'gated_multi_scan'): 'scan',
     ('ops/map_scan/multi.py', 'multi_scan'): 'scan',
@@ -273,6 +274,9 @@ class Traffic(TorchDispatchMode):
     def _run(self, function, name, args, kwargs):
         if name == 'convolution':
             return _empty_convolution(*args[:9])
+        if name == 'convolution_backward':
+            out = function(*args, **kwargs)
+            return _in_layout_of_cudnn(out[0], *args[1:3]), *out[1:]
         if name == 'cudnn_grid_sampler':  # it has no fake kernel
             x, grid = args
             return x.new_empty(*x.shape[:2], *grid.shape[1:3])
@@ -336,11 +340,23 @@ def _empty_convolution(x, weight, bias, stride, padding, dilation, transposed, o
         (size + 2 * p - d * (kernel - 1) - 1) // s + 1
         for size, kernel, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     ]
-    layout = torch.contiguous_format
-    for tensor in (x, weight):
+    return torch.empty(
+        *((x.shape[0], weight.shape[0], *sizes),),
+        **dict(dtype=x.dtype, device=x.device, memory_format=_layout_of_cudnn(x, weight)),
+    )
+
+
+def _layout_of_cudnn(*tensors):
+    """Return the layout in which cuDNN writes: channel-last if one of the tensors that it reads is stored so."""
+    for tensor in tensors:
         if not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-            layout = torch.channels_last
-    return torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device=x.device, memory_format=layout)
+            return torch.channels_last
+    return torch.contiguous_format
+
+
+def _in_layout_of_cudnn(dx, *tensors):
+    """Return an empty gradient in the layout that cuDNN gives it; the fake kernel promises another."""
+    return None if dx is None else torch.empty_like(dx, memory_format=_layout_of_cudnn(*tensors))
 
 
 @contextlib.contextmanager

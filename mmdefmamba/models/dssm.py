@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from ..ops import gated_multi_scan
+from ..ops.fan_out import fan_out
 from ..ops.linear import linear
-from ..ops.map_scan import decay_rates, split_projections
+from ..ops.map_scan import decay_rates, reads_maps_apart, split_projections
 from ..ops.precision import result_dtype
 from ..ops.tensors import distinct
 from ..scans import build_scan
@@ -64,15 +65,34 @@ class DSSM(nn.Module):
         """Return the gated mean of the scans: (B, H, W, C) -> (B, H, W, C)."""
         u, z = apply_linear(self.in_proj, x).chunk(2, dim=-1)
         u = apply_depthwise(self.conv, u.permute(0, 3, 1, 2), silu=True)
-        maps, orders = zip(*(scan(u) for scan in self.scans), strict=True)
-        maps = tokens_of_maps(maps)
+        maps, scanned, orders = self._read(u)
         bias, z = self.dt_proj_bias.flatten(), z.flatten(1, 2)
         y = gated_multi_scan(
-            *(maps, self._project(maps), self.dt_proj_weight, self.A_log, self.D, bias, z, orders),
+            *(scanned, self._project(maps), self.dt_proj_weight, self.A_log, self.D, bias, z, orders),
             log_rates=True,
             backend=self.scan_backend,
         )
         return apply_linear(self.out_proj, y.unflatten(1, x.shape[1:3]))
+
+    def _read(self, u):
+        """Return what the scans read of a map (B, C, H, W), and in which orders.
+
+        What reads the map itself gets a view of its own, so that all gradients of the map are added up at once: the
+        projections of all scans that return the map, each of these scans, and each reader of other scans.
+
+        Returns:
+            K tensors (B, L, C) to be projected, K tensors to be scanned, which may be other views, and K orders.
+        """
+        readers = [scan.readers for scan in self.scans]
+        apart = reads_maps_apart(u, len(self.scans), self.d_state, self.scan_backend)
+        views = fan_out(u, 1 + sum(count for count in readers if count > 1) + apart * len(self.scans))
+        shared, read = views.pop(0), []
+        for scan, count in zip(self.scans, readers, strict=True):
+            read.append(scan(*(views.pop(0) for _ in range(count))) if count > 1 else scan(shared))
+        maps, orders = zip(*read, strict=True)
+        scanned = [views.pop(0) if apart and x is shared else x for x in maps]
+        maps = tokens_of_maps(maps)
+        return maps, tokens_of_maps(scanned) if apart else maps, orders
 
     def state_space_parameters(self, maps):
         """Return the inputs of the state space models for K maps.

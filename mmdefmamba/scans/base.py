@@ -48,6 +48,10 @@ class Scan(nn.Module):
         context: a :class:`ScanContext`, or None if the scan does not use it.
     """
 
+    #: How many times :meth:`forward` is given the map. If more than once, each of its readers has a view of its own, so
+    #: that their gradients can be added up at once, see :func:`~mmdefmamba.ops.fan_out.fan_out`.
+    readers = 1
+
     def __init__(self, context=None):
         super().__init__()
         self.context = context

@@ -107,10 +107,15 @@ class OffsetNetwork(nn.Module):
         x = self.act(self.norm(x)) if self.norm_first else self.norm(self.act(x))
         return self.proj(x.permute(0, 3, 1, 2))
 
-    def offsets_and_keys(self, u, points, order, formulation):
+    def offsets_and_keys(self, u, points, order, formulation, pooled=None):
         """Return what :func:`.offset_head` does for a map (B, C, H, W), or None where the layers have to be called.
 
         They have to be called if the kernels cannot run, and if a layer does anything but what its class says.
+
+        Args:
+            u: the map.
+            points, order, formulation: see :func:`.offset_head`.
+            pooled: a view of ``u`` for the channel attention, see :func:`~mmdefmamba.ops.fan_out.fan_out`, or None.
         """
         if not (prefers_triton(u, self.parameters()) and self._is_plain()):
             return None
@@ -118,7 +123,10 @@ class OffsetNetwork(nn.Module):
         weights, attention = None, self.channel_attention
         if attention is not None:
             fc1, fc2 = attention.fc1, attention.fc2
-            pooled = u if self.attention_input == 'map' else x
+            if self.attention_input == 'convolution':
+                pooled = x
+            elif pooled is None:
+                pooled = u
             weights = channel_attention(pooled, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         return offset_head(
             *(x, weights, self.norm.weight, self.norm.bias, self.norm.eps, self.proj.weight.flatten(1)),
@@ -287,7 +295,7 @@ class DeformableScan(Scan):
         """Return the :class:`TokenOrder` (B, L) that sorts :meth:`sort_keys`, ascending and stable."""
         return TokenOrder.from_keys(self.sort_keys(index_offset), with_gradient=self.order_gradient == 'swap')
 
-    def _fused_offsets(self, u):
+    def _fused_offsets(self, u, pooled=None):
         """Return point offsets and sort keys of a map from few kernels, or None where the steps have to be called."""
         steps = ('offsets', 'constrain', 'sort_keys', 'token_order')
         as_here = all(
@@ -295,10 +303,15 @@ class DeformableScan(Scan):
         )
         if self.offset_network is None or not as_here or self.key_dtype or self.point_dtype:
             return None
-        return self.offset_network.offsets_and_keys(u, self.points, self.order, self.context.formulation)
+        return self.offset_network.offsets_and_keys(u, self.points, self.order, self.context.formulation, pooled)
 
-    def forward(self, x):
-        fused = self._fused_offsets(x)
+    @property
+    def readers(self):
+        is_here = type(self).forward is DeformableScan.forward and 'forward' not in self.__dict__
+        return 1 if self.offset_network is None or not is_here else 3
+
+    def forward(self, x, for_convolution=None, for_attention=None):
+        fused = self._fused_offsets(x if for_convolution is None else for_convolution, for_attention)
         point_offset, index_offset = self.offsets(x) if fused is None else fused
         if point_offset is not None:
             x = self.sample(x, point_offset)

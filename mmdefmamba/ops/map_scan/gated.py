@@ -5,8 +5,10 @@ import torch
 from ..merge import merge_scans
 from ..native import gated_multi_scan_native
 from ..precision import at_least_float32, saturate, without_autocast
-from ..sequence_scan.interface import choose_backend
+from ..sequence_scan.interface import choose_backend, prefers_triton
+from ..tensors import needs_gradient
 from ..triton_scan import projected_scan_triton
+from ..triton_scan.layout import MAX_SOURCES
 from .multi import check_maps, multi_scan
 
 
@@ -30,6 +32,26 @@ def split_projections(projected, dt_weight, states):
     dt, B, C = projected.split([dt_weight.shape[-1], states, states], dim=-1)
     delta = torch.bmm(dt.flatten(1, 2), dt_weight.transpose(1, 2)).unflatten(1, dt.shape[1:3])
     return delta.transpose(0, 1), B.transpose(0, 1), C.transpose(0, 1)
+
+
+def reads_maps_apart(x, scans, states, backend='auto'):
+    """Return whether :func:`gated_multi_scan` reads each scan's map where it lies, and gives each its own gradient.
+
+    Then scans of one map may be given views of it. The Triton kernels do so; a compiled or differentiated plain path
+    would gather the tokens of each view.
+
+    Args:
+        x: a tensor of the kind that will be scanned.
+        scans: number of scans.
+        states: N.
+        backend: see :func:`~mmdefmamba.ops.selective_scan`.
+    """
+    return (
+        needs_gradient(x)
+        and prefers_triton(x)
+        and scans <= MAX_SOURCES
+        and (choose_backend(backend, x, states) == 'triton')
+    )
 
 
 def gated_multi_scan(maps, projected, dt_weight, A, D, delta_bias, z, orders, *, log_rates=False, backend='auto'):

@@ -12,6 +12,7 @@ from .head_op import offset_head_triton
 from .norm_op import add_norm_triton, norm_triton
 from .offset_op import sample_offsets_triton
 from .order_op import order_gradient_triton
+from .sum_op import sum_maps_triton
 
 __all__ = [
     'add_norm_triton',
@@ -22,4 +23,5 @@ __all__ = [
     'offset_head_triton',
     'order_gradient_triton',
     'sample_offsets_triton',
+    'sum_maps_triton',
 ]
