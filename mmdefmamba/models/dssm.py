@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..ops import gated_multi_scan
+from ..ops.columns import split_columns
 from ..ops.fan_out import fan_out
 from ..ops.linear import linear
 from ..ops.map_scan import decay_rates, reads_maps_apart, split_projections
@@ -120,7 +121,7 @@ class DSSM(nn.Module):
         else:
             weights = [torch.cat([weight[k] for k in scans]) for scans in readers]
         for u, scans, weight_of_map in zip(found, readers, weights, strict=True):
-            for k, parameters_BLP in zip(scans, linear(u, weight_of_map).split(rows, dim=-1), strict=True):
+            for k, parameters_BLP in zip(scans, split_columns(linear(u, weight_of_map), rows), strict=True):
                 projected[k] = parameters_BLP
         return projected
 

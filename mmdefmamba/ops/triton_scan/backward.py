@@ -330,8 +330,8 @@ def scan_backward(
                         dB_tn += tl.load(drows_before + place_tn, mask=added, other=0.0)
                         dC_tn += tl.load(drows_before + N + place_tn, mask=added, other=0.0)
                     tl.debug_barrier()  # several lanes read what one of them overwrites
-                    tl.store(drows + place_tn, dB_tn, mask=in_tn)
-                    tl.store(drows + N + place_tn, dC_tn, mask=in_tn)
+                    tl.store(drows + place_tn, dB_tn.to(drows.dtype.element_ty), mask=in_tn)
+                    tl.store(drows + N + place_tn, dC_tn.to(drows.dtype.element_ty), mask=in_tn)
                     ddelta_u_tc = tl.reshape(ddelta_u_tc, [T, C_BLOCK])
                     dexponent_tc = tl.reshape(dexponent_tc, [T, C_BLOCK])
                     written = in_tc

@@ -241,7 +241,7 @@ def gradients_of_projection(ddelta, projected, dt_weight, dprojected):
     """Return the gradient of ``dt_weight``, (K, C, R), and write the first R columns of that of the rows.
 
     Args:
-        dprojected: (K, B, L, R + 2N).
+        dprojected: (B, L, K, R + 2N).
         ddelta: gradient of the time steps, (K, B, L, C).
         projected, dt_weight: as of :func:`project_steps`.
     """
@@ -250,7 +250,7 @@ def gradients_of_projection(ddelta, projected, dt_weight, dprojected):
     gradient = torch.empty_like(weights, memory_format=torch.contiguous_format)
     for k, rows in enumerate(projected):
         of_steps = ddelta[k].flatten(0, 1)
-        torch.mm(of_steps, weights[k], out=dprojected[k].flatten(0, 1)[:, :rank])
+        torch.mm(of_steps, weights[k], out=dprojected[:, :, k, :rank].flatten(0, 1))
         torch.mm(of_steps.T, rows[..., :rank].flatten(0, 1), out=gradient[k])
     return gradient
 
@@ -324,7 +324,10 @@ def launch_backward(
         blocks = choose_blocks(grid.blocks, grid.programs, dy.device)
         parts_of_rows = triton.cdiv(grid.blocks, blocks)
         programs = grid.programs // grid.blocks * parts_of_rows
-        drows = parts(*batch_scans, parts_of_rows, grid.length, 2 * grid.states)
+        # A program that adds up several blocks does so in float32. Each other part is rounded to the dtype of the sum,
+        # as PyTorch's matrix products in half precision round their parts: in stage 1 this halves the largest result.
+        shape_of_rows = (*batch_scans, parts_of_rows, grid.length, 2 * grid.states)
+        drows = x.A.new_empty(shape_of_rows, dtype=x.A.dtype if blocks > 1 else projected[0].dtype)
         tiles = triton.cdiv(min(layout.CHECKPOINT, grid.length), T)
         rows_of_scratch = grid.states_padded + (2 * T if grid.groups > 1 else 0)
         scratch = parts(programs, tiles, rows_of_scratch, grid.block)
@@ -348,7 +351,7 @@ def launch_backward(
         dprojected = layout.empty_rows(projected)
         size, columns = grid.length * 2 * grid.states, 2 * grid.states
         sum_rows[grid_of(triton.cdiv(size, ROWS_BLOCK) * grid.scans * grid.batch)](
-            *(drows, dprojected, grid.batch, grid.scans, parts_of_rows, size, columns, dprojected.shape[-1]),
+            *(drows, dprojected, grid.scans, parts_of_rows, size, columns, dprojected.shape[-1]),
             *(x.first_column,),
             BLOCK=ROWS_BLOCK,
         )

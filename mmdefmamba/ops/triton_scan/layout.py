@@ -32,14 +32,18 @@ def empty_results(sources, A, walks, save_states):
 
 
 def empty_rows(projected):
-    """Return an empty gradient of the rows of all scans, (K, B, L, columns)."""
-    return projected[0].new_empty(len(projected), *projected[0].shape)
+    """Return an empty gradient of the rows of all scans, (B, L, K, columns).
+
+    So the gradients of scans that are columns of one matrix product lie side by side, see :mod:`..columns`.
+    """
+    batch, length, columns = projected[0].shape
+    return projected[0].new_empty(batch, length, len(projected), columns)
 
 
 def empty_gradients(sources, projected, delta, dt_weight, A, D, delta_bias, walks):
     """Return empty results of the backward.
 
-    They are the gradient of u for each scan (B, K, L, C), that of the rows (K, B, L, columns), and those of delta,
+    They are the gradient of u for each scan (B, K, L, C), that of the rows (B, L, K, columns), and those of delta,
     dt_weight, A, D and delta_bias, each in the shape and dtype of its input, or (0,) where there is none.
     """
 

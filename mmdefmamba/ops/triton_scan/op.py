@@ -98,7 +98,7 @@ def _backward(ctx, dy, _):
         readers = [[k for k, walk in enumerate(walks) if walk & 3 == i] for i in range(len(sources))]
         dsources = [_sum_of_scans(du, scans) for scans in readers]
     gradients = [None if x is None else gradient for x, gradient in zip(given, gradients, strict=True)]
-    return dsources, [*dprojected.unbind()], *gradients, *(None,) * 6
+    return dsources, [*dprojected.unbind(2)], *gradients, *(None,) * 6
 
 
 def _sum_of_scans(du, scans):
