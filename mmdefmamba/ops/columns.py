@@ -39,8 +39,7 @@ def _joined(parts):
     """Return parts side by side in one tensor: a view if they lie so already."""
     first, size = parts[0], parts[0].shape[-1]
     if first.stride(-1) == 1 and all(
-        # the same memory; data_ptr() would refuse fake tensors
-        part.untyped_storage()._cdata == first.untyped_storage()._cdata
+        part.untyped_storage() is first.untyped_storage()
         and part.stride() == first.stride()
         and part.storage_offset() == first.storage_offset() + i * size
         for i, part in enumerate(parts)
