@@ -104,12 +104,13 @@ def figures(models, folder):
 
 
 def page_figures():
-    """Yield pairs of a name and a figure of the pages on ablations and fidelity.
+    """Yield pairs of a name and a figure of the pages on ablations, evidence and fidelity.
 
     Measurements that took hours are read from the tables of these pages.
     """
-    text = (ROOT / 'docs/ablations.md').read_text('utf-8')
-    for name in ('ablation_no_dw_conv', 'ablation_dw_conv'):
+    pages = {'ablation_no_dw_conv': 'ablations', 'ablation_dw_conv': 'ablations', 'evidence_dw_conv': 'evidence'}
+    for name, page in pages.items():
+        text = (ROOT / f'docs/{page}.md').read_text('utf-8')
         table = text.partition(f'(images/{name}.png)')[0].rpartition('| --- |')[2]
         rows = re.findall(r'^\| (\w+) \| \d+ \| .*? \(([\d., ]+)\)', table, re.MULTILINE)
         runs = {config: [{'top-1': float(value)} for value in values.split(',')] for config, values in rows}

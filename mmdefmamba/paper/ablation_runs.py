@@ -133,17 +133,23 @@ def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
             init_default_scope(library_of(cfg))
             images = torch.randn(batch, *size, device=device)
             backbones[name] = MODELS.build(cfg.model.backbone).to(device), images
+    passes = {name: partial(_infer, *each) for name, each in backbones.items()}
     with torch.inference_mode():
-        passes = {name: partial(backbone.eval(), images) for name, (backbone, images) in backbones.items()}
         for name, seconds in alternate(passes, rounds, device).items():
             costs[name]['img/s'] = batch / seconds
-    passes = {name: partial(_train, backbone.train(), images) for name, (backbone, images) in backbones.items()}
+    passes = {name: partial(_train, *each) for name, each in backbones.items()}
     for name, seconds in alternate(passes, rounds, device).items():
         costs[name]['img/s trained'] = batch / seconds
     return costs
 
 
+def _infer(backbone, images):
+    backbone.eval()  # mmpretrain's return nothing from it
+    backbone(images)
+
+
 def _train(backbone, images):
+    backbone.train()
     backbone(images)[-1].sum().backward()
 
 

@@ -127,6 +127,7 @@ def test_costs_are_counted_and_timed_at_the_size_of_the_config():
     for name in ('fb', 'fb_raster'):
         cfgs[name] = Config.fromfile(f'configs/classification/ablation/pico_digits/{name}.py')
     cfgs['fb_raster'].image_size = (32, 32)
+    cfgs['peer'] = Config.fromfile('configs/classification/fashion_mnist_peers/convnext_pico_params.py')
     costs = ablation.measure_costs(cfgs, rounds=1, batch=2)
     assert costs['fb']['params'] == 26_650 and costs['fb_raster']['params'] == 29_210
     assert all(cost['img/s'] > 0 and cost['img/s trained'] > 0 for cost in costs.values())
