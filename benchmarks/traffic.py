@@ -340,10 +340,8 @@ def _empty_convolution(x, weight, bias, stride, padding, dilation, transposed, o
         (size + 2 * p - d * (kernel - 1) - 1) // s + 1
         for size, kernel, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     ]
-    return torch.empty(
-        *((x.shape[0], weight.shape[0], *sizes),),
-        **dict(dtype=x.dtype, device=x.device, memory_format=_layout_of_cudnn(x, weight)),
-    )
+    shape = (x.shape[0], weight.shape[0], *sizes)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout_of_cudnn(x, weight))
 
 
 def _layout_of_cudnn(*tensors):

@@ -27,6 +27,25 @@ def dicts_in(node, path=()):
         yield from dicts_in(child, (*path, str(name)))
 
 
+def values_in(node, place=''):
+    """Yield all values in nested dicts and lists, each with its place.
+
+    Args:
+        node: a dict, list or tuple, or a value.
+        place: place of ``node`` itself.
+
+    Yields:
+        Pairs of the place, keys and indices with dots between them, and the value. An empty dict or list is a value.
+    """
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    empty = True
+    for key, value in items:
+        empty = False
+        yield from values_in(value, f'{place}.{key}' if place else str(key))
+    if empty:
+        yield place, node
+
+
 def innermost_dataset(cfg):
     """Return the config of the dataset inside RepeatDataset and other wrappers; it is part of ``cfg``, not a copy."""
     while 'dataset' in cfg:

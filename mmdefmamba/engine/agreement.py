@@ -21,7 +21,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
 from ..checkpoints.resuming import fingerprint
-from ..config_tree import dicts_in
+from ..config_tree import dicts_in, values_in
 from ..files import shown, split_checkpoint
 from ..model_wrappers import plain_model
 from ..version import __version__
@@ -46,7 +46,7 @@ def plan(cfg):
             weights['.'.join(map(str, path))] = _file(node.get('checkpoint'), 'loads')
     return dict(
         weights,
-        config=dict(_leaves({key: value for key, value in cfg.to_dict().items() if key not in _PLACES})),
+        config={place: _text(value) for place, value in values_in(cfg.to_dict()) if place not in _PLACES},
         versions=versions(),
     )
 
@@ -125,15 +125,8 @@ def _file(path, verb):
     return f'{verb} {shown(local.name)}, content {fingerprint(local)}' + (', averages' if averaged else '')
 
 
-def _leaves(node, path=''):
-    """Yield (place, value as text) of all values of a config."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    empty = True
-    for key, value in items:
-        empty = False
-        yield from _leaves(value, f'{path}.{key}' if path else str(key))
-    if empty:
-        yield path, node if isinstance(node, str) else repr(node) if not callable(node) else node.__qualname__
+def _text(value):
+    return value if isinstance(value, str) else repr(value) if not callable(value) else value.__qualname__
 
 
 def _is_path(value):

@@ -18,9 +18,12 @@ from ..analysis.config_complexity import config_complexity
 from ..analysis.markdown import markdown_table
 from ..analysis.timing import alternate
 from ..checkpoints import AtomicLocalBackend, resume_if_possible
-from ..config_tree import library_of
+from ..config_tree import library_of, values_in
 from ..files import shown
 from ..visualization.ablation_figure import draw_runs
+
+# Settings that every start of a run sets itself.
+_OF_EACH_START = {'experiment_name', 'filename', 'load_from', 'resume', 'work_dir'}
 
 
 def run_once(cfg, seed, work_dir):
@@ -63,8 +66,8 @@ def run_once(cfg, seed, work_dir):
 
 def _require_same_config(cfg, folder):
     """Compare a config with the one that the runner has left in a folder, so that no run is taken for another."""
-    earlier = folder / Path(cfg.filename).name
-    if not earlier.is_file():
+    earlier = folder / Path(cfg.filename).name if cfg.filename else None  # else the runner names it by the date
+    if earlier is None or not earlier.is_file():
         return
     was, now = _settings(Config.fromfile(earlier)), _settings(cfg)
     differ = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
@@ -78,19 +81,8 @@ def _require_same_config(cfg, folder):
         )
 
 
-def _settings(node, name=''):
-    """Return each value of a config by its dotted key, but for those that every start of a run sets itself."""
-    if isinstance(node, (dict, Config)):
-        items = node.items()
-    elif isinstance(node, (list, tuple)):
-        items = enumerate(node)
-    else:
-        return {name: repr(node)}
-    found = {}
-    for key, value in items:
-        if name or key not in ('work_dir', 'experiment_name', 'resume', 'load_from'):
-            found |= _settings(value, f'{name}.{key}' if name else str(key))
-    return found
+def _settings(cfg):
+    return {place: repr(value) for place, value in values_in(cfg.to_dict()) if place not in _OF_EACH_START}
 
 
 class _LastScores(Hook):
@@ -133,23 +125,21 @@ def measure_costs(cfgs, shape=None, rounds=5, batch=32, device='cpu'):
             init_default_scope(library_of(cfg))
             images = torch.randn(batch, *size, device=device)
             backbones[name] = MODELS.build(cfg.model.backbone).to(device), images
-    passes = {name: partial(_infer, *each) for name, each in backbones.items()}
+    for backbone, _ in backbones.values():
+        backbone.eval()
+    passes = {name: partial(*each) for name, each in backbones.items()}
     with torch.inference_mode():
         for name, seconds in alternate(passes, rounds, device).items():
             costs[name]['img/s'] = batch / seconds
+    for backbone, _ in backbones.values():
+        backbone.train()
     passes = {name: partial(_train, *each) for name, each in backbones.items()}
     for name, seconds in alternate(passes, rounds, device).items():
         costs[name]['img/s trained'] = batch / seconds
     return costs
 
 
-def _infer(backbone, images):
-    backbone.eval()  # mmpretrain's return nothing from it
-    backbone(images)
-
-
 def _train(backbone, images):
-    backbone.train()
     backbone(images)[-1].sum().backward()
 
 
@@ -303,15 +293,17 @@ def markdown(rows, metrics):
     costs |= {key: key for key in ('img/s', 'img/s trained', 'train s')}
     costs = {key: title for key, title in costs.items() if any(key in row for row in rows)}
     tested = [metric for metric in metrics if any(f'{metric} p' in row for row in rows)]
-    scores = []
+    scores, forms = [], {}
     for metric in metrics:
+        fractions = all(abs(value) <= 1 for row in rows for value in row[f'{metric} each'])
+        forms[metric] = '.3f' if fractions else '.1f'
         scores += [metric, f'to {rows[0]["config"]}', *(['p', 'p by Holm', 'effect'] if metric in tested else [])]
     header = ['config', 'seeds', *scores, *costs.values()]
     lines = [header]
     for row in rows:
         cells = [row['config'], row['seeds']]
         for metric in metrics:
-            form = '.3f' if all(abs(value) <= 1 for other in rows for value in other[f'{metric} each']) else '.1f'
+            form = forms[metric]
             spread, gain_spread = (
                 '-' if row[f'{key} std'] is None else f'{row[f"{key} std"]:{form}}'
                 for key in (metric, f'{metric} gain')
@@ -320,9 +312,9 @@ def markdown(rows, metrics):
             cells.append(f'{row[metric]:{form}} ± {spread} ({each})')
             cells.append('' if row is rows[0] else f'{row[f"{metric} gain"]:+{form}} ± {gain_spread}')
             if metric in tested:
-                for key, form in (('p', '.2g'), ('p Holm', '.2g'), ('effect', '+.1f')):
+                for key, form_of_test in (('p', '.2g'), ('p Holm', '.2g'), ('effect', '+.1f')):
                     value = row.get(f'{metric} {key}')
-                    cells.append('' if value is None else f'{value:{form}}')
+                    cells.append('' if value is None else f'{value:{form_of_test}}')
         for key in costs:
             cells.append('-' if key not in row else _number(row[key]))
         lines.append(cells)

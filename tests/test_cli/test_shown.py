@@ -28,7 +28,7 @@ PATHS = {
 #: What is no message, or no path.
 NO_MESSAGES = {
     'app/html.py': ['source'],  # the data of a picture
-    'engine/agreement.py': ['path'] * 3,  # the place of a value in a config
+    'engine/agreement.py': ['path'] * 2,  # the place of a value in a config
     'guards/config_keys.py': ["'.'.join(path)"],
     'guards/custom_keys.py': ["'.'.join(path)"],
     'ops/native/library.py': ['path'],  # a file of the package
