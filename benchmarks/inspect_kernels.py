@@ -2,7 +2,8 @@
 
 The script launches the kernels on tensors without data and records the arguments instead of running the kernels. It
 compiles them for the given compute capability and reads the machine code: registers, spilled bytes, and instructions in
-the loop over tokens per element of the state (tokens x states x channels of a lane). It measures no time.
+the loop over tokens, per token, warp and group of 16 states. They are counted as they stand in the code, with branches
+that are rarely taken. It measures no time.
 
 With --network it compiles instead each kernel that a training step of a backbone launches, with the arguments of that
 step: slices at their pitch, unaligned where they are. It shows registers and spilled bytes.
@@ -24,7 +25,7 @@ from traffic import count
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmdefmamba.ops.triton_scan import launch
+from mmdefmamba.ops.triton_scan import ScanOptions, launch, use_scan_options
 
 CASES = {
     'row by row': dict(ordered=False, training=False),
@@ -126,15 +127,13 @@ def innermost_loops(code):
 
 
 def inspect(kernel, args, kwargs, capability):
-    """Return one row per loop over tokens: registers, spilled bytes, and instructions per element of the state."""
+    """Return one row per loop over tokens: registers, spilled bytes, and instructions per token."""
     code, registers, stack = machine_code(compile_launch(kernel, args, kwargs, capability))
-    states = kwargs.get('N_PADDED') or kwargs['N_HIGH'] * kwargs['N_LOW']
-    channels = kwargs.get('C_BLOCK') or kwargs['C_HIGH'] * kwargs['C_LOW']
-    elements = kwargs.get('T', 1) * states * channels / 32 / kwargs['num_warps']
+    tokens = kwargs.get('T', 1)
     rows = []
     for loop in innermost_loops(code):
-        per_element = [sum(loop.values()), loop['MUFU'], loop['SHFL'], loop['LDL'] + loop['STL']]
-        rows.append([registers, stack, *(f'{count / elements:.2f}' for count in per_element)])
+        counts = [sum(loop.values()), loop['MUFU'], loop['SHFL'], loop['LDL'] + loop['STL']]
+        rows.append([registers, stack, *(f'{count / tokens:.0f}' for count in counts)])
     return rows
 
 
@@ -171,6 +170,13 @@ def main():
     parser.add_argument('--capability', type=int, default=90, help='compute capability, 90 for H100 and H200')
     parser.add_argument('--dtype', default='bfloat16', choices=['float32', 'bfloat16', 'float16'])
     parser.add_argument('--states', type=int, default=16)
+    parser.add_argument('--channels', type=int, default=96, help='96 is stage 1 of small; a sixteenth is the rank')
+    parser.add_argument(
+        '--largest-rank',
+        type=int,
+        default=ScanOptions.largest_rank,
+        help='largest rank of a time step that the scans project themselves; with 0 they read time steps',
+    )
     parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES))
     parser.add_argument('--network', metavar='ARCH', help='the kernels of a network, such as small')
     args = parser.parse_args()
@@ -183,9 +189,11 @@ def main():
         print(f'{setting}: a training step of {args.network}, batch 128 at 224 x 224')
         print_table(['kernel', 'launches', 'compiled', 'registers', 'most bytes spilled'], network_rows(args, dtype))
         return
-    sizes = dict(batch=8, scans=3, length=3136, channels=96, states=args.states, dtype=dtype)
-    cases = {name: record(**sizes, **CASES[name]) for name in args.cases}
-    print(f'sm_{args.capability}, {args.dtype}, N = {args.states}, Triton {triton.__version__}')
+    sizes = dict(batch=8, scans=3, length=3136, channels=args.channels, states=args.states, dtype=dtype)
+    with use_scan_options(largest_rank=args.largest_rank):
+        cases = {name: record(**sizes, **CASES[name]) for name in args.cases}
+    setting = f'sm_{args.capability}, {args.dtype}, {args.channels} channels, N = {args.states}'
+    print(f'{setting}, Triton {triton.__version__}; instructions per token')
     rows, seen = [], set()
     for case, launches in cases.items():
         for kernel, arguments, options in launches:

@@ -1,6 +1,5 @@
 """The kernels compile without a GPU, and have about as few instructions as docs/benchmarks.md says."""
 
-import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -8,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmengine.utils import digit_version
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +29,7 @@ def test_kernels_compile_for_sm90_without_a_gpu():
         *('chunk_ends', 'pass_carries', 'scan_forward'),
         *('chunk_ends (adjoint)', 'pass_carries (adjoint)', 'scan_backward'),
     }
-    # Triton 3.8 needs 10.4 and 32.8 instructions, older versions 13.1 to 13.3 and up to 36.8. A wrong layout needs
-    # twice as many
-    old = digit_version(importlib.metadata.version('triton')) < digit_version('3.8')
-    assert instructions['scan_forward'] < (14 if old else 12)
-    assert instructions['scan_backward'] < 40
+    # Triton 3.3, 3.6 and 3.8 need 179, 176 and 176 instructions per token, and 640, 605 and 569. A wrong layout needs
+    # twice as many.
+    assert instructions['scan_forward'] < 190
+    assert instructions['scan_backward'] < 680

@@ -103,3 +103,10 @@ def test_inputs_that_do_not_fit_are_refused_with_their_sizes(change, message):
     change(arguments)
     with pytest.raises(ValueError, match=message):
         multi_scan(**arguments)
+
+
+def test_a_scan_without_skip_is_refused_by_name():
+    """Unlike ``selective_scan``, where D and delta_bias may be None."""
+    _, maps, (delta, A, B, C, _, delta_bias) = make_inputs(2, 2, 5)
+    with pytest.raises(TypeError, match='D must be a floating point tensor, got None'):
+        multi_scan(maps, delta, A, B, C, None, delta_bias, [None, None])

@@ -281,10 +281,12 @@ def test_use_backend_overrides_and_restores():
         ({'A': torch.zeros(15, dtype=torch.float64)}, ValueError, r'A must be \(channels, N\)'),
         ({'D': torch.zeros(14, dtype=torch.float64)}, ValueError, r'D must be \(15,\)'),
         ({'u': torch.zeros(2, 15, 63, dtype=torch.int64)}, TypeError, 'u must be a floating point tensor'),
+        ({'A': None}, TypeError, 'A must be a floating point tensor, got None'),
+        ({'B': [0.0]}, TypeError, 'B must be a floating point tensor, got a list'),
         ({'u': torch.zeros(2, 15, 63)}, TypeError, r"\['u'\] are not"),
         ({'B': torch.zeros(2, 3, 4, 63, device='meta', dtype=torch.float64)}, ValueError, 'B is on meta, u is on cpu'),
     ],
-    ids=['ndim', 'empty', 'length', 'groups', 'A', 'D', 'integer', 'mixed', 'device'],
+    ids=['ndim', 'empty', 'length', 'groups', 'A', 'D', 'integer', 'None', 'list', 'mixed', 'device'],
 )
 def test_wrong_inputs_are_refused_with_their_name(change, error, message):
     with pytest.raises(error, match=message):

@@ -67,14 +67,14 @@ def compare_scan(emulator, kinds, sources, sizes, dtype, chunk_length=0, slices=
     ]
     orders = make_orders(kinds, batch, length)
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    none = [None, None] if bare else []
+    zeros = torch.zeros(rows, dtype=torch.float64)  # the reference has no form without skip and bias
 
-    def run(scan, tensors, **options):
+    def run(scan, tensors, *skip_and_bias, **options):
         *of_maps, _, _, _, _ = tensors[: len(maps) + 4]
-        return scan([of_maps[i] for i in sources], *tensors[len(maps) :], *none, orders, **options)
+        return scan([of_maps[i] for i in sources], *tensors[len(maps) :], *skip_and_bias, orders, **options)
 
-    y = run(multi_scan_triton, inputs, chunk_length=chunk_length)
-    expected = run(multi_scan, exact, backend='reference')
+    y = run(multi_scan_triton, inputs, *[None, None] * bare, chunk_length=chunk_length)
+    expected = run(multi_scan, exact, *[zeros, zeros] * bare, backend='reference')
     assert relative(y, expected) < TOLERANCE[dtype]
     weight = torch.randn_like(y)
     gradients = torch.autograd.grad(y, inputs, weight)

@@ -199,13 +199,14 @@ def check_kinds(tensors):
         tensors: name -> tensor.
 
     Raises:
-        TypeError: a tensor is not floating point, or some tensors are float64 and others are not.
+        TypeError: something is not a tensor or not floating point, or some tensors are float64 and others are not.
         ValueError: the tensors are on different devices.
     """
     first, u = next(iter(tensors.items()))
     for name, x in tensors.items():
-        if not x.is_floating_point():
-            raise TypeError(f'{name} must be a floating point tensor, got {x.dtype}')
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, torch.Tensor) else 'None' if x is None else f'a {type(x).__name__}'
+            raise TypeError(f'{name} must be a floating point tensor, got {kind}')
         if x.device != u.device:
             raise ValueError(f'{name} is on {x.device}, {first} is on {u.device}: all tensors must be on one device')
     wide = [name for name, x in tensors.items() if x.dtype == torch.float64]
@@ -215,8 +216,8 @@ def check_kinds(tensors):
 
 
 def _check(u, delta, A, B, C, D, delta_bias):
-    tensors = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C, 'D': D, 'delta_bias': delta_bias}
-    tensors = {name: x for name, x in tensors.items() if x is not None}
+    tensors = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C}
+    tensors.update({name: x for name, x in (('D', D), ('delta_bias', delta_bias)) if x is not None})
     check_kinds(tensors)
 
     if u.ndim != 3 or 0 in u.shape:
