@@ -22,10 +22,14 @@ def is_plain(layer, kind):
 
 
 def _has_hooks(layer):
+    of_all = nn.modules.module  # hooks of every module. PyTorch 2.7 has no function that asks for them
     return bool(
         layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
-        or nn.modules.module._has_any_global_hook()
+        or of_all._global_forward_hooks
+        or of_all._global_forward_pre_hooks
+        or of_all._global_backward_hooks
+        or of_all._global_backward_pre_hooks
     )
