@@ -19,7 +19,8 @@ from mmengine.runner import Runner
 import mmdefmamba
 
 PACKAGE = Path(mmdefmamba.__file__).parent
-#: Private names that are read or called: file of the package -> (name, where it is defined).
+#: Private names that are read or called: file of the package -> (name, where it is defined). A new one must also exist
+#: in the oldest supported versions: `make test-oldest TESTS=tests/test_upstream.py` tells.
 USED = {
     ('analysis/config_complexity.py', '_mask_forward'): 'mmdet.models.roi_heads:CascadeRoIHead',
     ('apis/zoo.py', '_get_cfg_path'): 'mmengine.config:Config',
@@ -54,7 +55,10 @@ USED = {
     ('layers.py', '_compiled_call_impl'): 'torch.nn:Module',
     ('layers.py', '_forward_hooks'): 'set by torch.nn:Module.__init__',
     ('layers.py', '_forward_pre_hooks'): 'set by torch.nn:Module.__init__',
-    ('layers.py', '_has_any_global_hook'): 'torch.nn.modules.module',
+    ('layers.py', '_global_backward_hooks'): 'torch.nn.modules.module',
+    ('layers.py', '_global_backward_pre_hooks'): 'torch.nn.modules.module',
+    ('layers.py', '_global_forward_hooks'): 'torch.nn.modules.module',
+    ('layers.py', '_global_forward_pre_hooks'): 'torch.nn.modules.module',
     ('ops/transforms.py', '_C'): 'torch',
     ('ops/transforms.py', '_are_functorch_transforms_active'): 'torch:_C',
     ('ops/transforms.py', '_current_level'): 'torch.autograd.forward_ad',

@@ -60,7 +60,8 @@ def run_once(cfg, seed, work_dir):
         # a training that had ended before the interruption validates nothing
         metrics = runner.val() if scores.last is None else scores.last
         AtomicLocalBackend().put_text(json.dumps(time.perf_counter() - begin), folder / 'seconds.json')
-        AtomicLocalBackend().put_text(json.dumps(metrics), result)
+        # mmseg's numbers are NumPy's, which json does not know
+        AtomicLocalBackend().put_text(json.dumps(metrics, default=float), result)
     return json.loads(result.read_text())
 
 

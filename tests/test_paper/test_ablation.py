@@ -3,8 +3,11 @@ import json
 import math
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from scipy.stats import ttest_rel
 
@@ -40,6 +43,21 @@ def test_run_is_reproducible_and_its_result_is_saved(tmp_path, monkeypatch):
         ValueError, match=r'first/seed_3 has a run .* 2 settings differ: model.backbone.dw_conv \(not set'
     ):
         ablation.run_once(cfg, 3, tmp_path / 'first')
+
+
+def test_numbers_of_numpy_and_torch_are_saved(tmp_path, monkeypatch):
+    """mmseg's evaluators return NumPy's numbers. Such a run ended with an error after its training."""
+
+    class Trained:
+        def register_hook(self, hook):
+            self.hook = hook
+
+        def train(self):
+            self.hook.after_val_epoch(self, metrics={'mIoU': np.float32(45.5), 'accuracy': torch.tensor(0.25)})
+
+    monkeypatch.setattr(ablation, 'Runner', SimpleNamespace(from_cfg=lambda cfg: Trained()))
+    cfg = Config.fromfile('configs/segmentation/upernet_defmamba_pico_digits.py')
+    assert ablation.run_once(cfg, 0, tmp_path) == {'mIoU': 45.5, 'accuracy': 0.25}
 
 
 def test_table_by_hand(tmp_path):
