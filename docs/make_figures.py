@@ -108,7 +108,12 @@ def page_figures():
 
     Measurements that took hours are read from the tables of these pages.
     """
-    pages = {'ablation_no_dw_conv': 'ablations', 'ablation_dw_conv': 'ablations', 'evidence_dw_conv': 'evidence'}
+    pages = {
+        'ablation_no_dw_conv': 'ablations',
+        'ablation_dw_conv': 'ablations',
+        'evidence_dw_conv': 'evidence',
+        'evidence_no_dw_conv': 'evidence',
+    }
     for name, page in pages.items():
         text = (ROOT / f'docs/{page}.md').read_text('utf-8')
         table = text.partition(f'(images/{name}.png)')[0].rpartition('| --- |')[2]
