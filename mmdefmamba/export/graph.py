@@ -215,7 +215,8 @@ def _of_any_size(program):
         constants=program.constants,
         verifiers=program.verifiers,
     )
-    program._guards_code.clear()  # the same bounds again, as text
+    if hasattr(program, '_guards_code'):  # the same bounds again, as text; PyTorch 2.7 has none
+        program._guards_code.clear()
     return program
 
 

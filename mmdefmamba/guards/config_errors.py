@@ -8,6 +8,8 @@ fails where a release renames them.
 """
 
 import contextlib
+import importlib
+import importlib.util
 import inspect
 import re
 import textwrap
@@ -110,10 +112,20 @@ def _explain_type(error, cfg):
     while registry is not None:
         names |= set(registry.module_dict)
         registry = registry.parent
-    scope = scope_hint(cfg.get('default_scope'))
+    scope = scope_hint(cfg.get('default_scope')) or _import_error(cfg.get('default_scope'))
     problem = f'{_place(cfg, lambda node: node.get("type") == name, "type")}{name!r} is not a registered {kind}'
     remedy = 'Import a class of your own in custom_imports of the config' + (f'. Note: {scope}' if scope else '')
     return ValueError(unknown_name(problem, name.split('.')[-1], names, remedy))
+
+
+def _import_error(scope):
+    """Return why the library of a ``default_scope`` cannot be imported, or ''. MMEngine goes on without its classes."""
+    try:
+        if isinstance(scope, str) and importlib.util.find_spec(scope.partition('.')[0]) is not None:
+            importlib.import_module(scope.partition('.')[0])
+    except ImportError as error:
+        return f'{scope} cannot be imported ({explain_missing(error) or f"{type(error).__name__}: {error}"})'
+    return ''
 
 
 def _explain_argument(error, cfg):

@@ -253,6 +253,16 @@ def test_default_scope_similar_to_a_library_gives_a_warning(told):
     assert told == [('WARNING', "default_scope 'mmpretrian' is not an installed package, did you mean 'mmpretrain'?")]
 
 
+def test_the_error_of_a_library_that_cannot_be_imported_is_told(tmp_path, monkeypatch):
+    """MMEngine swallows it, so that none of the classes of the library is registered."""
+    (tmp_path / 'halfinstalled.py').write_text('import no_such_module')
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = Config(dict(default_scope='halfinstalled', model=dict(type='TheirClassifier')))
+    reason = r"halfinstalled cannot be imported \(ModuleNotFoundError: No module named 'no_such_module'\)"
+    with pytest.raises(ValueError, match=f"'TheirClassifier' is not a registered model.*{reason}"), explain_errors(cfg):
+        MODELS.build(cfg.model)
+
+
 def test_assertion_without_message_becomes_an_error_with_class_and_arguments():
     extractor = dict(type='mmdet.SingleRoIExtractor', roi_layer=dict(type='RoIAlgin'), out_channels=4)
     words = r"SingleRoIExtractor cannot be built: assert hasattr\(ops, layer_type\)\. Given: .*'type': 'RoIAlgin'"
