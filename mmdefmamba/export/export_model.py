@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+from mmengine.utils import digit_version
 
 from ..files import shown, unfinished_file
 from .graph import exported_part, output_names, trace
@@ -12,6 +13,8 @@ from .runners import OnnxFile, ProgramFile, import_onnxruntime
 from .verification import SIZES, verify
 
 FORMATS = ('onnx', 'pt2')
+#: The oldest PyTorch with which the export was run. That of 2.7 cannot write a graph of any size as ONNX.
+OLDEST_TORCH = '2.11'
 #: (height, width) at which a file of any size is checked, beside the sizes of ``verification.SIZES``.
 MAIN_SHAPE = (224, 224)
 
@@ -65,10 +68,15 @@ def export_model(
     Raises:
         ValueError: an option is wrong, or the model cannot be exported; the message says why.
         WrongFileError: the file gives other results than the model. No file is left.
-        ImportError: a package is missing; the message names the extra that has it.
+        ImportError: a package is missing, and the message names the extra that has it, or PyTorch is older than 2.11.
         OSError: the file cannot be written.
     """
     _check_options(format, shape, static, batch, inline)
+    if digit_version(torch.__version__) < digit_version(OLDEST_TORCH):
+        raise ImportError(
+            f'the export needs PyTorch {OLDEST_TORCH} or newer, this is {torch.__version__}. Update it together with '
+            'torchvision: pip install --upgrade torch torchvision. Trainings and checkpoints stay as they are'
+        )
     if format == 'onnx':
         from .onnx_file import import_onnx
 

@@ -215,8 +215,7 @@ def _of_any_size(program):
         constants=program.constants,
         verifiers=program.verifiers,
     )
-    if hasattr(program, '_guards_code'):  # the same bounds again, as text; PyTorch 2.7 has none
-        program._guards_code.clear()
+    program._guards_code.clear()  # the same bounds again, as text
     return program
 
 

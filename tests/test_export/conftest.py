@@ -2,6 +2,16 @@
 
 import pytest
 import torch
+from mmengine.utils import digit_version
+
+from mmdefmamba.export.export_model import OLDEST_TORCH
+
+
+@pytest.fixture(scope='session', autouse=True)
+def new_exporter():
+    """Skip the tests with a PyTorch that is too old for the export, which refuses it."""
+    if digit_version(torch.__version__) < digit_version(OLDEST_TORCH):
+        pytest.skip(f'the export needs PyTorch {OLDEST_TORCH}')
 
 
 @torch.no_grad()

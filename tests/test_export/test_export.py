@@ -356,6 +356,13 @@ def test_missing_packages_are_named(package, classifier, tmp_path, monkeypatch):
         export_model(CFG, classifier, tmp_path / 'x.onnx')
 
 
+def test_an_old_pytorch_is_refused_before_the_work(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules['mmdefmamba.export.export_model'], 'trace', None)
+    monkeypatch.setattr(torch, '__version__', '2.10.1+cpu')
+    with pytest.raises(ImportError, match=r'the export needs PyTorch 2\.11 or newer, this is 2\.10\.1\+cpu\. Update'):
+        export_model(CFG, classifier, tmp_path / 'x.onnx')
+
+
 @pytest.mark.parametrize('legacy', [False, True])
 def test_traces_are_refused_with_the_name_of_the_tool(legacy, lively, tmp_path):
     network, images = small_backbone(lively), torch.zeros(1, 3, 16, 16)
