@@ -288,7 +288,7 @@ def markdown(rows, metrics):
     """Format rows of :func:`summarise` as a Markdown table.
 
     A score is printed as mean ± deviation (value of each seed), a gain as mean ± deviation, with the results of
-    :func:`paired_tests` beside it if there are any. Scores of at most 1, such as mAP, have three decimals, others one.
+    :func:`paired_tests` beside it if there are any. Scores of at most 1, such as mAP, have three decimals, others two.
     """
     costs = {'params': 'params', 'flops_without_scan': 'FLOPs', 'flops': 'with the scan'}
     costs |= {key: key for key in ('img/s', 'img/s trained', 'train s')}
@@ -297,7 +297,7 @@ def markdown(rows, metrics):
     scores, forms = [], {}
     for metric in metrics:
         fractions = all(abs(value) <= 1 for row in rows for value in row[f'{metric} each'])
-        forms[metric] = '.3f' if fractions else '.1f'
+        forms[metric] = '.3f' if fractions else '.2f'
         scores += [metric, f'to {rows[0]["config"]}', *(['p', 'p by Holm', 'effect'] if metric in tested else [])]
     header = ['config', 'seeds', *scores, *costs.values()]
     lines = [header]

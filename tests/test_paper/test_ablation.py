@@ -65,8 +65,8 @@ def test_table_by_hand(tmp_path):
     assert text.splitlines() == [
         '| config | seeds | top1 | to a | params | FLOPs | with the scan | img/s |',
         '| --- | --- | --- | --- | --- | --- | --- | --- |',
-        '| a | 2 | 98.0 ± 1.4 (97.0, 99.0) |  | 1.235 M | 2.000 G | 2.500 G | 1,234 |',
-        '| b | 1 | 50.0 ± - (50.0) | -47.0 ± - | - | - | - | - |',
+        '| a | 2 | 98.00 ± 1.41 (97.00, 99.00) |  | 1.235 M | 2.000 G | 2.500 G | 1,234 |',
+        '| b | 1 | 50.00 ± - (50.00) | -47.00 ± - | - | - | - | - |',
     ]
     assert (tmp_path / 'new/table.md').read_text() == text + '\n'
     with (tmp_path / 'new/table.csv').open() as file:
@@ -81,8 +81,8 @@ def test_fractions_have_three_decimals_and_metrics_can_be_chosen(tmp_path):
     results = {'a': [{'mAP': 0.54, 'mAP_s': -1.0, 'mIoU': 61.25}], 'b': [{'mAP': 0.5512, 'mAP_s': -1.0, 'mIoU': 60.0}]}
     text = ablation.write_table(tmp_path, results, metrics=['mIoU', 'mAP'])
     assert text.splitlines()[2:4] == [
-        '| a | 1 | 61.2 ± - (61.2) |  | 0.540 ± - (0.540) |  |',
-        '| b | 1 | 60.0 ± - (60.0) | -1.2 ± - | 0.551 ± - (0.551) | +0.011 ± - |',
+        '| a | 1 | 61.25 ± - (61.25) |  | 0.540 ± - (0.540) |  |',
+        '| b | 1 | 60.00 ± - (60.00) | -1.25 ± - | 0.551 ± - (0.551) | +0.011 ± - |',
     ]
     with pytest.raises(ValueError, match=r"no metric 'mAp'\. They have: mAP, mAP_s, mIoU"):
         ablation.write_table(tmp_path, results, metrics=['mAp'])
@@ -133,7 +133,7 @@ def test_tests_and_times_stand_in_the_table(tmp_path):
     results = {'a': [{'top1': x} for x in (5.0, 9.0, 1.0)], 'b': [{'top1': x} for x in (6.0, 11.0, 4.0)]}
     lines = ablation.write_table(tmp_path, results, {'b': {'train s': 61.4}}).splitlines()
     assert lines[0] == '| config | seeds | top1 | to a | p | p by Holm | effect | train s |'
-    assert lines[3] == '| b | 3 | 7.0 ± 3.6 (6.0, 11.0, 4.0) | +2.0 ± 1.0 | 0.074 | 0.074 | +2.0 | 61 |'
+    assert lines[3] == '| b | 3 | 7.00 ± 3.61 (6.00, 11.00, 4.00) | +2.00 ± 1.00 | 0.074 | 0.074 | +2.0 | 61 |'
     for seed, seconds in ((0, 10.5), (2, 20.0), (3, 1.0)):
         (tmp_path / f'seed_{seed}').mkdir()
         (tmp_path / f'seed_{seed}/seconds.json').write_text(str(seconds))

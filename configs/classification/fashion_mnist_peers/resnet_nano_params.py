@@ -9,6 +9,7 @@ model = dict(
         depth=18,
         base_channels=20,
         stem_channels=20,
+        drop_path_rate=0.05,
     ),
     head=dict(in_channels=160),
 )
