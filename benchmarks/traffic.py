@@ -393,6 +393,10 @@ def count(arch, batch, dtype, size, passes=('inference', 'training'), backend='t
     Returns:
         A dict: pass -> list of :class:`Launch`.
     """
+    if torch.__version__ < (2, 11):
+        raise RuntimeError(
+            f'PyTorch {torch.__version__} needs a GPU for CUDA tensors without memory. Take 2.11 or newer'
+        )
     with torch.device('meta'):
         model = DefMamba(arch, out_indices=(-1,), scan_backend=backend, **options)
     launches = {}

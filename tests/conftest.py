@@ -309,6 +309,15 @@ def quick_interpreter():
 
 
 @pytest.fixture
+def fake_cuda():
+    """Skip where PyTorch needs a GPU for CUDA tensors without memory: 2.7 does, 2.11 does not."""
+    import torch
+
+    if torch.__version__ < (2, 11) and not torch.cuda.is_available():
+        pytest.skip('CUDA tensors without memory need PyTorch 2.11')
+
+
+@pytest.fixture
 def whole_float32():
     """Switch TF32 off, which has 10 bits of mantissa. It is on by default in cuDNN's convolutions."""
     import torch

@@ -4,6 +4,8 @@ import contextlib
 
 import torch
 
+from .tensors import is_exporting
+
 
 def at_least_float32(x):
     """Return ``x`` in float32, or in its own dtype if that is wider (float64 stays float64)."""
@@ -23,7 +25,7 @@ def rounded(x, dtype):
 
 def without_autocast(device_type):
     """Return a context without autocast on a kind of device. In an exported graph it would be a graph of its own."""
-    if torch.compiler.is_exporting() or device_type == 'meta':  # PyTorch has no autocast for tensors without memory
+    if is_exporting() or device_type == 'meta':  # PyTorch has no autocast for tensors without memory
         return contextlib.nullcontext()
     return torch.autocast(device_type, enabled=False)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .precision import rounded
-from .tensors import intervals
+from .tensors import intervals, is_exporting
 
 
 def reference_points(height, width, formulation, dtype, device):
@@ -32,7 +32,7 @@ def linspace(start, end, count, dtype, device):
     PyTorch's translation to ONNX would make a constant of it, for the traced size. As PyTorch does, this counts from
     the nearer end.
     """
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         return torch.linspace(start, end, count, dtype=dtype, device=device)
     i = torch.arange(count, device=device)
     ends = i.new_full((), end, dtype=dtype)

@@ -2,6 +2,15 @@
 
 import torch
 
+# PyTorch 2.7 says within torch.compile that it exports, which is not so. 2.11 does not; nothing between was tried.
+_COMPILING_SAYS_EXPORTING = torch.__version__ < (2, 11)
+
+
+def is_exporting():
+    """Return whether torch.export follows the operations, and torch.compile does not."""
+    exporting = torch.compiler.is_exporting()
+    return exporting and not (_COMPILING_SAYS_EXPORTING and torch.compiler.is_dynamo_compiling())
+
 
 def needs_gradient(*tensors):
     """Return whether autograd records an operator of these tensors. None is skipped."""
@@ -14,7 +23,7 @@ def intervals(size):
     Args:
         size: an integer. In an exported graph whose size is free it is a symbol, and so is the result.
     """
-    return torch.sym_max(size - 1, 1) if torch.compiler.is_exporting() else max(size - 1, 1)
+    return torch.sym_max(size - 1, 1) if is_exporting() else max(size - 1, 1)
 
 
 def any_is_free(*sizes):

@@ -7,6 +7,7 @@ import torch
 
 from .sequence_scan.exported import stable_argsort
 from .sequence_scan.interface import prefers_triton
+from .tensors import is_exporting
 from .triton_maps import order_gradient_triton
 
 GRADIENTS = ('paper', 'released')
@@ -69,7 +70,7 @@ def index_dtype(device):
 
     In an exported graph it is int64, as the standard operators want it.
     """
-    on_gpu = torch.device(device).type == 'cuda' and not torch.compiler.is_exporting()
+    on_gpu = torch.device(device).type == 'cuda' and not is_exporting()
     return torch.int32 if on_gpu else torch.int64
 
 

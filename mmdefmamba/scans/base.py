@@ -7,7 +7,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from ..names import unknown_name
-from ..ops.tensors import any_is_free, decisions_about
+from ..ops.tensors import any_is_free, decisions_about, is_exporting
 from ..ops.token_order import TokenOrder, index_dtype
 
 SCANS = Registry('scan', scope='mmdefmamba', locations=['mmdefmamba.scans'])
@@ -155,9 +155,7 @@ class StaticScan(Scan):
 
     def forward(self, x):
         size = x.shape[-2:]
-        traced = torch.compiler.is_exporting() or (
-            torch.compiler.is_compiling() and not self.one_size and any_is_free(*size)
-        )
+        traced = is_exporting() or (torch.compiler.is_compiling() and not self.one_size and any_is_free(*size))
         order = self.traced_order if traced else self.token_order
         return x, order(*size, x.device)
 

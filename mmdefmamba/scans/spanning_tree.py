@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ..ops.tensors import is_exporting
 from .base import SCANS
 from .content import ContentScan
 
@@ -25,7 +26,7 @@ class SpanningTreeScan(ContentScan):
     """
 
     def order(self, x):
-        if torch.compiler.is_exporting():
+        if is_exporting():
             raise ValueError(
                 "a network with the scan 'spanning_tree' cannot be exported, neither for free sizes nor for one size: "
                 'SciPy finds the tree of each image, and an exported file cannot call it. Train with another scan'

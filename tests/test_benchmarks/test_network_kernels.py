@@ -57,6 +57,7 @@ def compile_all(module, *formulations):
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.usefixtures('fake_cuda')
 def test_kernels_that_read_at_offsets_and_those_of_the_ffn_compile_for_sm90():
     found = compile_all('offset_kernels,gelu_kernels,triton_scan.rows', 'paper')
     at_offsets = {'offset_forward', 'offset_backward', 'table_parts', 'offset_table_backward'}

@@ -22,6 +22,7 @@ def traffic(monkeypatch):
     return importlib.import_module('traffic')
 
 
+@pytest.mark.usefixtures('fake_cuda')
 def test_bytes_and_launches_of_the_backbone_stay_below_their_bounds():
     """DefMamba-S, batch 128, 224 x 224, bfloat16: the table of docs/benchmarks.md."""
     # a process of its own: the network keeps constants of a map size, which are fake tensors here
@@ -47,6 +48,7 @@ def test_a_strided_tensor_counts_the_sectors_that_it_touches(traffic):
     assert traffic.moved_bytes(rows[:0]) == 0
 
 
+@pytest.mark.usefixtures('fake_cuda')
 def test_kernels_are_counted_inside_of_custom_operators(traffic):
     """The merge of three scans reads y and z once and writes once. A gate without unit stride is copied, too."""
     batch, scans, length, channels = 2, 3, 64, 32
@@ -86,6 +88,7 @@ def test_what_pytorch_launches_several_times_counts_several_times(traffic):
     ]
 
 
+@pytest.mark.usefixtures('fake_cuda')
 def test_the_gradient_of_a_convolution_has_the_layout_that_cudnn_gives_it(traffic):
     """PyTorch asks cuDNN for channels last if the map or the weights are stored so; its fake kernel says otherwise."""
     with traffic.fake_gpu(), traffic.Traffic().counting():

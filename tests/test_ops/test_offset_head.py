@@ -286,6 +286,7 @@ def test_what_torch_compile_is_told_is_what_the_operators_return():
 
 
 @pytest.mark.parametrize('formulation', ['paper', 'released'])
+@pytest.mark.usefixtures('fake_cuda')
 def test_a_scan_on_a_gpu_makes_no_constants_and_sorts_once(formulation, monkeypatch, record_operators):
     """Reference points, indices and sizes are computed in the kernels. Tensors without memory show what runs."""
     monkeypatch.setattr(nn.init, 'trunc_normal_', lambda x, **_: x)

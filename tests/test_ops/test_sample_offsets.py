@@ -299,6 +299,7 @@ class TestKernels:
             assert relative(y, expected) < (1e-2 if options else 1e-5)
 
 
+@pytest.mark.usefixtures('fake_cuda')
 def test_cudnn_samples_nothing(record_operators):
     """cuDNN's sampler returns another layout, cannot be traced for free sizes, and runs in no test without a GPU."""
     with FakeTensorMode(), record_operators() as recorder:

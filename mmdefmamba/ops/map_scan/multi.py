@@ -6,6 +6,7 @@ from ..native import multi_scan_native
 from ..precision import saturate, without_autocast
 from ..sequence_scan.exported import selective_scan_exported
 from ..sequence_scan.interface import check_kinds, choose_backend
+from ..tensors import is_exporting
 from ..token_order import TokenOrder
 from ..triton_scan import multi_scan_triton
 from .exported_maps import multi_scan_exported
@@ -63,11 +64,7 @@ def multi_scan(maps, delta, A, B, C, D, delta_bias, orders, *, backend='auto'):
             y = saturate(function(maps, delta, A, B, C, D, delta_bias, orders))
     else:
         y = multi_scan_plain(maps, delta, A, B, C, D, delta_bias, orders, backend)
-    if (
-        not torch.is_grad_enabled()
-        or torch.compiler.is_exporting()
-        or all(order is None or order.keys is None for order in orders)
-    ):
+    if not torch.is_grad_enabled() or is_exporting() or all(order is None or order.keys is None for order in orders):
         return y
     return _with_order_gradients(y, maps, delta, A, B, C, delta_bias, orders)
 

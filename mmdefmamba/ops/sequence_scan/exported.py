@@ -5,7 +5,7 @@ take pointers, and PyTorch takes a grid_sample apart into a hundred operations o
 graph. So the graph has these operators instead. They compute with the backends of this package, and
 :mod:`mmdefmamba.export` writes them as ONNX functions of standard operators.
 
-``torch.compiler.is_exporting()`` decides, and nothing else: whoever exports a network gets these operators, and no
+``is_exporting()`` decides, and nothing else: whoever exports a network gets these operators, and no
 other call does. Their dtype is float32; an exported network has no gradients.
 """
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from ..native import selective_scan_native
 from ..native import unavailable_reason as native_unavailable_reason
+from ..tensors import is_exporting
 from . import triton_backend as triton
 from .blockwise import selective_scan_blockwise
 
@@ -81,7 +82,7 @@ def grid_sample(x, grid):
     Returns:
         (batch, channels, out_height, out_width).
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return torch.ops.mmdefmamba.sample_points(x, grid)
     return _grid_sample(x, grid)
 
@@ -117,7 +118,7 @@ def stable_argsort(keys):
     Returns:
         int64, the shape of ``keys``.
     """
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         return keys.argsort(dim=-1, stable=True)
     rows = keys if keys.ndim == 2 else keys.unsqueeze(0)
     return torch.ops.mmdefmamba.argsort(rows).view(keys.shape)

@@ -8,6 +8,7 @@ import torch
 from ..native import selective_scan_native
 from ..native import unavailable_reason as native_unavailable_reason
 from ..precision import saturate, without_autocast
+from ..tensors import is_exporting
 from ..transforms import has_function_transforms
 from . import blockwise, mamba_ssm
 from . import triton_backend as triton
@@ -128,11 +129,7 @@ def auto_backend(u, states=DEFAULT_STATES):
 
 def prefers_native(x):
     """Return whether operators beside the scans, which take no ``backend``, use the compiled kernels for ``x``."""
-    return (
-        not torch.compiler.is_exporting()
-        and (_forced_backend or 'native') == 'native'
-        and unavailable_reason('native', x) is None
-    )
+    return not is_exporting() and (_forced_backend or 'native') == 'native' and unavailable_reason('native', x) is None
 
 
 def prefers_triton(x, parameters=()):
@@ -150,7 +147,7 @@ def prefers_triton(x, parameters=()):
     backends = (None, 'triton', 'mamba_ssm') if x.is_cuda else ('triton',)
     return (
         _forced_backend in backends
-        and not torch.compiler.is_exporting()
+        and not is_exporting()
         and unavailable_reason('triton', x) is None
         and not has_function_transforms()
         and x.numel() > 0
@@ -174,7 +171,7 @@ def choose_backend(backend, u, states=DEFAULT_STATES):
         ValueError: the backend is unknown.
         RuntimeError: the named backend cannot run here; the message says why.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return selective_scan_exported
     backend = _forced_backend or backend
     if callable(backend):
