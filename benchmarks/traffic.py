@@ -393,7 +393,7 @@ def count(arch, batch, dtype, size, passes=('inference', 'training'), backend='t
     Returns:
         A dict: pass -> list of :class:`Launch`.
     """
-    if torch.__version__ < (2, 11):
+    if torch.__version__ < (2, 11) and not torch.cuda.is_available():
         raise RuntimeError(
             f'PyTorch {torch.__version__} needs a GPU for CUDA tensors without memory. Take 2.11 or newer'
         )

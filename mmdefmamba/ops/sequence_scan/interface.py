@@ -214,7 +214,8 @@ def check_kinds(tensors):
 
 def _check(u, delta, A, B, C, D, delta_bias):
     tensors = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C}
-    tensors.update({name: x for name, x in (('D', D), ('delta_bias', delta_bias)) if x is not None})
+    optional = {'D': D, 'delta_bias': delta_bias}
+    tensors |= {name: x for name, x in optional.items() if x is not None}
     check_kinds(tensors)
 
     if u.ndim != 3 or 0 in u.shape:
